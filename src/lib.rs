@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! wharf: a rootless userspace network for containers, CI sandboxes and VMs.
+//!
+//! This crate is everything that touches the operating system; what a frame meets on its way is in
+//! [`wharf_switch`] and [`wharf_stack`].
+
+#![deny(unsafe_code)]

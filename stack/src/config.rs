@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What one network is: addresses, names and permissions of its gateway.
+
+use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use smoltcp::wire::{EthernetAddress, Ipv4Cidr, Ipv6Cidr};
+
+/// The IPv4 side of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv4Plan {
+    /// The network, host bits zero.
+    pub subnet: Ipv4Cidr,
+    /// The gateway's own address.
+    pub gateway: Ipv4Addr,
+    /// The DNS forwarder's address; the gateway answers for it too.
+    pub dns: Ipv4Addr,
+    /// First address DHCP leases; `run`'s own container.
+    pub first_lease: Ipv4Addr,
+    /// Last address DHCP leases.
+    pub last_lease: Ipv4Addr,
+}
+
+/// The IPv6 side of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv6Plan {
+    /// The /64 that containers form their addresses in, host bits zero.
+    pub subnet: Ipv6Cidr,
+    /// The gateway's address in the prefix.
+    pub gateway: Ipv6Addr,
+    /// The gateway's link-local address: the source of its Router Advertisements.
+    pub link_local: Ipv6Addr,
+    /// The DNS forwarder's address; the gateway answers for it too.
+    pub dns: Ipv6Addr,
+}
+
+/// Everything the gateway of one network needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The gateway's MAC address.
+    pub mac: EthernetAddress,
+    /// Largest IP packet on the link, in bytes, 1,280 to 65,535 (576 where there is no IPv6).
+    pub mtu_bytes: usize,
+    /// IPv4, unless the network is IPv6-only.
+    pub ipv4: Option<Ipv4Plan>,
+    /// IPv6, unless the network is IPv4-only.
+    pub ipv6: Option<Ipv6Plan>,
+    /// The /96 under which IPv4 destinations are reachable from IPv6 (RFC 6052); `None` turns NAT64 and DNS64 off.
+    pub nat64: Option<Ipv6Cidr>,
+    /// Where the forwarder sends queries, in order of preference. Changes while running.
+    pub nameservers: Vec<SocketAddr>,
+    /// DNS search list for DHCP and Router Advertisements.
+    pub search: Vec<String>,
+    /// NTP servers for DHCP.
+    pub ntp: Vec<Ipv4Addr>,
+    /// The name given to a DHCP client that asks for one.
+    pub hostname: Option<String>,
+    /// The gateway's address leads to the host's loopback.
+    pub host_loopback: bool,
+    /// 169.254.0.0/16 is reachable (cloud metadata services live there).
+    pub allow_link_local: bool,
+    /// Bytes of stream data the relay may hold in all.
+    pub memory_bytes: usize,
+    /// Seed of everything random in the gateway.
+    pub seed: [u8; 32],
+}

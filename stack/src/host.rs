@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The host's sockets, as the stack sees them.
+//!
+//! # How it works
+//! The stack opens sockets through [`Host`] and names each by a [`Token`]; readiness comes back with that token as
+//! a [`HostEvent`]. Readiness is edge-triggered: after an event the stack uses the socket until it says
+//! [`Io::Blocked`]. No call blocks. The production implementation is on epoll, the simulator's is a script.
+
+use core::net::{IpAddr, SocketAddr};
+
+/// A socket of the host, as long as it is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SocketId(pub u32);
+
+/// Place and generation of an entry in a flow table: a stale id finds nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowId {
+    /// Place in the table.
+    pub index: u32,
+    /// How many entries had this place before; 28 bits are kept.
+    pub generation: u32,
+}
+
+/// Which part of the stack a socket belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Owner {
+    /// The TCP relay.
+    Tcp,
+    /// The UDP relay.
+    Udp,
+    /// The echo relay.
+    Echo,
+    /// The DNS forwarder.
+    Dns,
+}
+
+/// Names a socket's owner in readiness events and timers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Token {
+    /// Which part of the stack.
+    pub owner: Owner,
+    /// Which entry of that part's table.
+    pub flow: FlowId,
+}
+
+const GENERATION_MASK: u32 = (1 << 28) - 1;
+
+impl Token {
+    /// The token as one number: index, 4 bits of owner, 28 bits of generation.
+    #[must_use]
+    pub fn pack(self) -> u64 {
+        let owner: u64 = match self.owner {
+            Owner::Tcp => 1,
+            Owner::Udp => 2,
+            Owner::Echo => 3,
+            Owner::Dns => 4,
+        };
+        u64::from(self.flow.index) << 32
+            | owner << 28
+            | u64::from(self.flow.generation & GENERATION_MASK)
+    }
+
+    /// The token packed into `number`, if there is one.
+    #[must_use]
+    pub fn unpack(number: u64) -> Option<Self> {
+        let owner = match (number >> 28) & 0xf {
+            1 => Owner::Tcp,
+            2 => Owner::Udp,
+            3 => Owner::Echo,
+            4 => Owner::Dns,
+            _ => return None,
+        };
+        let index = u32::try_from(number >> 32).ok()?;
+        let generation = u32::try_from(number & u64::from(GENERATION_MASK)).ok()?;
+        Some(Self { owner, flow: FlowId { index, generation } })
+    }
+}
+
+/// A socket became usable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostEvent {
+    /// Whose socket.
+    pub token: Token,
+    /// There may be something to receive: data, the end of the stream, or an error.
+    pub readable: bool,
+    /// The socket may take data again, or a connect has ended.
+    pub writable: bool,
+    /// An error waits on the socket (of a connect, or in the error queue).
+    pub error: bool,
+}
+
+/// What came of one socket operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Io<T> {
+    /// It worked.
+    Done(T),
+    /// Not now; an event will say when.
+    Blocked,
+    /// The peer reset the connection, or it broke otherwise.
+    Broken,
+}
+
+/// What a stream socket had to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamRead {
+    /// So many bytes, more than zero.
+    Data(usize),
+    /// The peer has sent everything.
+    End,
+    /// Nothing now; an event will say when.
+    Blocked,
+    /// The peer reset the connection, or it broke otherwise.
+    Broken,
+}
+
+/// An IP family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
+/// An ICMP error that the host received for something we sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IcmpReport {
+    /// Where the offending packet was going.
+    pub destination: SocketAddr,
+    /// Who sent the error; `None` when the host itself found out.
+    pub offender: Option<IpAddr>,
+    /// Family of the ICMP message.
+    pub family: Family,
+    /// ICMP type (RFC 792 or RFC 4443).
+    pub kind: u8,
+    /// ICMP code.
+    pub code: u8,
+    /// The MTU named by "fragmentation needed" or "packet too big"; otherwise 0.
+    pub mtu: u32,
+}
+
+/// Why a connect or an open did not work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostError {
+    /// The peer answered with a reset.
+    Refused,
+    /// The peer did not answer.
+    TimedOut,
+    /// No route to the network, or the host's own policy forbids it.
+    NetworkUnreachable,
+    /// No way to the host itself.
+    HostUnreachable,
+    /// Out of descriptors, ports or memory.
+    Exhausted,
+    /// The host does not let us open such a socket (ping sockets outside `ping_group_range`).
+    NotPermitted,
+}
+
+/// A datagram that came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Datagram {
+    /// Payload bytes.
+    pub len: usize,
+    /// Who sent it. For echo the port is 0.
+    pub from: SocketAddr,
+    /// TTL or hop limit it arrived with.
+    pub hop_limit: u8,
+}
+
+/// The host's sockets.
+pub trait Host {
+    /// Starts a connect. Its end comes as a writable event; then ask [`Host::tcp_connected`].
+    ///
+    /// `hop_limit` is set for the connect only and put back to the host's default afterwards.
+    ///
+    /// # Errors
+    /// What the host said at once.
+    fn tcp_connect(&mut self, token: Token, to: SocketAddr, hop_limit: u8) -> Result<SocketId, HostError>;
+
+    /// How a connect ended: `Done(())`, still under way, or why not. An ICMP error that ended it is in
+    /// [`Host::icmp_report`].
+    ///
+    /// # Errors
+    /// Why it failed.
+    fn tcp_connected(&mut self, socket: SocketId) -> Result<Io<()>, HostError>;
+
+    /// Sends what the socket takes of `data`, more than zero bytes.
+    fn tcp_send(&mut self, socket: SocketId, data: &[u8]) -> Io<usize>;
+
+    /// Receives into `buffer`, which is not empty.
+    fn tcp_recv(&mut self, socket: SocketId, buffer: &mut [u8]) -> StreamRead;
+
+    /// Sends the end of our stream (`shutdown(SHUT_WR)`).
+    fn tcp_finish(&mut self, socket: SocketId);
+
+    /// Closes with a reset to the peer.
+    fn tcp_reset(&mut self, socket: SocketId);
+
+    /// Opens a UDP socket, not connected, on a port of the host's choice.
+    ///
+    /// # Errors
+    /// What the host said.
+    fn udp_open(&mut self, token: Token, family: Family) -> Result<SocketId, HostError>;
+
+    /// Opens an unprivileged ICMP echo socket (Linux `SOCK_DGRAM`/`IPPROTO_ICMP`). Messages sent and received on it
+    /// are whole ICMP messages; the host rewrites the identifier.
+    ///
+    /// # Errors
+    /// [`HostError::NotPermitted`] outside `net.ipv4.ping_group_range`.
+    fn echo_open(&mut self, token: Token, family: Family) -> Result<SocketId, HostError>;
+
+    /// Sends one datagram (UDP payload or echo message).
+    ///
+    /// `Err` is the host's answer to *this* datagram; errors of earlier ones wait in [`Host::icmp_report`].
+    ///
+    /// # Errors
+    /// Why the host would not send it.
+    fn send_to(&mut self, socket: SocketId, to: SocketAddr, hop_limit: u8, data: &[u8]) -> Result<Io<()>, HostError>;
+
+    /// Receives one datagram.
+    fn recv_from(&mut self, socket: SocketId, buffer: &mut [u8]) -> Io<Datagram>;
+
+    /// Takes the oldest ICMP error off the socket's error queue.
+    fn icmp_report(&mut self, socket: SocketId) -> Option<IcmpReport>;
+
+    /// Closes a socket in the ordinary way.
+    fn close(&mut self, socket: SocketId);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn token_survives_packing() {
+        for owner in [Owner::Tcp, Owner::Udp, Owner::Echo, Owner::Dns] {
+            let token = Token { owner, flow: FlowId { index: u32::MAX, generation: GENERATION_MASK } };
+            assert_eq!(Token::unpack(token.pack()), Some(token));
+        }
+        assert_eq!(Token::unpack(0), None);
+    }
+}

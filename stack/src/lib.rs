@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The gateway: what a container finds behind its first hop.
+//!
+//! # Path
+//! A frame for the gateway is asked three questions, each a folder here: *who are you on this wire?* (`link`),
+//! *is it for the gateway itself?* (`local`), *is it going through?* (`transit`).
+//!
+//! Nothing in here knows an operating system, a clock, a thread or a random source: time is an argument, randomness
+//! a seed, and the host's sockets a trait ([`Host`]).
+
+#![forbid(unsafe_code)]
+
+mod config;
+mod drops;
+pub mod host;
+
+pub use config::{Config, Ipv4Plan, Ipv6Plan};
+pub use drops::DropReason;
+pub use host::Host;

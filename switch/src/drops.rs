@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Why a frame went no further: a drop is a value with a name, counted in one place.
+//!
+//! # How it works
+//! [`drop_reasons!`](crate::drop_reasons) declares a fieldless enum from one list of
+//! `Name(Class, "text")`. The switch has its own list below, the gateway another; [`DropCounters`] holds one
+//! number per reason of either.
+
+use core::fmt::Debug;
+use core::marker::PhantomData;
+
+/// Whose problem a drop is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DropClass {
+    /// The sender's: the bytes are not what their headers say.
+    Malformed,
+    /// Nobody's: the frame was meant for somebody else.
+    Elsewhere,
+    /// The operator's wish: the configuration forbids it.
+    Policy,
+    /// Ours: a table, queue or budget is full. The only class worth an alarm.
+    Exhausted,
+}
+
+/// What every list made by [`drop_reasons!`](crate::drop_reasons) can do.
+pub trait Reason: Copy + Debug + Eq + 'static {
+    /// Every reason, in the order of declaration.
+    const ALL: &'static [Self];
+    /// Position in [`Reason::ALL`].
+    fn index(self) -> usize;
+    /// The stable name, as used in statistics: the variant's own name.
+    fn name(self) -> &'static str;
+    /// The reason in words.
+    fn text(self) -> &'static str;
+    /// Whose problem it is.
+    fn class(self) -> DropClass;
+}
+
+/// Declares an enum of drop reasons from one list: `Name(Class, "text")`.
+#[macro_export]
+macro_rules! drop_reasons {
+    ($(#[$meta:meta])* pub enum $name:ident { $($variant:ident($class:ident, $text:literal)),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $(#[doc = $text] $variant),+
+        }
+
+        impl $crate::Reason for $name {
+            const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            fn index(self) -> usize {
+                self as usize
+            }
+
+            fn name(self) -> &'static str {
+                match self { $(Self::$variant => stringify!($variant)),+ }
+            }
+
+            fn text(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+
+            fn class(self) -> $crate::DropClass {
+                match self { $(Self::$variant => $crate::DropClass::$class),+ }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// Why the switch let a frame go no further.
+    pub enum DropReason {
+        FrameTruncated(Malformed, "frame shorter than an Ethernet header"),
+        FrameOversized(Malformed, "frame longer than the port may carry"),
+        VnetHeaderInvalid(Malformed, "virtio-net header contradicts the frame"),
+        SourceMacGroup(Malformed, "source MAC address is a group address"),
+        ReservedGroupAddress(Elsewhere, "destination in 01:80:c2:00:00:0x is never forwarded"),
+        SamePort(Elsewhere, "destination is on the port the frame came from"),
+        NobodyElse(Elsewhere, "no other port to flood to"),
+        SourceIsGateway(Policy, "source MAC address is the gateway's"),
+        VlanUnknown(Policy, "tagged frame on a port without that VLAN"),
+        EgressFull(Exhausted, "the port did not take the frame"),
+        EgressClosed(Elsewhere, "the port is closed"),
+    }
+}
+
+/// One counter per reason of `R`.
+#[derive(Clone, Debug)]
+pub struct DropCounters<R> {
+    counts: Vec<u64>,
+    reason: PhantomData<R>,
+}
+
+impl<R: Reason> Default for DropCounters<R> {
+    fn default() -> Self {
+        Self { counts: vec![0; R::ALL.len()], reason: PhantomData }
+    }
+}
+
+impl<R: Reason> DropCounters<R> {
+    /// Counts one frame.
+    pub fn count(&mut self, reason: R) {
+        if let Some(count) = self.counts.get_mut(reason.index()) {
+            *count += 1;
+        }
+    }
+
+    /// How many frames ended for this reason.
+    #[must_use]
+    pub fn get(&self, reason: R) -> u64 {
+        self.counts.get(reason.index()).copied().unwrap_or(0)
+    }
+
+    /// How many frames ended for any reason.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// Every reason with its count, also at zero.
+    pub fn iter(&self) -> impl Iterator<Item = (R, u64)> + '_ {
+        R::ALL.iter().map(|&reason| (reason, self.get(reason)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indices_follow_the_declaration() {
+        for (position, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(reason.index(), position);
+            assert!(!reason.text().is_empty());
+        }
+    }
+
+    #[test]
+    fn counting_touches_one_reason_only() {
+        let mut counters = DropCounters::default();
+        counters.count(DropReason::SamePort);
+        assert_eq!(counters.get(DropReason::SamePort), 1);
+        assert_eq!(counters.total(), 1);
+    }
+}
