@@ -12,8 +12,13 @@
 
 mod config;
 mod drops;
+mod env;
 pub mod host;
+mod timers;
+pub mod transit;
+mod wire;
 
 pub use config::{Config, Ipv4Plan, Ipv6Plan};
 pub use drops::DropReason;
+pub use env::Outbox;
 pub use host::Host;
