@@ -46,5 +46,15 @@ wharf_switch::drop_reasons! {
         EchoTableFull(Exhausted, "table of echo mappings full"),
         FragmentMalformed(Malformed, "fragment that overlaps, overflows or is misaligned"),
         FragmentsExhausted(Exhausted, "too many packets in reassembly"),
+        ArpMalformed(Malformed, "ARP packet truncated or not for IPv4 over Ethernet"),
+        ArpSenderInvalid(Malformed, "ARP sender has a group address or the gateway's"),
+        ArpTargetElsewhere(Elsewhere, "ARP packet about an address that is not the gateway's"),
+        ArpConflict(Policy, "somebody claims the gateway's IPv4 address"),
+        NdpMalformed(Malformed, "Neighbor Discovery message truncated or contradictory"),
+        NdpHopLimitWrong(Malformed, "Neighbor Discovery message that crossed a router"),
+        NdpTargetElsewhere(Elsewhere, "Neighbor Discovery message about an address that is not the gateway's"),
+        NdpConflict(Policy, "somebody claims the gateway's IPv6 address"),
+        NdpRogueRouter(Policy, "a container plays the router"),
+        NdpNotSolicited(Elsewhere, "Neighbor Advertisement that nobody asked for"),
     }
 }

@@ -14,6 +14,8 @@ mod config;
 mod drops;
 mod env;
 pub mod host;
+mod keyed;
+pub mod link;
 mod timers;
 pub mod transit;
 mod wire;

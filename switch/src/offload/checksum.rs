@@ -4,7 +4,7 @@
 //! # Sources
 //! RFC 1071; Virtio 1.2 section 5.1.6.2 (`csum_start`, `csum_offset`).
 
-use smoltcp::wire::{Icmpv6Packet, IpAddress, IpProtocol, TcpPacket, UdpPacket, checksum};
+use smoltcp::wire::{IpProtocol, TcpPacket, UdpPacket, checksum};
 
 use super::transport::Transport;
 use crate::{Checksum, DropReason, Frame};
@@ -56,11 +56,12 @@ pub fn verify_checksum(frame: &mut Frame) -> Verdict {
         IpProtocol::Udp => UdpPacket::new_checked(segment).is_ok_and(|udp| {
             (transport.is_ipv4 || udp.checksum() != 0) && udp.verify_checksum(&source, &destination)
         }),
-        IpProtocol::Icmpv6 => match (source, destination) {
-            (IpAddress::Ipv6(source), IpAddress::Ipv6(destination)) => Icmpv6Packet::new_checked(segment)
-                .is_ok_and(|icmp| icmp.verify_checksum(&source, &destination)),
-            _ => return Verdict::NotApplicable,
-        },
+        // Not through smoltcp's view, which knows only some of the message types.
+        IpProtocol::Icmpv6 if !transport.is_ipv4 => {
+            let Ok(len) = u32::try_from(segment.len()) else { return Verdict::NotApplicable };
+            let pseudo = checksum::pseudo_header(&source, &destination, IpProtocol::Icmpv6, len);
+            segment.len() >= 4 && checksum::combine(&[pseudo, checksum::data(segment)]) == !0
+        }
         _ => return Verdict::NotApplicable,
     };
     if !right {
