@@ -111,9 +111,8 @@ pub fn start(config: Config, taps: Vec<OwnedFd>, options: &Options) -> io::Resul
         let (orders, inbox) = channel();
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let mut driver = Driver::new(config.clone(), Arc::clone(&fdb), tap, &bell, options.poll)?;
-        let handle = std::thread::Builder::new()
-            .name(format!("wharf-{number}"))
-            .spawn(move || driver.run(&inbox))?;
+        let handle =
+            std::thread::Builder::new().name(format!("wharf-{number}")).spawn(move || driver.run(&inbox))?;
         threads.push(Thread { orders, bell, handle: Some(handle) });
     }
     Ok(Running { threads })
@@ -135,7 +134,9 @@ impl Driver {
         epoll::add(&epoll, bell, epoll::EventData::new_u64(ORDERS), edge)?;
         epoll::add(&epoll, &tap, epoll::EventData::new_u64(FIRST_PORT), edge)?;
         let mut worker = Worker::new(config, fdb, Pool::new(IDLE_FRAMES), Sockets::new(epoll));
-        let port = worker.attach(Tap::new(tap, Offloads { uso: false, ..Offloads::ALL })).map_err(io::Error::other)?;
+        let port = worker
+            .attach(Tap::new(tap, Offloads { uso: false, ..Offloads::ALL }))
+            .map_err(io::Error::other)?;
         Ok(Self {
             worker,
             bell: bell.as_fd().try_clone_to_owned()?,

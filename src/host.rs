@@ -13,12 +13,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::epoll;
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, ipproto, sockopt,
-};
-use wharf_stack::host::{
-    Datagram, Family, Host, HostError, IcmpReport, Io, SocketId, StreamRead, Token,
-};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, ipproto, sockopt};
+use wharf_stack::host::{Datagram, Family, Host, HostError, IcmpReport, Io, SocketId, StreamRead, Token};
 
 use crate::sys::socket;
 
@@ -101,10 +97,8 @@ impl Sockets {
     }
 
     fn keep(&mut self, token: Token, fd: OwnedFd, family: Family) -> Result<SocketId, HostError> {
-        let flags = epoll::EventFlags::IN
-            | epoll::EventFlags::OUT
-            | epoll::EventFlags::RDHUP
-            | epoll::EventFlags::ET;
+        let flags =
+            epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
         epoll::add(&self.epoll, &fd, epoll::EventData::new_u64(token.pack()), flags).map_err(host_error)?;
         let slot = Some(Slot { fd, family, hop_limit: None });
         let index = if let Some(index) = self.free.pop() {
@@ -215,7 +209,13 @@ impl Host for Sockets {
         self.open_datagram(token, family, Some(protocol))
     }
 
-    fn send_to(&mut self, socket: SocketId, to: SocketAddr, hop_limit: u8, data: &[u8]) -> Result<Io<()>, HostError> {
+    fn send_to(
+        &mut self,
+        socket: SocketId,
+        to: SocketAddr,
+        hop_limit: u8,
+        data: &[u8],
+    ) -> Result<Io<()>, HostError> {
         let Some(slot) = self.slot_mut(socket) else { return Ok(Io::Broken) };
         if slot.hop_limit != Some(hop_limit) {
             let is_ipv6 = slot.family == Family::V6;
@@ -274,6 +274,7 @@ fn report(error: &socket::QueuedError, family: Family) -> Option<IcmpReport> {
             kind: error.kind,
             code: error.code,
             mtu: error.info,
+            payload: error.payload,
         });
     }
     let errno = Errno::from_raw_os_error(error.errno);
@@ -288,7 +289,15 @@ fn report(error: &socket::QueuedError, family: Family) -> Option<IcmpReport> {
         (Family::V6, Errno::ACCESS | Errno::PERM) => (1, 1),
         _ => return None,
     };
-    Some(IcmpReport { destination, offender: None, family, kind, code, mtu: error.info })
+    Some(IcmpReport {
+        destination,
+        offender: None,
+        family,
+        kind,
+        code,
+        mtu: error.info,
+        payload: error.payload,
+    })
 }
 
 /// What a datagram counts as having arrived with when the kernel does not say.

@@ -5,3 +5,8 @@
 //! [`wharf_switch`] and [`wharf_stack`].
 
 #![deny(unsafe_code)]
+
+pub mod dataplane;
+pub mod host;
+pub mod port;
+pub mod sys;

@@ -33,6 +33,8 @@ pub struct QueuedError {
     pub info: u32,
     /// Who sent the ICMP message.
     pub offender: Option<IpAddr>,
+    /// The first bytes of what the packet carried; zero where there were fewer.
+    pub payload: [u8; 8],
 }
 
 /// What came of receiving a datagram.
@@ -47,7 +49,7 @@ pub struct ReceivedDatagram {
 }
 
 fn set_int(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
-    let len = mem::size_of::<i32>() as libc::socklen_t;
+    let len = size_of::<i32>() as libc::socklen_t;
     // SAFETY: `value` lives across the call and `len` is its size.
     let result = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), len) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -120,7 +122,7 @@ fn receive_message(
         unsafe { (mem::zeroed::<libc::sockaddr_storage>(), mem::zeroed::<libc::msghdr>()) };
     let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     message.msg_name = (&raw mut name).cast();
-    message.msg_namelen = mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    message.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
     message.msg_iov = &raw mut iov;
     message.msg_iovlen = 1;
     message.msg_control = control.0.as_mut_ptr().cast();
@@ -136,7 +138,8 @@ fn receive_message(
         let (level, kind, data) = unsafe {
             let start = libc::CMSG_DATA(header);
             let overhead = start.offset_from(header.cast()).unsigned_abs();
-            let data = std::slice::from_raw_parts(start, ((*header).cmsg_len as usize).saturating_sub(overhead));
+            let data =
+                std::slice::from_raw_parts(start, ((*header).cmsg_len as usize).saturating_sub(overhead));
             ((*header).cmsg_level, (*header).cmsg_type, data)
         };
         visit(level, kind, data);
@@ -153,7 +156,10 @@ fn receive_message(
 pub fn receive_datagram(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<ReceivedDatagram> {
     let mut hop_limit = None;
     let (len, from) = receive_message(fd, buffer, libc::MSG_DONTWAIT, |level, kind, data| {
-        if matches!((level, kind), (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT)) {
+        if matches!(
+            (level, kind),
+            (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT)
+        ) {
             let value = data.first_chunk::<4>().map(|bytes| i32::from_ne_bytes(*bytes));
             hop_limit = value.and_then(|value| u8::try_from(value).ok());
         }
@@ -172,7 +178,7 @@ pub fn receive_error(fd: BorrowedFd<'_>) -> io::Result<Option<QueuedError>> {
     /// `struct sock_extended_err` without its trailing address.
     const FIXED: usize = 16;
     let mut found = None;
-    let mut payload = [0; 128];
+    let mut payload = [0; 8];
     let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
     let (_, destination) = receive_message(fd, &mut payload, flags, |level, kind, data| {
         let is_ipv6 = (level, kind) == (libc::IPPROTO_IPV6, libc::IPV6_RECVERR);
@@ -193,9 +199,10 @@ pub fn receive_error(fd: BorrowedFd<'_>) -> io::Result<Option<QueuedError>> {
             code,
             info: u32::from_ne_bytes([i0, i1, i2, i3]),
             offender: data.get(FIXED..).and_then(offender),
+            payload: [0; 8],
         });
     })?;
-    Ok(found.map(|error: QueuedError| QueuedError { destination, ..error }))
+    Ok(found.map(|error: QueuedError| QueuedError { destination, payload, ..error }))
 }
 
 /// Reads the socket address behind a `sock_extended_err` (`SO_EE_OFFENDER`).

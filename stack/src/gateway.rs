@@ -12,14 +12,16 @@
 
 use core::net::{IpAddr, SocketAddr};
 
-use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol};
+use smoltcp::wire::{EthernetFrame, EthernetProtocol, Icmpv6Message, IpProtocol};
 use wharf_switch::frame::ETHERNET_HEADER_LEN;
 use wharf_switch::{DropCounters, Frame, Instant, Pool};
 
 use crate::env::{Cx, Env, Outbox};
 use crate::host::{Host, HostEvent, Owner};
-use crate::link::Link;
+use crate::link::{Link, ndp};
+use crate::local::Local;
 use crate::transit::Transit;
+use crate::transit::fragments::Reassembly;
 use crate::wire::Packet;
 use crate::{Config, DropReason};
 
@@ -28,7 +30,9 @@ use crate::{Config, DropReason};
 pub struct Gateway {
     env: Env,
     link: Link,
+    local: Local,
     transit: Transit,
+    reassembly: Reassembly,
     /// Why packets ended here.
     pub drops: DropCounters<DropReason>,
 }
@@ -48,7 +52,9 @@ impl Gateway {
     pub fn new(config: Config, pool: Pool) -> Self {
         Self {
             link: Link::new(&config),
+            local: Local::new(&config),
             transit: Transit::new(&config),
+            reassembly: Reassembly::default(),
             env: Env::new(config, pool),
             drops: DropCounters::default(),
         }
@@ -81,22 +87,64 @@ impl Gateway {
     ) -> Result<(), DropReason> {
         let ethernet =
             EthernetFrame::new_checked(frame.bytes()).map_err(|_| DropReason::EthernetTruncated)?;
-        let mut cx = Cx { now, host, out, env: &mut self.env };
+        let config = &self.env.config;
         let packet = match ethernet.ethertype() {
             EthernetProtocol::Arp => {
-                return self.link.handle_arp(&mut cx, frame.bytes().get(ETHERNET_HEADER_LEN..).unwrap_or_default());
+                let cx = &mut Cx { now, host, out, env: &mut self.env };
+                return self
+                    .link
+                    .handle_arp(cx, frame.bytes().get(ETHERNET_HEADER_LEN..).unwrap_or_default());
             }
-            EthernetProtocol::Ipv4 if cx.env.config.ipv4.is_none() => return Err(DropReason::Ipv4NotConfigured),
-            EthernetProtocol::Ipv6 if cx.env.config.ipv6.is_none() => return Err(DropReason::Ipv6NotConfigured),
+            EthernetProtocol::Ipv4 if config.ipv4.is_none() => return Err(DropReason::Ipv4NotConfigured),
+            EthernetProtocol::Ipv6 if config.ipv6.is_none() => return Err(DropReason::Ipv6NotConfigured),
             EthernetProtocol::Ipv4 => Packet::parse_ipv4(frame)?,
             EthernetProtocol::Ipv6 => Packet::parse_ipv6(frame)?,
             EthernetProtocol::Unknown(_) => return Err(DropReason::EtherTypeUnknown),
         };
-        self.transit.handle_packet(&mut cx, &packet, frame)
+        let Some(fragment) = packet.fragment else {
+            return self.route_packet(now, &packet, frame, host, out);
+        };
+        let Some(whole) = self.reassembly.add(now, &self.env.pool, &packet, fragment, frame)? else {
+            return Ok(());
+        };
+        let packet = match packet.src {
+            IpAddr::V4(_) => Packet::parse_ipv4(&whole)?,
+            IpAddr::V6(_) => Packet::parse_ipv6(&whole)?,
+        };
+        self.route_packet(now, &packet, &whole, host, out)
+    }
+
+    /// Asks a whole IP packet the three questions.
+    fn route_packet<H: Host, O: Outbox>(
+        &mut self,
+        now: Instant,
+        packet: &Packet,
+        frame: &Frame,
+        host: &mut H,
+        out: &mut O,
+    ) -> Result<(), DropReason> {
+        let cx = &mut Cx { now, host, out, env: &mut self.env };
+        if let Some(envelope) = neighbor_discovery(packet, frame) {
+            let solicited = self.link.handle_ndp(cx, envelope, packet.payload(frame))?;
+            return solicited.map_or(Ok(()), |solicitation| self.local.advertise(cx, solicitation));
+        }
+        if Local::is_for_us(&cx.env.config, packet) {
+            return self.local.handle_packet(cx, packet, frame);
+        }
+        if !is_from_inside(&cx.env.config, packet.src) {
+            return Err(DropReason::SourceAddressInvalid);
+        }
+        self.transit.handle_packet(cx, packet, frame)
     }
 
     /// A socket of ours became usable.
-    pub fn handle_host<H: Host, O: Outbox>(&mut self, now: Instant, event: HostEvent, host: &mut H, out: &mut O) {
+    pub fn handle_host<H: Host, O: Outbox>(
+        &mut self,
+        now: Instant,
+        event: HostEvent,
+        host: &mut H,
+        out: &mut O,
+    ) {
         let mut cx = Cx { now, host, out, env: &mut self.env };
         self.transit.handle_host(&mut cx, event);
     }
@@ -146,4 +194,28 @@ impl Gateway {
     pub fn originated(&self) -> u64 {
         self.env.originated
     }
+}
+
+/// Whether a packet that goes through comes from an address of the network.
+fn is_from_inside(config: &Config, src: IpAddr) -> bool {
+    match src {
+        IpAddr::V4(src) => config.ipv4.is_some_and(|plan| plan.subnet.contains_addr(&src)),
+        IpAddr::V6(src) => config.ipv6.is_some_and(|plan| plan.subnet.contains_addr(&src)),
+    }
+}
+
+/// The envelope of a Neighbor Discovery message (ICMPv6 types 133 to 137), if the packet is one.
+fn neighbor_discovery(packet: &Packet, frame: &Frame) -> Option<ndp::Envelope> {
+    let (IpProtocol::Icmpv6, IpAddr::V6(source), IpAddr::V6(destination)) =
+        (packet.protocol, packet.src, packet.dst)
+    else {
+        return None;
+    };
+    let &kind = packet.payload(frame).first()?;
+    Icmpv6Message::from(kind).is_ndisc().then_some(ndp::Envelope {
+        mac: packet.src_mac,
+        source,
+        destination,
+        hop_limit: packet.hop_limit,
+    })
 }

@@ -13,9 +13,11 @@
 mod config;
 mod drops;
 mod env;
+mod gateway;
 pub mod host;
 mod keyed;
 pub mod link;
+mod local;
 mod timers;
 pub mod transit;
 mod wire;
@@ -23,4 +25,5 @@ mod wire;
 pub use config::{Config, Ipv4Plan, Ipv6Plan};
 pub use drops::DropReason;
 pub use env::Outbox;
+pub use gateway::{Gateway, Load};
 pub use host::Host;

@@ -9,7 +9,7 @@ pub mod nat64;
 pub mod outside;
 
 pub(crate) mod flow;
-mod fragments;
+pub(crate) mod fragments;
 pub(crate) mod icmp_error;
 mod ping;
 pub(crate) mod tcp;
@@ -72,7 +72,12 @@ impl Transit {
         }
     }
 
-    pub(crate) fn handle_timer<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>, token: Token, at: Instant) {
+    pub(crate) fn handle_timer<H: Host, O: Outbox>(
+        &mut self,
+        cx: &mut Cx<'_, H, O>,
+        token: Token,
+        at: Instant,
+    ) {
         match token.owner {
             Owner::Tcp => self.tcp.handle_timer(cx, token.flow, at),
             Owner::Udp => self.udp.handle_timer(cx, token.flow, at),

@@ -79,8 +79,7 @@ impl Reassembly {
         if bytes.is_empty() || end > MAX_PAYLOAD || (fragment.more && !bytes.len().is_multiple_of(UNIT)) {
             return Err(DropReason::FragmentMalformed);
         }
-        let key =
-            Key { src: packet.src, dst: packet.dst, ident: fragment.ident, protocol: packet.protocol };
+        let key = Key { src: packet.src, dst: packet.dst, ident: fragment.ident, protocol: packet.protocol };
         let at = match self.partial.iter().position(|partial| partial.key == key) {
             Some(at) => at,
             None => self.begin(now, pool, key, packet)?,
@@ -178,7 +177,12 @@ pub(crate) fn send<H, O: Outbox>(cx: &mut Cx<'_, H, O>, frame: &mut Frame, path:
 }
 
 /// Cuts a whole packet into fragments that fit the link, and sends them.
-pub(crate) fn send_in_pieces<H, O: Outbox>(cx: &mut Cx<'_, H, O>, frame: &mut Frame, path: &Path, ident: u32) {
+pub(crate) fn send_in_pieces<H, O: Outbox>(
+    cx: &mut Cx<'_, H, O>,
+    frame: &mut Frame,
+    path: &Path,
+    ident: u32,
+) {
     // The transport checksum spans all fragments, so it cannot stay owed.
     if wharf_switch::offload::complete_checksum(frame).is_err() {
         return;
@@ -207,10 +211,10 @@ pub(crate) fn send_in_pieces<H, O: Outbox>(cx: &mut Cx<'_, H, O>, frame: &mut Fr
 fn protocol_and_hop_limit(frame: &Frame) -> (IpProtocol, u8) {
     let ip = frame.bytes().get(ETHERNET_HEADER_LEN..).unwrap_or_default();
     match EthernetFrame::new_checked(frame.bytes()).map(|ethernet| ethernet.ethertype()) {
-        Ok(EthernetProtocol::Ipv6) => {
-            Ipv6Packet::new_checked(ip).map_or((IpProtocol::Udp, emit::HOP_LIMIT), |h| (h.next_header(), h.hop_limit()))
-        }
-        _ => Ipv4Packet::new_checked(ip).map_or((IpProtocol::Udp, emit::HOP_LIMIT), |h| (h.next_header(), h.hop_limit())),
+        Ok(EthernetProtocol::Ipv6) => Ipv6Packet::new_checked(ip)
+            .map_or((IpProtocol::Udp, emit::HOP_LIMIT), |h| (h.next_header(), h.hop_limit())),
+        _ => Ipv4Packet::new_checked(ip)
+            .map_or((IpProtocol::Udp, emit::HOP_LIMIT), |h| (h.next_header(), h.hop_limit())),
     }
 }
 
@@ -254,7 +258,8 @@ mod tests {
 
     fn piece(pool: &Pool, offset: usize, len: usize, more: bool) -> Frame {
         let mut frame = pool.large();
-        emit::ip(&mut frame, &whole_path(), IpProtocol::Udp, 9, len).fill(u8::try_from(offset / 8 % 251).unwrap());
+        emit::ip(&mut frame, &whole_path(), IpProtocol::Udp, 9, len)
+            .fill(u8::try_from(offset / 8 % 251).unwrap());
         mark_as_fragment(&mut frame, IpProtocol::Udp, Fragment { ident: 7, offset, more });
         frame
     }

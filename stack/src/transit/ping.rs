@@ -14,18 +14,17 @@
 
 use core::net::{IpAddr, SocketAddr};
 
-use smoltcp::wire::{
-    EthernetAddress, Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, IpProtocol,
-};
+use smoltcp::wire::{EthernetAddress, Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, IpProtocol};
 use wharf_switch::frame::MAX_FRAME_LEN;
 use wharf_switch::{Checksum, Duration, Frame, Instant};
 
-use super::flow::{FlowTable, Keyed};
+use super::flow::FlowTable;
 use super::icmp_error::{self, Cause};
 use super::udp::as_seen_by;
 use super::{fragments, outside};
 use crate::env::{Cx, Outbox};
 use crate::host::{Family, FlowId, Host, HostError, HostEvent, IcmpReport, Io, Owner, SocketId, Token};
+use crate::keyed::KeyedState;
 use crate::timers::Alarm;
 use crate::wire::Packet;
 use crate::wire::emit::{self, Path};
@@ -50,8 +49,6 @@ struct Mapping {
     key: Key,
     socket: SocketId,
     container_mac: EthernetAddress,
-    /// The request that went out last: an error quotes its sequence number.
-    last_seq: u16,
     used_at: Instant,
     alarm: Alarm,
 }
@@ -72,7 +69,10 @@ struct Echo<'a> {
 
 impl Relay {
     pub(crate) fn new(config: &Config) -> Self {
-        Self { mappings: FlowTable::new(Keyed::new(&config.seed, "echo mappings"), MAX_MAPPINGS), ident: 0 }
+        Self {
+            mappings: FlowTable::new(KeyedState::new(&config.seed, b"echo mappings"), MAX_MAPPINGS),
+            ident: 0,
+        }
     }
 
     /// An ICMP message from a container to the outside.
@@ -96,7 +96,6 @@ impl Relay {
         let Some(mapping) = self.mappings.get_mut(id) else { return Err(DropReason::EchoTableFull) };
         mapping.container_mac = packet.src_mac;
         mapping.used_at = cx.now;
-        mapping.last_seq = echo.seq;
         let mut message = cx.env.pool.for_len(HEADER_LEN + echo.data.len());
         message.set_len(HEADER_LEN + echo.data.len());
         write_request(message.bytes_mut(), key.outside, &echo);
@@ -119,21 +118,20 @@ impl Relay {
         Err(DropReason::HostRefused)
     }
 
-    fn open<H: Host, O>(&mut self, cx: &mut Cx<'_, H, O>, key: Key, packet: &Packet) -> Result<FlowId, DropReason> {
+    fn open<H: Host, O>(
+        &mut self,
+        cx: &mut Cx<'_, H, O>,
+        key: Key,
+        packet: &Packet,
+    ) -> Result<FlowId, DropReason> {
         let id = self.mappings.next_id().ok_or(DropReason::EchoTableFull)?;
         let token = Token { owner: Owner::Echo, flow: id };
         let socket = cx.host.echo_open(token, key.outside).map_err(|error| match error {
             HostError::Exhausted => DropReason::HostExhausted,
             _ => DropReason::EchoNotPermitted,
         })?;
-        let mut mapping = Mapping {
-            key,
-            socket,
-            container_mac: packet.src_mac,
-            last_seq: 0,
-            used_at: cx.now,
-            alarm: Alarm::default(),
-        };
+        let mut mapping =
+            Mapping { key, socket, container_mac: packet.src_mac, used_at: cx.now, alarm: Alarm::default() };
         cx.env.timers.set(&mut mapping.alarm, token, cx.now + TIMEOUT);
         self.mappings.insert(key, mapping).ok_or(DropReason::EchoTableFull)
     }
@@ -240,7 +238,7 @@ impl Mapping {
         let container = self.key.container;
         let Some(remote) = as_seen_by(&cx.env.config, container, report.destination.ip()) else { return };
         let [i0, i1] = self.key.ident.to_be_bytes();
-        let [s0, s1] = self.last_seq.to_be_bytes();
+        let [.., s0, s1] = report.payload;
         let (kind, protocol) =
             if container.is_ipv4() { (8, IpProtocol::Icmp) } else { (128, IpProtocol::Icmpv6) };
         let quoted = icmp_error::Quoted {
@@ -285,8 +283,12 @@ impl Mapping {
         ident: &mut u32,
     ) {
         let is_reply = match self.key.outside {
-            Family::V4 => Icmpv4Packet::new_checked(reply).is_ok_and(|m| m.msg_type() == Icmpv4Message::EchoReply),
-            Family::V6 => Icmpv6Packet::new_checked(reply).is_ok_and(|m| m.msg_type() == Icmpv6Message::EchoReply),
+            Family::V4 => {
+                Icmpv4Packet::new_checked(reply).is_ok_and(|m| m.msg_type() == Icmpv4Message::EchoReply)
+            }
+            Family::V6 => {
+                Icmpv6Packet::new_checked(reply).is_ok_and(|m| m.msg_type() == Icmpv6Message::EchoReply)
+            }
         };
         let container = self.key.container;
         let (true, Some(src)) = (is_reply, as_seen_by(&cx.env.config, container, from)) else { return };

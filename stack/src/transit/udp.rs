@@ -22,12 +22,13 @@ use smoltcp::wire::{EthernetAddress, IpProtocol, UdpPacket};
 use wharf_switch::frame::MAX_FRAME_LEN;
 use wharf_switch::{Duration, Frame, Instant};
 
-use super::flow::{FlowTable, Keyed};
+use super::flow::FlowTable;
 use super::fragments;
 use super::icmp_error::{self, Cause};
 use super::{nat64, outside};
 use crate::env::{Cx, Env, Outbox};
 use crate::host::{Family, FlowId, Host, HostError, HostEvent, IcmpReport, Io, Owner, SocketId, Token};
+use crate::keyed::KeyedState;
 use crate::timers::Alarm;
 use crate::wire::Packet;
 use crate::wire::emit::{self, Path};
@@ -76,7 +77,7 @@ pub(crate) struct Relay {
 impl Relay {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
-            mappings: FlowTable::new(Keyed::new(&config.seed, "udp mappings"), MAX_MAPPINGS),
+            mappings: FlowTable::new(KeyedState::new(&config.seed, b"udp mappings"), MAX_MAPPINGS),
             marked: Vec::new(),
             visiting: Vec::new(),
             ident: 0,
@@ -101,10 +102,8 @@ impl Relay {
             icmp_error::answer(cx, packet, frame, Cause::Prohibited);
         })?;
         let to = SocketAddr::new(address, datagram.dst_port());
-        let key = Key {
-            internal: SocketAddr::new(packet.src, datagram.src_port()),
-            outside: Family::of(address),
-        };
+        let key =
+            Key { internal: SocketAddr::new(packet.src, datagram.src_port()), outside: Family::of(address) };
         let id = match self.mappings.find(&key) {
             Some(id) => id,
             None => self.open(cx, key, packet)?,
