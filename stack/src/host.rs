@@ -55,9 +55,7 @@ impl Token {
             Owner::Echo => 3,
             Owner::Dns => 4,
         };
-        u64::from(self.flow.index) << 32
-            | owner << 28
-            | u64::from(self.flow.generation & GENERATION_MASK)
+        u64::from(self.flow.index) << 32 | owner << 28 | u64::from(self.flow.generation & GENERATION_MASK)
     }
 
     /// The token packed into `number`, if there is one.
@@ -226,7 +224,13 @@ pub trait Host {
     ///
     /// # Errors
     /// Why the host would not send it.
-    fn send_to(&mut self, socket: SocketId, to: SocketAddr, hop_limit: u8, data: &[u8]) -> Result<Io<()>, HostError>;
+    fn send_to(
+        &mut self,
+        socket: SocketId,
+        to: SocketAddr,
+        hop_limit: u8,
+        data: &[u8],
+    ) -> Result<Io<()>, HostError>;
 
     /// Receives one datagram.
     fn recv_from(&mut self, socket: SocketId, buffer: &mut [u8]) -> Io<Datagram>;
