@@ -23,9 +23,12 @@ use crate::sys::tun::{self, Offloads};
 /// The name of the container's interface.
 pub const INTERFACE: &str = "eth0";
 
-/// Frames the device may hold for us; beyond that the container's kernel drops them, silently for it. Eight
-/// flows' windows at an MTU of 1500 without segmentation offload fit.
+/// Frames a single-queue device may hold for us; beyond that the container's kernel drops them, silently for it.
+/// Eight flows' windows at an MTU of 1500 without segmentation offload fit.
 const QUEUE_FRAMES: u32 = 4096;
+/// The same for each queue of a multi-queue device. The kernel makes 256 of them, whatever we use, and sizes each
+/// one's packet scheduler by this: 6 MB at 1,000, and bringing the link up takes the longer the more it is.
+const QUEUE_FRAMES_MULTI: u32 = 1000;
 
 /// The device behind [`INTERFACE`].
 #[derive(Debug)]
@@ -42,11 +45,14 @@ pub enum Device {
 impl Device {
     /// Creates the device in the calling thread's network namespace with `queues` queues.
     ///
+    /// One queue makes a single-queue device, since a multi-queue one costs 256 packet schedulers and several
+    /// milliseconds when it is brought up.
+    ///
     /// # Errors
     /// What the kernel says of `/dev/net/tun`.
     pub fn open(queues: usize) -> io::Result<Self> {
         let queues: Vec<OwnedFd> =
-            (0..queues.max(1)).map(|_| tun::open_queue(INTERFACE, true)).collect::<io::Result<_>>()?;
+            (0..queues.max(1)).map(|_| tun::open_queue(INTERFACE, queues > 1)).collect::<io::Result<_>>()?;
         let offloads =
             queues.first().map_or(Ok(Offloads::default()), |queue| tun::set_offloads(queue, false))?;
         Ok(Self::Tap { queues, offloads })
@@ -76,7 +82,7 @@ fn step<T>(step: &'static str, result: io::Result<T>) -> Result<T, Failure> {
 ///
 /// # Errors
 /// The first step that failed.
-pub fn configure(plan: &Plan, mtu_bytes: usize) -> Result<Vec<String>, Failure> {
+pub fn configure(plan: &Plan, mtu_bytes: usize, queues: usize) -> Result<Vec<String>, Failure> {
     let mut warnings = Vec::new();
     let mut netlink = step("opening a netlink socket", Netlink::open())?;
     // The loopback device is the first of every namespace.
@@ -86,7 +92,7 @@ pub fn configure(plan: &Plan, mtu_bytes: usize) -> Result<Vec<String>, Failure> 
     let attributes = vec![
         LinkAttribute::Mtu(mtu),
         LinkAttribute::Address(CONTAINER_MAC.0.to_vec()),
-        LinkAttribute::TxQueueLen(QUEUE_FRAMES),
+        LinkAttribute::TxQueueLen(if queues > 1 { QUEUE_FRAMES_MULTI } else { QUEUE_FRAMES }),
     ];
     step("setting eth0's MTU and MAC address", netlink.set_link(index, false, attributes))?;
     ipv6_settings(plan.ipv6.is_some());

@@ -11,7 +11,7 @@
 //! # Bounds
 //! One message of at most 8 KiB at a time; nothing grows.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -103,8 +103,8 @@ fn receive(channel: &Channel) -> Result<Option<ToInit>, Failure> {
 /// Makes the device and sends its queues to wharf.
 fn cable(setup: &Setup, channel: &Channel) -> Result<(), Failure> {
     let device = Device::open(setup.queues).map_err(|e| Failure::new("creating a TAP device", &e))?;
-    let warnings =
-        netns::configure(&setup.plan, setup.mtu_bytes).map_err(|f| Failure::new(f.step, &f.source))?;
+    let warnings = netns::configure(&setup.plan, setup.mtu_bytes, setup.queues)
+        .map_err(|f| Failure::new(f.step, &f.source))?;
     let Device::Tap { queues, offloads } = device;
     let fds: Vec<BorrowedFd<'_>> = queues.iter().map(AsFd::as_fd).collect();
     let sent = channel.send(&FromInit::Device { offloads }, &fds);
@@ -166,11 +166,24 @@ fn start<'a>(
     match spawn(&mut command, setup.mask, setup.nofile) {
         Ok(pid) => Ok(Init { channel, signals, cover, watch, command: pid, seen: [None; 65] }),
         Err(error) => {
-            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            let errno = match error.raw_os_error() {
+                Some(libc::EACCES) if !is_anywhere(program) => libc::ENOENT,
+                errno => errno.unwrap_or(libc::EIO),
+            };
             drop(channel.send(&FromInit::NotStarted { errno }, &[]));
             exit_now(0)
         }
     }
+}
+
+/// Whether a program exists at all. `execvp` says EACCES also when a directory of PATH may not be searched and no other
+/// has the program, which for a user means "not found".
+fn is_anywhere(program: &OsStr) -> bool {
+    if program.as_encoded_bytes().contains(&b'/') {
+        return true;
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).exists())
 }
 
 struct Init<'a> {
