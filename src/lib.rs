@@ -6,7 +6,12 @@
 
 #![deny(unsafe_code)]
 
+pub mod cli;
 pub mod dataplane;
 pub mod host;
+pub mod netns;
 pub mod port;
+pub mod resolv;
+pub mod run;
+pub mod sandbox;
 pub mod sys;
