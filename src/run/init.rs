@@ -29,7 +29,7 @@ use crate::netns::{self, Device};
 use crate::resolv;
 use crate::resolv::mount::Cover;
 use crate::resolv::watch::Watch;
-use crate::sys::process::{close_all_except, exit_now, spawn};
+use crate::sys::process::{close_all_except, exit_now, process_group, spawn};
 use crate::sys::signal::{self, Mask, SignalFd};
 
 /// All that init needs to know; it comes with the copied memory.
@@ -74,7 +74,10 @@ pub(super) fn main(setup: &Setup, channel: &Channel) -> ! {
             drop(channel.send(&FromInit::Failed { step: failure.step, errno: failure.errno }, &[]));
         }
     });
-    drop(std::panic::catch_unwind(run));
+    if std::panic::catch_unwind(run).is_err() {
+        let step = "serving the command: this is a bug of wharf, please report it".to_owned();
+        drop(channel.send(&FromInit::Failed { step, errno: None }, &[]));
+    }
     exit_now(125)
 }
 
@@ -280,7 +283,7 @@ impl Init<'_> {
     /// The command's process group if it made one of its own, as shells do. The group it was started in is wharf's,
     /// which has no number in here.
     fn command_group(&self) -> Option<Pid> {
-        rustix::process::getpgid(Some(self.command)).ok().filter(|group| group.as_raw_pid() > 1)
+        process_group(Some(self.command))
     }
 
     fn cover_again(&mut self) {
