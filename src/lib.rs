@@ -8,7 +8,9 @@
 
 pub mod cli;
 pub mod dataplane;
+pub mod host;
 pub mod netns;
+pub mod port;
 pub mod resolv;
 pub mod run;
 pub mod sandbox;

@@ -3,4 +3,5 @@
 
 pub mod process;
 pub mod signal;
+pub mod socket;
 pub mod tun;

@@ -63,3 +63,38 @@ pub struct Config {
     /// Seed of everything random in the gateway.
     pub seed: [u8; 32],
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A network with both families, NAT64 on.
+    pub(crate) fn config() -> Config {
+        Config {
+            mac: EthernetAddress([0x02, 0x77, 0, 0, 0, 1]),
+            mtu_bytes: 1500,
+            ipv4: Some(Ipv4Plan {
+                subnet: Ipv4Cidr::new(Ipv4Addr::new(10, 0, 2, 0), 24),
+                gateway: Ipv4Addr::new(10, 0, 2, 2),
+                dns: Ipv4Addr::new(10, 0, 2, 3),
+                first_lease: Ipv4Addr::new(10, 0, 2, 100),
+                last_lease: Ipv4Addr::new(10, 0, 2, 100),
+            }),
+            ipv6: Some(Ipv6Plan {
+                subnet: Ipv6Cidr::new("fd00:db8::".parse().unwrap(), 64),
+                gateway: "fd00:db8::2".parse().unwrap(),
+                link_local: "fe80::77:1".parse().unwrap(),
+                dns: "fd00:db8::3".parse().unwrap(),
+            }),
+            nat64: Some(Ipv6Cidr::new("64:ff9b:1::".parse().unwrap(), 96)),
+            nameservers: vec!["192.0.2.53:53".parse().unwrap()],
+            search: vec!["example.org".into()],
+            ntp: Vec::new(),
+            hostname: None,
+            host_loopback: false,
+            allow_link_local: false,
+            memory_bytes: 256 << 20,
+            seed: [7; 32],
+        }
+    }
+}

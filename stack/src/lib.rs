@@ -12,8 +12,18 @@
 
 mod config;
 mod drops;
+mod env;
+mod gateway;
 pub mod host;
+mod keyed;
+pub mod link;
+mod local;
+mod timers;
+pub mod transit;
+mod wire;
 
 pub use config::{Config, Ipv4Plan, Ipv6Plan};
 pub use drops::DropReason;
+pub use env::Outbox;
+pub use gateway::{Gateway, Load};
 pub use host::Host;

@@ -82,6 +82,11 @@ drop_reasons! {
         VlanUnknown(Policy, "tagged frame on a port without that VLAN"),
         EgressFull(Exhausted, "the port did not take the frame"),
         EgressClosed(Elsewhere, "the port is closed"),
+        IngressClosed(Elsewhere, "the frame's own port is closed"),
+        ChecksumOutsideFrame(Malformed, "the owed checksum lies outside the frame"),
+        SuperFrameMalformed(Malformed, "a super-frame's headers contradict its segmentation or its length"),
+        SuperFrameChecksumWrong(Malformed, "a super-frame came with a finished checksum that is wrong"),
+        SuperFrameTooFine(Malformed, "a super-frame would fall into more segments than any real link needs"),
     }
 }
 

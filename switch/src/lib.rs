@@ -2,7 +2,10 @@
 //! The layer-2 half of wharf: what a frame is, where it comes in, and where it goes.
 //!
 //! # Path
-//! A [`Port`] reads a [`Frame`]; the forwarding decision says whether another port gets it or the gateway.
+//! A [`Port`] reads a [`Frame`]; the forwarding decision ([`forward::decide`]) learns where its sender is ([`Fdb`])
+//! and says whether another port gets it or the gateway; [`Switch::deliver`] sends it there, finishing in software
+//! what the port cannot ([`offload`]).
+//!
 //! Nothing in here knows an operating system, a clock, a thread or a random source: time is an argument
 //! ([`Instant`]), randomness a seed.
 
@@ -10,13 +13,23 @@
 
 #[macro_use]
 mod drops;
+pub mod fdb;
+pub mod forward;
 pub mod frame;
 pub mod offload;
 pub mod port;
+mod switch;
+mod tally;
 mod time;
+mod vlan;
 
 pub use drops::{DropClass, DropCounters, DropReason, Reason};
+pub use fdb::Fdb;
+pub use forward::{Egress, PortTable};
 pub use frame::{Frame, Pool};
 pub use offload::{Checksum, Offload, Segmentation, SegmentationKind};
-pub use port::{MemoryPort, Port, PortId, Received, Sent};
+pub use port::{MemoryPort, Offloads, Port, PortId, Received, Sent};
+pub use switch::{Delivered, PortCounters, Switch, TooManyPorts};
+pub use tally::{Imbalance, Tally};
 pub use time::{Duration, Instant};
+pub use vlan::Vlan;

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What every part of the gateway works with: configuration, frames, deadlines and budgets of one network.
+
+use wharf_switch::{Duration, Frame, Instant, Pool};
+
+use crate::Config;
+use crate::timers::Timers;
+
+/// Where the gateway's frames leave: the switch decides to which port.
+pub trait Outbox {
+    /// Sends a frame now. It is only borrowed: the relay keeps stream data until the container has acknowledged it.
+    fn send(&mut self, frame: &mut Frame);
+}
+
+/// State that the services and relays of one gateway share.
+#[derive(Debug)]
+pub(crate) struct Env {
+    pub(crate) config: Config,
+    pub(crate) pool: Pool,
+    pub(crate) timers: Timers,
+    pub(crate) budget: Budget,
+    /// Limits the ICMP errors we make (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 (f)).
+    pub(crate) icmp_errors: TokenBucket,
+    /// Limits challenge ACKs (RFC 5961 section 7).
+    pub(crate) challenge_acks: TokenBucket,
+    /// Frames that started here.
+    pub(crate) originated: u64,
+}
+
+impl Env {
+    pub(crate) fn new(config: Config, pool: Pool) -> Self {
+        let memory_bytes = config.memory_bytes;
+        Self {
+            config,
+            pool,
+            timers: Timers::default(),
+            budget: Budget::new(memory_bytes),
+            icmp_errors: TokenBucket::new(ICMP_ERRORS_PER_SECOND, ICMP_ERROR_BURST),
+            challenge_acks: TokenBucket::new(CHALLENGE_ACKS_PER_SECOND, CHALLENGE_ACKS_PER_SECOND),
+            originated: 0,
+        }
+    }
+}
+
+/// One call into the gateway: the moment, the host's sockets, the way out, and the gateway's own state.
+#[derive(Debug)]
+pub(crate) struct Cx<'a, H, O> {
+    pub(crate) now: Instant,
+    pub(crate) host: &'a mut H,
+    pub(crate) out: &'a mut O,
+    pub(crate) env: &'a mut Env,
+}
+
+impl<H, O: Outbox> Cx<'_, H, O> {
+    /// Sends a frame of ours.
+    pub(crate) fn send(&mut self, frame: &mut Frame) {
+        self.env.originated += 1;
+        self.out.send(frame);
+    }
+}
+
+/// Bytes of stream data that one network's relay may hold.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    limit: usize,
+    used: usize,
+}
+
+impl Budget {
+    fn new(limit: usize) -> Self {
+        Self { limit, used: 0 }
+    }
+
+    /// Takes `bytes` if they are there.
+    pub(crate) fn reserve(&mut self, bytes: usize) -> bool {
+        let fits = self.limit.saturating_sub(self.used) >= bytes;
+        if fits {
+            self.used += bytes;
+        }
+        fits
+    }
+
+    /// Takes `bytes` whether they are there or not: for the minimum that every flow is granted.
+    pub(crate) fn charge(&mut self, bytes: usize) {
+        self.used += bytes;
+    }
+
+    /// Gives `bytes` back.
+    pub(crate) fn release(&mut self, bytes: usize) {
+        debug_assert!(bytes <= self.used, "more released than reserved");
+        self.used = self.used.saturating_sub(bytes);
+    }
+
+    /// What one flow may hold at most now: a quarter of what is left, so that many greedy flows together always leave
+    /// something for the next one.
+    pub(crate) fn share(&self) -> usize {
+        self.limit.saturating_sub(self.used) / 4
+    }
+
+    /// Bytes held now.
+    pub(crate) fn used(&self) -> usize {
+        self.used
+    }
+}
+
+/// So many events per second, with bursts.
+#[derive(Debug)]
+pub(crate) struct TokenBucket {
+    per_second: u32,
+    burst: u32,
+    tokens: u32,
+    filled_at: Instant,
+}
+
+impl TokenBucket {
+    fn new(per_second: u32, burst: u32) -> Self {
+        Self { per_second, burst, tokens: burst, filled_at: Instant::ZERO }
+    }
+
+    /// Whether one more event is within the limit; if so it counts.
+    pub(crate) fn take(&mut self, now: Instant) -> bool {
+        let period = Duration::from_secs(1) / self.per_second;
+        let periods = now.since(self.filled_at).as_nanos() / period.as_nanos().max(1);
+        let gained = u32::try_from(periods).unwrap_or(u32::MAX);
+        if gained >= self.burst - self.tokens {
+            self.tokens = self.burst;
+            self.filled_at = now;
+        } else {
+            self.tokens += gained;
+            self.filled_at += period * gained;
+        }
+        let allowed = self.tokens > 0;
+        self.tokens = self.tokens.saturating_sub(1);
+        allowed
+    }
+}
+
+const ICMP_ERRORS_PER_SECOND: u32 = 1000;
+const ICMP_ERROR_BURST: u32 = 200;
+const CHALLENGE_ACKS_PER_SECOND: u32 = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bucket_allows_its_burst_and_then_its_rate() {
+        let mut bucket = TokenBucket::new(10, 3);
+        let start = Instant::from_secs(9);
+        let burst = (0..5).filter(|_| bucket.take(start)).count();
+        assert_eq!(burst, 3);
+        let later = start + Duration::from_millis(200);
+        let then = (0..5).filter(|_| bucket.take(later)).count();
+        assert_eq!(then, 2);
+    }
+
+    #[test]
+    fn budget_never_goes_over_its_limit() {
+        let mut budget = Budget::new(100);
+        assert!(budget.reserve(60));
+        assert!(!budget.reserve(41));
+        assert_eq!(budget.share(), 10);
+        budget.release(60);
+        assert!(budget.reserve(100));
+    }
+}

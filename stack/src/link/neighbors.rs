@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which MAC address each container's IP address is at.
+//!
+//! # How it works
+//! ARP, Neighbor Discovery, DHCP and every packet a container sends teach the table ([`Neighbors::learn`]). A packet
+//! to a container asks it ([`Neighbors::resolve`]) and is told what to do: send, send and ask for confirmation, ask
+//! and wait, wait, or give up. Asking itself is the caller's: an ARP request or a Neighbor Solicitation.
+//!
+//! An entry that was not confirmed for [`REACHABLE`] is stale: good enough to send to, but asked about, first at its
+//! address. Three questions without an answer end it.
+//!
+//! # Bounds
+//! A fixed number of entries. A new one takes the place of the oldest of [`EXAMINED`] entries under a moving hand;
+//! who loses its place is asked for again, which costs a round trip on the link and no packet.
+//!
+//! # Sources
+//! RFC 4861 sections 7.3 and 10; RFC 1122 section 2.3.2.1.
+
+use core::net::IpAddr;
+
+use smoltcp::wire::EthernetAddress;
+use wharf_switch::{Duration, Instant};
+
+use crate::Config;
+use crate::keyed::{KeyedMap, KeyedState};
+
+/// RFC 4861 section 10: "REACHABLE_TIME 30,000 milliseconds".
+pub const REACHABLE: Duration = Duration::from_secs(30);
+/// RFC 4861 section 10: "RETRANS_TIMER 1,000 milliseconds"; RFC 1122 section 2.3.2.1 recommends the same for ARP.
+pub const RETRANSMIT: Duration = Duration::from_secs(1);
+/// RFC 4861 section 10: "MAX_MULTICAST_SOLICIT 3 transmissions".
+pub const MAX_SOLICITATIONS: u8 = 3;
+/// Entries of a table.
+pub const DEFAULT_CAPACITY: usize = 4_096;
+/// Entries looked at for the oldest when the table is full.
+const EXAMINED: usize = 16;
+
+/// What came of learning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Noted {
+    /// The address was not known.
+    New,
+    /// As known.
+    Confirmed,
+    /// The address was at another MAC before, which is named.
+    Changed(EthernetAddress),
+    /// Not one of this link's unicast addresses, or not a unicast MAC: nothing was learned.
+    Refused,
+    /// One of the gateway's own addresses: somebody claims to be us.
+    Conflict,
+}
+
+/// What to do with a packet for a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    /// Send it there.
+    Known(EthernetAddress),
+    /// Send it there, and ask that address whether it is still right.
+    Confirm(EthernetAddress),
+    /// Keep the packet, and ask everybody.
+    Ask,
+    /// Keep the packet: the question is under way.
+    Wait,
+    /// Nobody answered. The next call after a second begins anew.
+    Unreachable,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Neighbor {
+    address: IpAddr,
+    mac: Option<EthernetAddress>,
+    /// When last confirmed or, without a MAC, when created.
+    confirmed: Instant,
+    /// When last asked, and how often since the last confirmation.
+    asked: Instant,
+    questions: u8,
+}
+
+/// The table.
+#[derive(Debug)]
+pub struct Neighbors {
+    config: Scope,
+    entries: Vec<Neighbor>,
+    places: KeyedMap<IpAddr, usize>,
+    capacity: usize,
+    hand: usize,
+}
+
+/// Which addresses are on the link, and which of them are the gateway's.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    config: Config,
+}
+
+impl Scope {
+    /// The link that `config` describes.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        Self { config: config.clone() }
+    }
+
+    /// Whether the gateway answers for `address`.
+    #[must_use]
+    pub fn is_ours(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => {
+                self.config.ipv4.is_some_and(|plan| address == plan.gateway || address == plan.dns)
+            }
+            IpAddr::V6(address) => self
+                .config
+                .ipv6
+                .is_some_and(|plan| [plan.gateway, plan.link_local, plan.dns].contains(&address)),
+        }
+    }
+
+    /// Whether a host of this link may have `address`.
+    #[must_use]
+    pub fn is_on_link(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.config.ipv4.is_some_and(|plan| {
+                let subnet = plan.subnet;
+                // RFC 3021: a /31 has no broadcast address; neither has a /32.
+                let edge = subnet.prefix_len() < 31
+                    && (address == subnet.network().address() || Some(address) == subnet.broadcast());
+                subnet.contains_addr(&address) && !edge && !address.is_multicast()
+            }),
+            IpAddr::V6(address) => self
+                .config
+                .ipv6
+                .is_some_and(|plan| address.is_unicast_link_local() || plan.subnet.contains_addr(&address)),
+        }
+    }
+}
+
+impl Neighbors {
+    /// An empty table of [`DEFAULT_CAPACITY`] entries.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        Self::with_capacity(config, DEFAULT_CAPACITY)
+    }
+
+    /// An empty table of `capacity` entries, at least 1.
+    #[must_use]
+    pub fn with_capacity(config: &Config, capacity: usize) -> Self {
+        Self {
+            config: Scope::new(config),
+            entries: Vec::new(),
+            places: KeyedMap::with_hasher(KeyedState::new(&config.seed, b"neighbors")),
+            capacity: capacity.max(1),
+            hand: 0,
+        }
+    }
+
+    /// The link's addresses.
+    #[must_use]
+    pub fn scope(&self) -> &Scope {
+        &self.config
+    }
+
+    /// Takes note that `address` is at `mac`.
+    pub fn learn(&mut self, now: Instant, address: IpAddr, mac: EthernetAddress) -> Noted {
+        if self.config.is_ours(address) {
+            return Noted::Conflict;
+        }
+        if !self.config.is_on_link(address) || !mac.is_unicast() {
+            return Noted::Refused;
+        }
+        if let Some(neighbor) = self.entry(address) {
+            let before = neighbor.mac.replace(mac);
+            neighbor.confirmed = now;
+            neighbor.questions = 0;
+            return match before {
+                Some(before) if before == mac => Noted::Confirmed,
+                Some(before) => Noted::Changed(before),
+                None => Noted::New,
+            };
+        }
+        self.insert(Neighbor { address, mac: Some(mac), confirmed: now, asked: now, questions: 0 });
+        Noted::New
+    }
+
+    /// As [`Neighbors::learn`], but only for an address that somebody asked for or knew before.
+    pub fn update(&mut self, now: Instant, address: IpAddr, mac: EthernetAddress) -> Noted {
+        if self.config.is_ours(address) {
+            return Noted::Conflict;
+        }
+        if self.places.contains_key(&address) { self.learn(now, address, mac) } else { Noted::Refused }
+    }
+
+    /// What to do with a packet to `address`. A question that is asked for counts as asked.
+    pub fn resolve(&mut self, now: Instant, address: IpAddr) -> Resolution {
+        if !self.config.is_on_link(address) || self.config.is_ours(address) {
+            return Resolution::Unreachable;
+        }
+        let Some(neighbor) = self.entry(address) else {
+            self.insert(Neighbor { address, mac: None, confirmed: now, asked: now, questions: 1 });
+            return Resolution::Ask;
+        };
+        let due = neighbor.questions == 0 || now.since(neighbor.asked) >= RETRANSMIT;
+        match neighbor.mac {
+            Some(mac) if now.since(neighbor.confirmed) < REACHABLE => Resolution::Known(mac),
+            Some(mac) if !due => Resolution::Known(mac),
+            Some(mac) if neighbor.questions < MAX_SOLICITATIONS => {
+                neighbor.ask(now);
+                Resolution::Confirm(mac)
+            }
+            // The host left or changed its MAC: ask everybody.
+            Some(_) => {
+                neighbor.mac = None;
+                neighbor.questions = 0;
+                neighbor.ask(now);
+                Resolution::Ask
+            }
+            None if !due && neighbor.questions > MAX_SOLICITATIONS => Resolution::Unreachable,
+            None if !due => Resolution::Wait,
+            None if neighbor.questions < MAX_SOLICITATIONS => {
+                neighbor.ask(now);
+                Resolution::Ask
+            }
+            None if neighbor.questions == MAX_SOLICITATIONS => {
+                neighbor.ask(now);
+                Resolution::Unreachable
+            }
+            None => {
+                neighbor.questions = 0;
+                neighbor.ask(now);
+                Resolution::Ask
+            }
+        }
+    }
+
+    /// The MAC address of `address`, however old, without asking.
+    #[must_use]
+    pub fn peek(&self, address: IpAddr) -> Option<EthernetAddress> {
+        self.entries.get(*self.places.get(&address)?)?.mac
+    }
+
+    /// Every known pair with the time since it was confirmed, for listings.
+    pub fn iter(&self, now: Instant) -> impl Iterator<Item = (IpAddr, EthernetAddress, Duration)> + '_ {
+        self.entries
+            .iter()
+            .filter_map(move |entry| Some((entry.address, entry.mac?, now.since(entry.confirmed))))
+    }
+
+    fn entry(&mut self, address: IpAddr) -> Option<&mut Neighbor> {
+        self.entries.get_mut(*self.places.get(&address)?)
+    }
+
+    fn insert(&mut self, neighbor: Neighbor) {
+        let place = if self.entries.len() < self.capacity {
+            self.entries.push(neighbor);
+            self.entries.len() - 1
+        } else {
+            let place = self.oldest();
+            if let Some(entry) = self.entries.get_mut(place) {
+                self.places.remove(&entry.address);
+                *entry = neighbor;
+            }
+            place
+        };
+        self.places.insert(neighbor.address, place);
+    }
+
+    /// The least recently confirmed of the next entries under the hand; unanswered ones go first.
+    fn oldest(&mut self) -> usize {
+        let len = self.entries.len().max(1);
+        let from = self.hand;
+        self.hand = (self.hand + EXAMINED) % len;
+        (0..EXAMINED.min(len))
+            .map(|step| (from + step) % len)
+            .min_by_key(|&place| self.entries.get(place).map(|entry| (entry.mac.is_some(), entry.confirmed)))
+            .unwrap_or(0)
+    }
+}
+
+impl Neighbor {
+    fn ask(&mut self, now: Instant) {
+        self.asked = now;
+        self.questions = self.questions.saturating_add(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::config;
+
+    fn mac(number: u8) -> EthernetAddress {
+        EthernetAddress([0x02, 0, 0, 0, 0, number])
+    }
+
+    fn ip(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 2, last])
+    }
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_millis(millis)
+    }
+
+    #[test]
+    fn a_learned_neighbor_is_known_for_thirty_seconds_and_then_asked() {
+        let mut table = Neighbors::new(&config());
+        assert_eq!(table.learn(at(0), ip(100), mac(1)), Noted::New);
+        assert_eq!(table.resolve(at(29_999), ip(100)), Resolution::Known(mac(1)));
+        assert_eq!(table.resolve(at(30_000), ip(100)), Resolution::Confirm(mac(1)));
+        assert_eq!(table.resolve(at(30_001), ip(100)), Resolution::Known(mac(1)), "asked a moment ago");
+        assert_eq!(table.learn(at(30_002), ip(100), mac(1)), Noted::Confirmed);
+        assert_eq!(table.resolve(at(60_001), ip(100)), Resolution::Known(mac(1)));
+    }
+
+    #[test]
+    fn a_silent_neighbor_is_asked_three_times_and_then_everybody_is() {
+        let mut table = Neighbors::new(&config());
+        table.learn(at(0), ip(100), mac(1));
+        for second in 30..33 {
+            assert_eq!(table.resolve(at(second * 1000), ip(100)), Resolution::Confirm(mac(1)));
+        }
+        assert_eq!(table.resolve(at(33_000), ip(100)), Resolution::Ask);
+        assert_eq!(table.resolve(at(33_001), ip(100)), Resolution::Wait);
+    }
+
+    #[test]
+    fn nobody_is_asked_more_than_three_times_in_a_row() {
+        let mut table = Neighbors::new(&config());
+        let answers = [0, 500, 1000, 2000, 2500, 3000, 3500, 4000].map(|now| table.resolve(at(now), ip(9)));
+        use Resolution::{Ask, Unreachable, Wait};
+        assert_eq!(answers, [Ask, Wait, Ask, Ask, Wait, Unreachable, Unreachable, Ask]);
+        assert_eq!(table.learn(at(4001), ip(9), mac(9)), Noted::New);
+        assert_eq!(table.resolve(at(4002), ip(9)), Resolution::Known(mac(9)));
+    }
+
+    #[test]
+    fn a_changed_mac_is_reported() {
+        let mut table = Neighbors::new(&config());
+        table.learn(at(0), ip(100), mac(1));
+        assert_eq!(table.learn(at(1), ip(100), mac(2)), Noted::Changed(mac(1)));
+        assert_eq!(table.peek(ip(100)), Some(mac(2)));
+    }
+
+    #[test]
+    fn only_hosts_of_this_link_are_learned() {
+        let mut table = Neighbors::new(&config());
+        for address in ["10.0.2.0", "10.0.2.255", "192.0.2.1", "224.0.0.1", "2001:db8::1", "ff02::1", "::"] {
+            assert_eq!(table.learn(at(0), address.parse().unwrap(), mac(1)), Noted::Refused, "{address}");
+        }
+        for address in ["10.0.2.2", "10.0.2.3", "fd00:db8::2", "fd00:db8::3", "fe80::77:1"] {
+            assert_eq!(table.learn(at(0), address.parse().unwrap(), mac(1)), Noted::Conflict, "{address}");
+        }
+        assert_eq!(table.learn(at(0), ip(1), EthernetAddress::BROADCAST), Noted::Refused);
+        for address in ["10.0.2.1", "fd00:db8::1:2:3:4", "fe80::99"] {
+            assert_eq!(table.learn(at(0), address.parse().unwrap(), mac(1)), Noted::New, "{address}");
+        }
+    }
+
+    #[test]
+    fn an_address_nobody_asked_for_is_not_updated() {
+        let mut table = Neighbors::new(&config());
+        assert_eq!(table.update(at(0), ip(7), mac(7)), Noted::Refused);
+        table.resolve(at(0), ip(7));
+        assert_eq!(table.update(at(0), ip(7), mac(7)), Noted::New);
+    }
+
+    #[test]
+    fn a_full_table_gives_up_its_oldest_entry() {
+        let mut table = Neighbors::with_capacity(&config(), 3);
+        table.learn(at(0), ip(10), mac(10));
+        table.learn(at(5), ip(11), mac(11));
+        table.resolve(at(9), ip(12));
+        table.learn(at(10), ip(13), mac(13));
+        assert_eq!(table.peek(ip(10)), Some(mac(10)), "the unanswered question went first");
+        table.learn(at(11), ip(14), mac(14));
+        assert_eq!(table.peek(ip(10)), None);
+        assert_eq!(table.iter(at(11)).count(), 3);
+        assert_eq!(table.places.len(), 3);
+    }
+}

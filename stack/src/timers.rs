@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! When something is due: one queue of deadlines for all flows of a gateway.
+//!
+//! # How it works
+//! A flow holds its true deadline itself and an [`Alarm`] here: the earliest entry this queue has for it. Moving a
+//! deadline *later*, which every ACK does, touches nothing; when the entry comes up too early, the flow sets the next
+//! one. So a busy flow costs one entry per timeout, not one per packet.
+//!
+//! # Bounds
+//! Entries that were overtaken by an earlier one stay until they come up and are then ignored.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use wharf_switch::Instant;
+
+use crate::host::Token;
+
+/// The earliest entry that the queue holds for one flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Alarm(Instant);
+
+impl Default for Alarm {
+    fn default() -> Self {
+        Self(Instant::FAR)
+    }
+}
+
+/// The queue of deadlines.
+#[derive(Debug, Default)]
+pub(crate) struct Timers {
+    queue: BinaryHeap<Reverse<(Instant, u64)>>,
+}
+
+impl Timers {
+    /// Sees to it that `token` comes up at `at` or before.
+    pub(crate) fn set(&mut self, alarm: &mut Alarm, token: Token, at: Instant) {
+        if at < alarm.0 {
+            alarm.0 = at;
+            self.queue.push(Reverse((at, token.pack())));
+        }
+    }
+
+    /// The next token whose entry is due, with the moment it was set for.
+    pub(crate) fn poll(&mut self, now: Instant) -> Option<(Token, Instant)> {
+        loop {
+            let &Reverse((at, packed)) = self.queue.peek()?;
+            if at > now {
+                return None;
+            }
+            self.queue.pop();
+            if let Some(token) = Token::unpack(packed) {
+                return Some((token, at));
+            }
+        }
+    }
+
+    /// The moment the next entry is due.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.queue.peek().map(|&Reverse((at, _))| at)
+    }
+}
+
+impl Alarm {
+    /// Whether the entry set for `at` is this alarm's; if so the alarm is off. Overtaken entries are not.
+    pub(crate) fn rings(&mut self, at: Instant) -> bool {
+        let rings = self.0 == at;
+        if rings {
+            self.0 = Instant::FAR;
+        }
+        rings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::{FlowId, Owner};
+
+    fn token(index: u32) -> Token {
+        Token { owner: Owner::Tcp, flow: FlowId { index, generation: 0 } }
+    }
+
+    #[test]
+    fn a_later_deadline_adds_no_entry() {
+        let mut timers = Timers::default();
+        let mut alarm = Alarm::default();
+        timers.set(&mut alarm, token(1), Instant::from_secs(1));
+        timers.set(&mut alarm, token(1), Instant::from_secs(2));
+        assert_eq!(timers.queue.len(), 1);
+        assert_eq!(timers.poll(Instant::from_secs(1)), Some((token(1), Instant::from_secs(1))));
+        assert!(alarm.rings(Instant::from_secs(1)));
+        assert_eq!(timers.next(), None);
+    }
+
+    #[test]
+    fn an_overtaken_entry_does_not_ring() {
+        let mut timers = Timers::default();
+        let mut alarm = Alarm::default();
+        timers.set(&mut alarm, token(1), Instant::from_secs(2));
+        timers.set(&mut alarm, token(1), Instant::from_secs(1));
+        let (_, at) = timers.poll(Instant::from_secs(5)).unwrap();
+        assert!(alarm.rings(at));
+        let (_, at) = timers.poll(Instant::from_secs(5)).unwrap();
+        assert!(!alarm.rings(at));
+    }
+}

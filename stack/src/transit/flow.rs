@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The table of flows: found by key when a packet comes, by id when a socket or a timer speaks.
+//!
+//! # Bounds
+//! A table holds at most the configured number of flows. Keys are chosen by the container, so they are hashed with
+//! SipHash-1-3 under a key drawn from the gateway's seed.
+
+use crate::host::FlowId;
+use crate::keyed::{KeyedMap, KeyedState};
+use core::hash::Hash;
+use core::net::SocketAddr;
+
+/// Both ends of a flow as the container sees them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct FlowKey {
+    /// The container's end (RFC 4787: internal).
+    pub(crate) container: SocketAddr,
+    /// The other end, under the address the container uses for it.
+    pub(crate) remote: SocketAddr,
+}
+
+/// A bounded table of flows of one kind.
+#[derive(Debug)]
+pub(crate) struct FlowTable<K, F> {
+    by_key: KeyedMap<K, u32>,
+    slots: Vec<Slot<F>>,
+    free: Vec<u32>,
+    limit: usize,
+}
+
+#[derive(Debug)]
+struct Slot<F> {
+    generation: u32,
+    flow: Option<F>,
+}
+
+impl<K: Copy + Eq + Hash, F> FlowTable<K, F> {
+    /// An empty table for at most `limit` flows.
+    pub(crate) fn new(hasher: KeyedState, limit: usize) -> Self {
+        Self { by_key: KeyedMap::with_hasher(hasher), slots: Vec::new(), free: Vec::new(), limit }
+    }
+
+    /// Flows in the table.
+    pub(crate) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// Whether no further flow fits.
+    pub(crate) fn is_full(&self) -> bool {
+        self.len() >= self.limit
+    }
+
+    /// The flow of a key.
+    pub(crate) fn find(&self, key: &K) -> Option<FlowId> {
+        let &index = self.by_key.get(key)?;
+        let slot = self.slots.get(usize::try_from(index).ok()?)?;
+        Some(FlowId { index, generation: slot.generation })
+    }
+
+    /// The flow of an id, unless it has ended.
+    pub(crate) fn get_mut(&mut self, id: FlowId) -> Option<&mut F> {
+        let slot = self.slots.get_mut(usize::try_from(id.index).ok()?)?;
+        if slot.generation == id.generation { slot.flow.as_mut() } else { None }
+    }
+
+    /// The flow of an id, unless it has ended.
+    pub(crate) fn get(&self, id: FlowId) -> Option<&F> {
+        let slot = self.slots.get(usize::try_from(id.index).ok()?)?;
+        if slot.generation == id.generation { slot.flow.as_ref() } else { None }
+    }
+
+    /// The id that the next [`FlowTable::insert`] will give, or `None` when the table is full.
+    pub(crate) fn next_id(&self) -> Option<FlowId> {
+        if self.is_full() {
+            return None;
+        }
+        let index = match self.free.last() {
+            Some(&index) => index,
+            None => u32::try_from(self.slots.len()).ok()?,
+        };
+        let generation =
+            usize::try_from(index).ok().and_then(|at| self.slots.get(at)).map_or(0, |s| s.generation);
+        Some(FlowId { index, generation })
+    }
+
+    /// Adds a flow under a key that is not in the table; it gets the id of [`FlowTable::next_id`].
+    pub(crate) fn insert(&mut self, key: K, flow: F) -> Option<FlowId> {
+        let id = self.next_id()?;
+        if self.free.pop().is_none() {
+            self.slots.push(Slot { generation: 0, flow: None });
+        }
+        let slot = self.slots.get_mut(usize::try_from(id.index).ok()?)?;
+        slot.flow = Some(flow);
+        self.by_key.insert(key, id.index);
+        Some(id)
+    }
+
+    /// Takes a flow out; its id finds nobody from now on.
+    pub(crate) fn remove(&mut self, id: FlowId, key: &K) -> Option<F> {
+        let slot = self.slots.get_mut(usize::try_from(id.index).ok()?)?;
+        if slot.generation != id.generation {
+            return None;
+        }
+        let flow = slot.flow.take()?;
+        slot.generation = slot.generation.wrapping_add(1) & 0x0fff_ffff;
+        self.free.push(id.index);
+        self.by_key.remove(key);
+        Some(flow)
+    }
+
+    /// Every flow with its id.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (FlowId, &F)> {
+        self.slots.iter().zip(0u32..).filter_map(|(slot, index)| {
+            let flow = slot.flow.as_ref()?;
+            Some((FlowId { index, generation: slot.generation }, flow))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_id_finds_nobody() {
+        let mut table = FlowTable::new(KeyedState::new(&[1; 32], b"test"), 1);
+        let first = table.insert('a', 1).unwrap();
+        assert!(table.insert('b', 2).is_none());
+        assert_eq!(table.remove(first, &'a'), Some(1));
+        let second = table.insert('b', 2).unwrap();
+        assert_eq!(second.index, first.index);
+        assert!(table.get(first).is_none());
+        assert_eq!(table.find(&'b'), Some(second));
+        assert_eq!(table.remove(first, &'b'), None);
+    }
+}

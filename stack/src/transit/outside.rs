@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Where a container may go: one decision, made after every translation.
+//!
+//! # How it works
+//! [`resolve`] turns the destination a container used into the one the host will be asked for (NAT64, host loopback);
+//! [`allowed`] has the last word on it. `connect()` to 0.0.0.0 and to `::ffff:127.0.0.1` reaches the host's loopback
+//! listeners, so these are refused like 127.0.0.1 itself.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::transit::nat64;
+use crate::{Config, DropReason};
+
+/// The address that the host is asked for when a container sends to `destination`.
+///
+/// # Errors
+/// Why the container may not go there.
+pub fn resolve(config: &Config, destination: IpAddr) -> Result<IpAddr, DropReason> {
+    if config.host_loopback {
+        match destination {
+            IpAddr::V4(address) if config.ipv4.is_some_and(|plan| plan.gateway == address) => {
+                return Ok(Ipv4Addr::LOCALHOST.into());
+            }
+            IpAddr::V6(address) if config.ipv6.is_some_and(|plan| plan.gateway == address) => {
+                return Ok(Ipv6Addr::LOCALHOST.into());
+            }
+            IpAddr::V4(_) | IpAddr::V6(_) => {}
+        }
+    }
+    let translated = match destination {
+        IpAddr::V6(address) => {
+            match config.nat64.and_then(|prefix| Some((prefix, nat64::extract(prefix, address)?))) {
+                Some((prefix, inner)) => {
+                    if !nat64::may_represent(prefix, inner) {
+                        return Err(DropReason::Nat64NotGlobal);
+                    }
+                    inner.into()
+                }
+                None => destination,
+            }
+        }
+        IpAddr::V4(_) => destination,
+    };
+    allowed(config, translated)?;
+    Ok(translated)
+}
+
+/// Whether the host may be asked for `address` on behalf of a container.
+///
+/// # Errors
+/// Why not.
+pub fn allowed(config: &Config, address: IpAddr) -> Result<(), DropReason> {
+    match address {
+        IpAddr::V4(address) => allowed_v4(config, address),
+        IpAddr::V6(address) => allowed_v6(config, address),
+    }
+}
+
+fn allowed_v4(config: &Config, address: Ipv4Addr) -> Result<(), DropReason> {
+    if address.is_loopback() || address.octets()[0] == 0 {
+        return Err(DropReason::OutsideIsLoopback);
+    }
+    if address.is_multicast() || address.is_broadcast() {
+        return Err(DropReason::OutsideNotUnicast);
+    }
+    if address.is_link_local() && !config.allow_link_local {
+        return Err(DropReason::OutsideIsLinkLocal);
+    }
+    if config.ipv4.is_some_and(|plan| plan.subnet.contains_addr(&address)) {
+        return Err(DropReason::OutsideIsInside);
+    }
+    Ok(())
+}
+
+fn allowed_v6(config: &Config, address: Ipv6Addr) -> Result<(), DropReason> {
+    if address.is_loopback() || address.is_unspecified() || address.to_ipv4_mapped().is_some() {
+        return Err(DropReason::OutsideIsLoopback);
+    }
+    if address.is_multicast() {
+        return Err(DropReason::OutsideNotUnicast);
+    }
+    if address.is_unicast_link_local() {
+        return Err(DropReason::OutsideIsLinkLocal);
+    }
+    if config.ipv6.is_some_and(|plan| plan.subnet.contains_addr(&address)) {
+        return Err(DropReason::OutsideIsInside);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::config;
+    use smoltcp::wire::Ipv6Cidr;
+
+    fn outcome(config: &Config, address: &str) -> Result<IpAddr, DropReason> {
+        resolve(config, address.parse().unwrap())
+    }
+
+    #[test]
+    fn every_way_to_the_hosts_loopback_is_closed() {
+        let config = config();
+        for address in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "127.0.0.1",
+            "127.255.255.254",
+            "::",
+            "::1",
+            "::ffff:127.0.0.1",
+            "::ffff:198.51.100.1",
+            "64:ff9b:1::127.0.0.1",
+            "64:ff9b:1::0.0.0.0",
+            "64:ff9b:1::0.9.9.9",
+        ] {
+            assert_eq!(outcome(&config, address), Err(DropReason::OutsideIsLoopback), "{address}");
+        }
+    }
+
+    #[test]
+    fn neither_groups_nor_links_nor_the_network_itself_are_outside() {
+        let config = config();
+        for (address, reason) in [
+            ("224.0.0.1", DropReason::OutsideNotUnicast),
+            ("239.255.255.255", DropReason::OutsideNotUnicast),
+            ("255.255.255.255", DropReason::OutsideNotUnicast),
+            ("ff02::1", DropReason::OutsideNotUnicast),
+            ("ff0e::1", DropReason::OutsideNotUnicast),
+            ("64:ff9b:1::224.0.0.1", DropReason::OutsideNotUnicast),
+            ("169.254.169.254", DropReason::OutsideIsLinkLocal),
+            ("64:ff9b:1::169.254.169.254", DropReason::OutsideIsLinkLocal),
+            ("fe80::1", DropReason::OutsideIsLinkLocal),
+            ("10.0.2.2", DropReason::OutsideIsInside),
+            ("10.0.2.77", DropReason::OutsideIsInside),
+            ("64:ff9b:1::10.0.2.100", DropReason::OutsideIsInside),
+            ("fd00:db8::2", DropReason::OutsideIsInside),
+        ] {
+            assert_eq!(outcome(&config, address), Err(reason), "{address}");
+        }
+    }
+
+    #[test]
+    fn ordinary_destinations_pass() {
+        let config = config();
+        for (address, to) in [
+            ("198.51.100.7", "198.51.100.7"),
+            ("10.0.3.1", "10.0.3.1"),
+            ("2001:db8::7", "2001:db8::7"),
+            ("64:ff9b:1::198.51.100.7", "198.51.100.7"),
+            ("64:ff9b:1::192.168.1.1", "192.168.1.1"),
+        ] {
+            assert_eq!(outcome(&config, address), Ok(to.parse().unwrap()), "{address}");
+        }
+    }
+
+    #[test]
+    fn options_open_what_they_name_and_nothing_else() {
+        let mut config = config();
+        config.allow_link_local = true;
+        assert_eq!(outcome(&config, "169.254.169.254"), Ok("169.254.169.254".parse().unwrap()));
+        assert_eq!(outcome(&config, "fe80::1"), Err(DropReason::OutsideIsLinkLocal));
+        config.host_loopback = true;
+        assert_eq!(outcome(&config, "10.0.2.2"), Ok("127.0.0.1".parse().unwrap()));
+        assert_eq!(outcome(&config, "fd00:db8::2"), Ok("::1".parse().unwrap()));
+        assert_eq!(outcome(&config, "10.0.2.3"), Err(DropReason::OutsideIsInside));
+        assert_eq!(outcome(&config, "127.0.0.1"), Err(DropReason::OutsideIsLoopback));
+    }
+
+    #[test]
+    fn the_well_known_prefix_refuses_private_destinations() {
+        let mut config = config();
+        config.nat64 = Some(Ipv6Cidr::new(nat64::WELL_KNOWN, 96));
+        assert_eq!(outcome(&config, "64:ff9b::192.168.1.1"), Err(DropReason::Nat64NotGlobal));
+        assert_eq!(outcome(&config, "64:ff9b::9.9.9.9"), Ok("9.9.9.9".parse().unwrap()));
+    }
+
+    #[test]
+    fn without_nat64_its_prefix_is_an_ordinary_destination() {
+        let mut config = config();
+        config.nat64 = None;
+        assert_eq!(outcome(&config, "64:ff9b:1::127.0.0.1"), Ok("64:ff9b:1::127.0.0.1".parse().unwrap()));
+    }
+}

@@ -1,0 +1,432 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The TCP relay: segments towards the container, a byte stream towards the host.
+//!
+//! # Path
+//! Segments come in through [`Relay::handle_segment`], sockets speak through [`Relay::handle_host`], time through
+//! [`Relay::handle_timer`]. None of them answers a segment at once: they mark the flow, and [`Relay::exhale`] lets
+//! every marked flow say everything it has to say in one go, so that a burst of segments costs one ACK.
+//!
+//! # How it works
+//! | file | what it decides |
+//! |---|---|
+//! | `handshake` | when a SYN is answered: not before the host connected |
+//! | `upload` | container to host: what a socket does not take is queued, never dropped |
+//! | `download` | host to container: frames stay queued until acknowledged |
+//! | `recovery` | what was lost, and when to send it again |
+//! | `close` | half-closes, resets, and when a flow is over |
+//!
+//! | phase | meaning | ends by |
+//! |---|---|---|
+//! | `Connecting` | the host connects, the container's SYN is held | the host's answer |
+//! | `Answered` | our SYN-ACK is on its way | the container's ACK |
+//! | `Open` | data flows, in one direction or both | both directions finished |
+//! | `Linger` | both finished, ours first: a repeated FIN is still acknowledged | one second |
+//!
+//! # Bounds
+//! At most [`MAX_FLOWS`] flows. Stream data is bounded per flow by its window cap and in all by the network's memory
+//! budget.
+//!
+//! # Sources
+//! RFC 9293, RFC 2018 (SACK), RFC 5961 (blind attacks), RFC 6298 (retransmission timer), RFC 6528 (ISN),
+//! RFC 5382 (timeouts behind a NAT), RFC 8985 (loss by transmission order).
+
+mod close;
+mod download;
+mod handshake;
+mod recovery;
+mod seq;
+mod upload;
+
+pub(crate) use self::close::refuse;
+
+use core::hash::BuildHasher;
+use core::net::SocketAddr;
+
+use smoltcp::wire::{EthernetAddress, TcpControl, TcpPacket, TcpRepr};
+use wharf_switch::{Duration, Frame, Instant};
+
+use self::download::Download;
+use self::seq::Seq;
+use self::upload::Upload;
+use crate::env::{Cx, Env, Outbox};
+use crate::host::{FlowId, Host, HostEvent, Owner, SocketId, Token};
+use crate::keyed::KeyedState;
+use crate::timers::Alarm;
+use crate::transit::flow::{FlowKey, FlowTable};
+use crate::wire::Packet;
+use crate::wire::emit::{self, Path};
+use crate::{Config, DropReason};
+
+/// Flows in one relay.
+const MAX_FLOWS: usize = 1 << 18;
+/// RFC 5382 REQ-5: an established connection's idle timeout MUST NOT be less than 2 hours 4 minutes.
+const IDLE_OPEN: Duration = Duration::from_secs(2 * 3600 + 4 * 60);
+/// RFC 5382 REQ-5: the transitory idle timeout MUST NOT be less than 4 minutes.
+const IDLE_TRANSITORY: Duration = Duration::from_secs(4 * 60);
+/// How long the side that closed first answers a repeated FIN.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Where a connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The host connects; the container waits for an answer to its SYN.
+    Connecting,
+    /// The SYN-ACK is sent and not yet acknowledged.
+    Answered,
+    /// Data may flow.
+    Open,
+    /// Everything is said; the last ACK may have been lost.
+    Linger,
+}
+
+/// Whether a flow goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Lives,
+    Ends,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Flow {
+    id: FlowId,
+    key: FlowKey,
+    /// The host's end: where the socket is connected to.
+    pub(crate) outside: SocketAddr,
+    container_mac: EthernetAddress,
+    socket: Option<SocketId>,
+    pub(crate) phase: Phase,
+    /// Hop limit of the SYN: an ICMP error quotes it.
+    syn_hop_limit: u8,
+    upload: Upload,
+    download: Download,
+    /// In the list of flows that [`Relay::exhale`] will visit.
+    marked: bool,
+    alarm: Alarm,
+    heard_at: Instant,
+}
+
+/// All connections of one worker.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    flows: FlowTable<FlowKey, Flow>,
+    /// Flows with something to say, each once.
+    marked: Vec<FlowId>,
+    /// The list being worked on, kept for its memory.
+    exhaling: Vec<FlowId>,
+    isn: KeyedState,
+}
+
+impl Relay {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            flows: FlowTable::new(KeyedState::new(&config.seed, b"tcp flows"), MAX_FLOWS),
+            marked: Vec::new(),
+            exhaling: Vec::new(),
+            isn: KeyedState::new(&config.seed, b"tcp isn"),
+        }
+    }
+
+    /// A TCP segment from a container to the outside.
+    pub(crate) fn handle_segment<H: Host, O: Outbox>(
+        &mut self,
+        cx: &mut Cx<'_, H, O>,
+        packet: &Packet,
+        frame: &Frame,
+    ) -> Result<(), DropReason> {
+        if !packet.transport_checksum_is_right(frame) {
+            return Err(DropReason::TcpChecksumWrong);
+        }
+        let bytes = packet.payload(frame);
+        let view = TcpPacket::new_checked(bytes).map_err(|_| DropReason::TcpMalformed)?;
+        let (src, dst) = (packet.src.into(), packet.dst.into());
+        let ignored = smoltcp::phy::ChecksumCapabilities::ignored();
+        let segment = TcpRepr::parse(&view, &src, &dst, &ignored).map_err(|_| DropReason::TcpMalformed)?;
+        let key = FlowKey {
+            container: SocketAddr::new(packet.src, segment.src_port),
+            remote: SocketAddr::new(packet.dst, segment.dst_port),
+        };
+        let is_syn = segment.control == TcpControl::Syn && segment.ack_number.is_none();
+        match self.flows.find(&key) {
+            Some(id) => {
+                if is_syn && self.flows.get(id).is_some_and(|flow| flow.phase == Phase::Linger) {
+                    // RFC 9293 section 3.6.1: a new incarnation may open from TIME-WAIT.
+                    self.settle(cx, id, Fate::Ends);
+                    return self.open(cx, packet, frame, &segment, key);
+                }
+                let Some(flow) = self.flows.get_mut(id) else { return Ok(()) };
+                let (fate, result) = flow.handle_segment(cx, packet, &segment);
+                self.settle(cx, id, fate);
+                result
+            }
+            None if is_syn => self.open(cx, packet, frame, &segment, key),
+            None => {
+                close::refuse(cx, packet, &segment);
+                Err(DropReason::TcpNoSuchFlow)
+            }
+        }
+    }
+
+    /// A socket of a connection became usable.
+    pub(crate) fn handle_host<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>, event: HostEvent) {
+        let id = event.token.flow;
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        let fate = flow.handle_host(cx, event);
+        self.settle(cx, id, fate);
+    }
+
+    /// A deadline of a connection came up.
+    pub(crate) fn handle_timer<H: Host, O: Outbox>(
+        &mut self,
+        cx: &mut Cx<'_, H, O>,
+        id: FlowId,
+        at: Instant,
+    ) {
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        if !flow.alarm.rings(at) {
+            return;
+        }
+        let fate = flow.handle_timer(cx);
+        self.settle(cx, id, fate);
+    }
+
+    /// Lets every marked flow speak. Flows that had more to say than their share are marked again.
+    pub(crate) fn exhale<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {
+        core::mem::swap(&mut self.marked, &mut self.exhaling);
+        let mut exhaling = core::mem::take(&mut self.exhaling);
+        for id in exhaling.drain(..) {
+            let Some(flow) = self.flows.get_mut(id) else { continue };
+            flow.marked = false;
+            let fate = flow.exhale(cx);
+            self.settle(cx, id, fate);
+        }
+        self.exhaling = exhaling;
+    }
+
+    /// Whether a flow waits for [`Relay::exhale`].
+    pub(crate) fn has_more(&self) -> bool {
+        !self.marked.is_empty()
+    }
+
+    /// Connections now.
+    pub(crate) fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Keeps a flow's mark and alarm up to date after a step, or ends the flow.
+    fn settle<H: Host, O>(&mut self, cx: &mut Cx<'_, H, O>, id: FlowId, fate: Fate) {
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        match fate {
+            Fate::Lives => {
+                if flow.wants_to_speak() && !flow.marked {
+                    flow.marked = true;
+                    self.marked.push(id);
+                }
+                let deadline = flow.deadline();
+                cx.env.timers.set(&mut flow.alarm, Token { owner: Owner::Tcp, flow: id }, deadline);
+            }
+            Fate::Ends => {
+                let key = flow.key;
+                if let Some(mut flow) = self.flows.remove(id, &key) {
+                    flow.release(cx.env);
+                    if let Some(socket) = flow.socket.take() {
+                        cx.host.close(socket);
+                    }
+                }
+            }
+        }
+    }
+
+    /// RFC 6528 section 3: ISN = M + F(localip, localport, remoteip, remoteport, secretkey).
+    fn initial_seq(&self, now: Instant, key: &FlowKey) -> Seq {
+        let hash = self.isn.hash_one(key);
+        // M is a timer that ticks every 4 microseconds.
+        let ticks = now.as_nanos() / 4000;
+        #[expect(clippy::cast_possible_truncation, reason = "sequence numbers are the low 32 bits of both")]
+        Seq((hash as u32).wrapping_add(ticks as u32))
+    }
+}
+
+impl Flow {
+    fn path(&self, env: &Env) -> Path {
+        Path {
+            src_mac: env.config.mac,
+            dst_mac: self.container_mac,
+            src: self.key.remote.ip(),
+            dst: self.key.container.ip(),
+        }
+    }
+
+    /// A TCP header of ours with the current acknowledgment and window.
+    fn header(&mut self, control: TcpControl, seq: Seq) -> TcpRepr<'static> {
+        TcpRepr {
+            src_port: self.key.remote.port(),
+            dst_port: self.key.container.port(),
+            control,
+            seq_number: seq.into(),
+            ack_number: Some(self.upload.next().into()),
+            window_len: self.upload.window_field(),
+            window_scale: None,
+            max_seg_size: None,
+            sack_permitted: false,
+            sack_ranges: [None; 3],
+            timestamp: None,
+            payload: &[],
+        }
+    }
+
+    /// Sends a segment without data.
+    fn send_bare<H, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>, header: &TcpRepr<'_>) {
+        let path = self.path(cx.env);
+        let mut frame = cx.env.pool.small();
+        emit::tcp(&mut frame, &path, header, 0, u16::MAX);
+        cx.send(&mut frame);
+    }
+
+    /// Acknowledges what has come so far.
+    fn send_ack<H, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {
+        self.upload.acknowledged();
+        let mut header = self.header(TcpControl::None, self.download.next());
+        if self.download.sack_permitted() {
+            header.sack_ranges = self.upload.sack_ranges();
+        }
+        self.send_bare(cx, &header);
+    }
+
+    fn handle_segment<H: Host, O: Outbox>(
+        &mut self,
+        cx: &mut Cx<'_, H, O>,
+        packet: &Packet,
+        segment: &TcpRepr<'_>,
+    ) -> (Fate, Result<(), DropReason>) {
+        self.container_mac = packet.src_mac;
+        match self.phase {
+            Phase::Connecting => self.handle_segment_while_connecting(cx, segment),
+            Phase::Answered | Phase::Open => self.handle_segment_in_sequence(cx, segment),
+            Phase::Linger => {
+                if segment.control == TcpControl::Fin {
+                    self.upload.owe_ack();
+                }
+                (Fate::Lives, Err(DropReason::TcpAfterClose))
+            }
+        }
+    }
+
+    /// RFC 9293 section 3.10.7.4, "other states", in its order: sequence, RST, SYN, ACK, data, FIN.
+    fn handle_segment_in_sequence<H: Host, O: Outbox>(
+        &mut self,
+        cx: &mut Cx<'_, H, O>,
+        segment: &TcpRepr<'_>,
+    ) -> (Fate, Result<(), DropReason>) {
+        let seq = Seq::from(segment.seq_number);
+        if segment.control == TcpControl::Rst {
+            return self.handle_reset(cx, seq);
+        }
+        if segment.control == TcpControl::Syn {
+            // RFC 5961 section 4.2: irrespective of the sequence number, send a challenge ACK.
+            if self.phase == Phase::Answered && seq + 1 == self.upload.next() {
+                self.send_syn_ack(cx);
+                return (Fate::Lives, Err(DropReason::TcpSynRepeated));
+            }
+            self.challenge(cx);
+            return (Fate::Lives, Err(DropReason::TcpSynInWindow));
+        }
+        let Some(ack) = segment.ack_number else {
+            return (Fate::Lives, Err(DropReason::TcpWithoutAck));
+        };
+        let len = emit::len16(segment.payload.len());
+        if !self.upload.is_acceptable(seq, u32::from(len) + u32::from(segment.control == TcpControl::Fin)) {
+            // RFC 9293 section 3.10.7.4: an acknowledgment should be sent in reply, and the segment dropped.
+            self.upload.owe_ack();
+            return (Fate::Lives, Err(DropReason::TcpOutOfWindow));
+        }
+        let ack = Seq::from(ack);
+        if !self.download.is_acceptable_ack(ack) {
+            // RFC 5961 section 5.2: blind data injection is answered with an ACK and dropped.
+            self.challenge(cx);
+            return (Fate::Lives, Err(DropReason::TcpAckUnacceptable));
+        }
+        if self.phase == Phase::Answered {
+            if ack != self.download.next() {
+                self.challenge(cx);
+                return (Fate::Lives, Err(DropReason::TcpAckUnacceptable));
+            }
+            self.phase = Phase::Open;
+        }
+        self.heard_at = cx.now;
+        self.download.handle_ack(cx.now, cx.env, seq, ack, segment);
+        let mut result = Ok(());
+        if !segment.payload.is_empty() {
+            result = self.upload.accept(cx, self.socket, seq, segment.payload);
+        }
+        if segment.control == TcpControl::Fin {
+            self.upload.note_fin(seq + u32::from(len));
+        }
+        (self.carry_on(cx), result)
+    }
+
+    fn handle_host<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>, event: HostEvent) -> Fate {
+        if self.phase == Phase::Connecting {
+            return self.handle_connect_end(cx);
+        }
+        if event.readable || event.error {
+            self.download.readable(event.error);
+        }
+        if event.writable || event.error {
+            self.upload.drain(cx, self.socket);
+        }
+        self.heard_at = cx.now;
+        self.carry_on(cx)
+    }
+
+    fn exhale<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) -> Fate {
+        if self.phase == Phase::Connecting {
+            return Fate::Lives;
+        }
+        self.retransmit_lost(cx);
+        let fate = self.pump(cx);
+        if fate == Fate::Lives && self.upload.owes_ack() {
+            self.send_ack(cx);
+        }
+        fate
+    }
+
+    fn wants_to_speak(&self) -> bool {
+        self.phase != Phase::Connecting
+            && (self.upload.owes_ack() || self.download.wants_to_speak(self.phase))
+    }
+
+    fn handle_timer<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) -> Fate {
+        if self.idle_deadline() <= cx.now {
+            return self.expire(cx);
+        }
+        match self.phase {
+            Phase::Connecting | Phase::Linger => Fate::Lives,
+            Phase::Answered | Phase::Open => self.handle_retransmission_timer(cx),
+        }
+    }
+
+    fn idle_deadline(&self) -> Instant {
+        let timeout = match self.phase {
+            Phase::Connecting | Phase::Answered => IDLE_TRANSITORY,
+            Phase::Open if self.upload.is_finished() && self.download.is_ended() => IDLE_TRANSITORY,
+            Phase::Open => IDLE_OPEN,
+            Phase::Linger => LINGER,
+        };
+        self.heard_at + timeout
+    }
+
+    fn deadline(&self) -> Instant {
+        let idle = self.idle_deadline();
+        match self.phase {
+            Phase::Connecting | Phase::Linger => idle,
+            Phase::Answered | Phase::Open => self.download.deadline().min(idle),
+        }
+    }
+
+    /// Gives back what the flow held of the network's budget.
+    fn release(&mut self, env: &mut Env) {
+        self.upload.release(env);
+        self.download.release(env);
+    }
+}

@@ -1,0 +1,426 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Host to container: a byte stream becomes segments, which stay queued until they are acknowledged.
+//!
+//! # How it works
+//! The socket is read straight into the payload area of a frame, as much as the container's window allows and a
+//! multiple of its segment size; the frame is sent and kept. While the window is closed the socket is not read: what
+//! a slow container has not asked for stays in the host's socket buffer.
+//!
+//! # Bounds
+//! Bytes in flight: the container's window, at most [`MAX_IN_FLIGHT`], and a share of the network's budget. Segments
+//! in flight: [`MAX_SEGMENTS`]. Frames per visit: [`FRAMES_PER_VISIT`], so that one fast flow leaves the others their
+//! turn.
+//!
+//! # Sources
+//! RFC 9293 section 3.8 (data), 3.8.6.1 (zero-window probes), section 3.10.7.4 (SND.WL1, SND.WL2).
+
+use std::collections::VecDeque;
+
+use smoltcp::wire::{TCP_HEADER_LEN, TcpControl, TcpRepr};
+use wharf_switch::frame::SMALL_FRAME_LEN;
+use wharf_switch::{Frame, Instant};
+
+use super::recovery::Recovery;
+use super::seq::Seq;
+use super::{Cx, Env, Fate, Flow, Phase};
+use crate::env::Outbox;
+use crate::host::{Host, StreamRead};
+use crate::wire::emit;
+
+/// Less than this in flight costs speed on a container's link; more was measured flat.
+const MAX_IN_FLIGHT: u32 = 2 << 20;
+/// A flow may always have this much in flight, whatever the budget says.
+const MIN_IN_FLIGHT: usize = 128 * 1024;
+const MAX_SEGMENTS: usize = 512;
+const FRAMES_PER_VISIT: usize = 16;
+
+/// What the container's SYN said about itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer {
+    pub(super) window: u32,
+    pub(super) window_shift: u8,
+    pub(super) mss: u16,
+    pub(super) sack_permitted: bool,
+}
+
+/// One segment that was sent and is not yet acknowledged.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) seq: Seq,
+    /// Sequence numbers it covers: payload bytes, or one for a FIN.
+    pub(super) len: u32,
+    /// The frame with the payload; a FIN has none.
+    pub(super) frame: Option<Frame>,
+    pub(super) sent_at: Instant,
+    /// Position among all transmissions of the flow (RFC 8985 orders by time; a counter has no ties).
+    pub(super) order: u64,
+    pub(super) transmissions: u32,
+    pub(super) sacked: bool,
+    pub(super) lost: bool,
+}
+
+impl Segment {
+    pub(super) fn end(&self) -> Seq {
+        self.seq + self.len
+    }
+}
+
+/// The host-to-container half of a connection.
+#[derive(Debug)]
+pub(crate) struct Download {
+    /// First number not yet acknowledged (SND.UNA).
+    una: Seq,
+    /// Next number to send (SND.NXT).
+    next: Seq,
+    /// The container's window, scaled (SND.WND).
+    window: u32,
+    /// Sequence and acknowledgment of the segment that set the window last (SND.WL1, SND.WL2).
+    window_set_by: (Seq, Seq),
+    peer: Peer,
+    pub(super) segments: VecDeque<Segment>,
+    pub(super) recovery: Recovery,
+    /// Bytes of frames in `segments`, taken from the budget.
+    reserved: usize,
+    readable: bool,
+    /// An error or the end of the stream waits: read until it shows.
+    draining: bool,
+    /// The host sent everything and our FIN is sent.
+    fin_sent: bool,
+    /// The container's window keeps us from reading on.
+    starved: bool,
+}
+
+impl Download {
+    pub(super) fn new(iss: Seq, irs: Seq, peer: Peer) -> Self {
+        Self {
+            una: iss,
+            next: iss + 1,
+            window: peer.window,
+            window_set_by: (irs, iss),
+            peer,
+            segments: VecDeque::new(),
+            recovery: Recovery::new(),
+            reserved: 0,
+            readable: false,
+            draining: false,
+            fin_sent: false,
+            starved: false,
+        }
+    }
+
+    pub(super) fn next(&self) -> Seq {
+        self.next
+    }
+
+    pub(super) fn unacknowledged(&self) -> Seq {
+        self.una
+    }
+
+    pub(super) fn sack_permitted(&self) -> bool {
+        self.peer.sack_permitted
+    }
+
+    pub(super) fn in_flight(&self) -> u32 {
+        self.next.since(self.una)
+    }
+
+    /// Our FIN is sent.
+    pub(super) fn is_ended(&self) -> bool {
+        self.fin_sent
+    }
+
+    /// Our FIN is sent and acknowledged.
+    pub(super) fn is_finished(&self) -> bool {
+        self.fin_sent && self.segments.is_empty()
+    }
+
+    /// The container's window, and nothing else, keeps the host's data back.
+    pub(super) fn is_starved(&self) -> bool {
+        self.starved
+    }
+
+    /// The SYN-ACK is on its way.
+    pub(super) fn syn_sent(&mut self, now: Instant) {
+        self.recovery.syn_sent(now);
+    }
+
+    /// The socket has something; with `draining` an error or the end.
+    pub(super) fn readable(&mut self, draining: bool) {
+        self.readable = true;
+        self.draining |= draining;
+    }
+
+    pub(super) fn wants_to_speak(&self, phase: Phase) -> bool {
+        phase == Phase::Open
+            && (self.recovery.has_lost() || (self.readable && !self.starved && !self.fin_sent))
+    }
+
+    /// RFC 5961 section 5.2: SND.UNA - MAX.SND.WND <= SEG.ACK <= SND.NXT.
+    pub(super) fn is_acceptable_ack(&self, ack: Seq) -> bool {
+        let oldest = self.una - MAX_IN_FLIGHT.max(self.window);
+        ack >= oldest && ack <= self.next
+    }
+
+    /// An acceptable acknowledgment: what it covers, what window it opens, and what it says is missing.
+    pub(super) fn handle_ack(
+        &mut self,
+        now: Instant,
+        env: &mut Env,
+        seq: Seq,
+        ack: Seq,
+        segment: &TcpRepr<'_>,
+    ) {
+        if ack < self.una {
+            return;
+        }
+        let window = u32::from(segment.window_len) << self.peer.window_shift;
+        let is_duplicate = ack == self.una
+            && segment.payload.is_empty()
+            && segment.control == TcpControl::None
+            && window == self.window
+            && self.in_flight() > 0;
+        let (set_by_seq, set_by_ack) = self.window_set_by;
+        if set_by_seq < seq || (set_by_seq == seq && set_by_ack <= ack) {
+            if window > self.window || ack > self.una {
+                self.starved = false;
+            }
+            self.window = window;
+            self.window_set_by = (seq, ack);
+        }
+        let advanced = ack > self.una;
+        if advanced {
+            self.starved = false;
+            self.una = ack;
+            self.acknowledge(now, env, ack);
+        }
+        self.note_sacks(now, &segment.sack_ranges);
+        if is_duplicate {
+            self.recovery.duplicate();
+        }
+        self.recovery.find_lost(&mut self.segments, ack, advanced, self.peer.sack_permitted);
+        if advanced && self.segments.is_empty() {
+            self.recovery.idle();
+        }
+    }
+
+    /// Lets go of segments up to `ack`.
+    fn acknowledge(&mut self, now: Instant, env: &mut Env, ack: Seq) {
+        if self.segments.is_empty() {
+            // The SYN-ACK.
+            self.recovery.syn_acknowledged(now);
+        }
+        while let Some(front) = self.segments.front_mut() {
+            if front.end() <= ack {
+                self.recovery.delivered(now, front);
+                if let Some(gone) = self.segments.pop_front().and_then(|segment| segment.frame) {
+                    let bytes = gone.capacity();
+                    drop(gone);
+                    self.unreserve(env, bytes);
+                }
+                continue;
+            }
+            if front.seq < ack {
+                // Part of a super-frame arrived: what remains gets new headers in the room of what is gone.
+                let gone = ack - front.seq;
+                if let Some(frame) = &mut front.frame {
+                    let before = frame.capacity();
+                    frame.trim_front(usize::try_from(gone).unwrap_or(0));
+                    let lost_room = before - frame.capacity();
+                    env.budget.release(lost_room);
+                    self.reserved = self.reserved.saturating_sub(lost_room);
+                }
+                front.seq = ack;
+                front.len -= gone;
+            }
+            break;
+        }
+        self.recovery.progress();
+    }
+
+    fn unreserve(&mut self, env: &mut Env, bytes: usize) {
+        env.budget.release(bytes);
+        self.reserved = self.reserved.saturating_sub(bytes);
+    }
+
+    fn note_sacks(&mut self, now: Instant, ranges: &[Option<(u32, u32)>; 3]) {
+        if !self.peer.sack_permitted {
+            return;
+        }
+        for (from, to) in ranges.iter().flatten().map(|&(from, to)| (Seq(from), Seq(to))) {
+            if to <= self.una {
+                // RFC 2883: a range below the cumulative acknowledgment reports a duplicate.
+                self.recovery.spurious();
+                continue;
+            }
+            for segment in &mut self.segments {
+                if segment.seq >= to {
+                    break;
+                }
+                if !segment.sacked && from <= segment.seq && segment.end() <= to {
+                    segment.sacked = true;
+                    self.recovery.delivered(now, segment);
+                }
+            }
+        }
+    }
+
+    /// When the retransmission or probe timer is due.
+    pub(super) fn deadline(&self) -> Instant {
+        self.recovery.deadline()
+    }
+
+    /// How many payload bytes may be read from the host now.
+    fn room(&self, env: &Env) -> u32 {
+        let share = env.budget.share().max(MIN_IN_FLIGHT.saturating_sub(self.reserved));
+        let limit =
+            u32::try_from(share).unwrap_or(u32::MAX).min(MAX_IN_FLIGHT.saturating_sub(self.in_flight()));
+        if self.segments.len() >= MAX_SEGMENTS {
+            return 0;
+        }
+        self.window.saturating_sub(self.in_flight()).min(limit)
+    }
+
+    pub(super) fn release(&mut self, env: &mut Env) {
+        self.segments.clear();
+        env.budget.release(self.reserved);
+        self.reserved = 0;
+    }
+}
+
+/// What a look at the socket brought.
+enum Read {
+    Segment { frame: Frame, len: usize, drained: bool },
+    Nothing,
+    End,
+    Broken,
+}
+
+impl Flow {
+    /// Moves data from the socket to the container until one of them, or our share of the turn, is used up.
+    pub(super) fn pump<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) -> Fate {
+        let mut frames = 0;
+        while self.phase == Phase::Open && self.download.readable && !self.download.fin_sent {
+            if frames == FRAMES_PER_VISIT {
+                return Fate::Lives;
+            }
+            let room = self.download.room(cx.env);
+            let mss = u32::from(self.download.peer.mss);
+            // RFC 1122 section 4.2.3.4: no small segments only because the window is nearly full.
+            if room == 0 || (room < mss && self.download.in_flight() > 0) {
+                self.download.starved = true;
+                self.download.recovery.starve(cx.now, self.download.in_flight() == 0);
+                break;
+            }
+            match self.read(cx, room) {
+                Read::Segment { frame, len, drained } => {
+                    self.send_data(cx, frame, len);
+                    if drained && !self.download.draining {
+                        self.download.readable = false;
+                    }
+                    frames += 1;
+                }
+                Read::Nothing => {
+                    self.download.readable = false;
+                    if self.upload.is_broken() {
+                        return self.refuse_container(cx);
+                    }
+                }
+                Read::End if self.upload.is_broken() => return self.refuse_container(cx),
+                Read::End => self.send_fin(cx),
+                Read::Broken => return self.refuse_container(cx),
+            }
+        }
+        Fate::Lives
+    }
+
+    /// Reads up to `room` bytes from the socket into a frame, behind the place of the headers.
+    fn read<H: Host, O>(&mut self, cx: &mut Cx<'_, H, O>, room: u32) -> Read {
+        let Some(socket) = self.socket else { return Read::Nothing };
+        let path = self.path(cx.env);
+        let mss = usize::from(self.download.peer.mss);
+        let mut wanted = usize::try_from(room).unwrap_or(0).min(path.max_tcp_payload());
+        if wanted > mss {
+            wanted -= wanted % mss;
+        }
+        let start = path.tcp_payload_start(TCP_HEADER_LEN);
+        let mut frame = cx.env.pool.for_len(start + wanted);
+        frame.set_len(start + wanted);
+        let buffer = frame.bytes_mut().get_mut(start..).unwrap_or_default();
+        match cx.host.tcp_recv(socket, buffer) {
+            StreamRead::Data(len) => {
+                if start + len <= SMALL_FRAME_LEN && frame.capacity() > SMALL_FRAME_LEN {
+                    // A short segment must not hold a large buffer until it is acknowledged.
+                    let mut small = cx.env.pool.small();
+                    small.fill(frame.bytes().get(..start + len).unwrap_or_default());
+                    frame = small;
+                }
+                Read::Segment { frame, len, drained: len < wanted }
+            }
+            StreamRead::Blocked => Read::Nothing,
+            StreamRead::End => Read::End,
+            StreamRead::Broken => Read::Broken,
+        }
+    }
+
+    /// Sends the next `len` bytes, which stand in `frame` already, and keeps them.
+    fn send_data<H, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>, mut frame: Frame, len: usize) {
+        let seq = self.download.next;
+        let covered = u32::try_from(len).unwrap_or(0);
+        self.emit_data(cx, &mut frame, seq, len);
+        let bytes = frame.capacity();
+        cx.env.budget.charge(bytes);
+        self.download.reserved += bytes;
+        let order = self.download.recovery.transmitted(cx.now);
+        self.download.next = seq + covered;
+        self.download.segments.push_back(Segment {
+            seq,
+            len: covered,
+            frame: Some(frame),
+            sent_at: cx.now,
+            order,
+            transmissions: 1,
+            sacked: false,
+            lost: false,
+        });
+    }
+
+    /// Writes current headers before the `len` payload bytes of `frame` and sends it.
+    pub(super) fn emit_data<H, O: Outbox>(
+        &mut self,
+        cx: &mut Cx<'_, H, O>,
+        frame: &mut Frame,
+        seq: Seq,
+        len: usize,
+    ) {
+        self.upload.acknowledged();
+        let path = self.path(cx.env);
+        let header = self.header(TcpControl::Psh, seq);
+        emit::tcp(frame, &path, &header, len, self.download.peer.mss);
+        cx.send(frame);
+    }
+
+    /// Sends the end of the host's stream.
+    fn send_fin<H, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {
+        let seq = self.download.next;
+        self.emit_fin(cx, seq);
+        let order = self.download.recovery.transmitted(cx.now);
+        self.download.fin_sent = true;
+        self.download.next = seq + 1;
+        self.download.segments.push_back(Segment {
+            seq,
+            len: 1,
+            frame: None,
+            sent_at: cx.now,
+            order,
+            transmissions: 1,
+            sacked: false,
+            lost: false,
+        });
+    }
+
+    pub(super) fn emit_fin<H, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>, seq: Seq) {
+        self.upload.acknowledged();
+        let header = self.header(TcpControl::Fin, seq);
+        self.send_bare(cx, &header);
+    }
+}

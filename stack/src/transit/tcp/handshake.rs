@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Opening a connection: the container's SYN is held until the host has connected.
+//!
+//! # How it works
+//! A SYN starts a connect with the SYN's own hop limit, less one, so that `traceroute -T` works. What the container
+//! then sees is what the host saw:
+//!
+//! | the host says | the container gets |
+//! |---|---|
+//! | connected | SYN-ACK |
+//! | an ICMP error arrived | that ICMP error, from whoever sent it |
+//! | refused | RST |
+//! | timed out | silence |
+//! | network or host unreachable | that ICMP error, from the gateway |
+//! | out of sockets | RST |
+
+use core::net::SocketAddr;
+
+use smoltcp::wire::{TcpControl, TcpRepr};
+use wharf_switch::Frame;
+
+use super::download::{Download, Peer};
+use super::seq::Seq;
+use super::upload::{Upload, WINDOW_SHIFT};
+use super::{Fate, Flow, FlowKey, Phase, Relay, close};
+use crate::DropReason;
+use crate::env::{Cx, Env, Outbox};
+use crate::host::{Host, HostError, Io, Owner, Token};
+use crate::timers::Alarm;
+use crate::transit::icmp_error::{self, Cause};
+use crate::transit::outside;
+use crate::wire::Packet;
+
+/// RFC 9293 section 3.7.1: without an MSS option, assume 536 (IPv4) or 1220 (IPv6).
+const DEFAULT_MSS_V4: u16 = 536;
+const DEFAULT_MSS_V6: u16 = 1220;
+/// No real network has a smaller one; it bounds the number of segments per byte.
+const SMALLEST_MSS: u16 = 48;
+const MAX_WINDOW_SHIFT: u8 = 14;
+
+/// The largest segment payload on the link for a family.
+fn link_mss(env: &Env, is_ipv4: bool) -> u16 {
+    let headers = if is_ipv4 { 40 } else { 60 };
+    u16::try_from(env.config.mtu_bytes.saturating_sub(headers)).unwrap_or(u16::MAX)
+}
+
+impl Relay {
+    /// A container's first SYN.
+    pub(super) fn open<H: Host, O: Outbox>(
+        &mut self,
+        cx: &mut Cx<'_, H, O>,
+        packet: &Packet,
+        frame: &Frame,
+        segment: &TcpRepr<'_>,
+        key: FlowKey,
+    ) -> Result<(), DropReason> {
+        let outside = match outside::resolve(&cx.env.config, packet.dst) {
+            Ok(address) => SocketAddr::new(address, key.remote.port()),
+            Err(reason) => {
+                icmp_error::answer(cx, packet, frame, Cause::Prohibited);
+                return Err(reason);
+            }
+        };
+        let Some(id) = self.flows.next_id() else {
+            close::refuse(cx, packet, segment);
+            return Err(DropReason::TcpTableFull);
+        };
+        let token = Token { owner: Owner::Tcp, flow: id };
+        let hop_limit = packet.hop_limit.saturating_sub(1).max(1);
+        let socket = match cx.host.tcp_connect(token, outside, hop_limit) {
+            Ok(socket) => socket,
+            Err(error) => {
+                let cause = match error {
+                    HostError::NetworkUnreachable => Cause::NetworkUnreachable,
+                    HostError::HostUnreachable => Cause::HostUnreachable,
+                    HostError::NotPermitted => Cause::Prohibited,
+                    HostError::TimedOut => return Ok(()),
+                    HostError::Refused => {
+                        close::refuse(cx, packet, segment);
+                        return Ok(());
+                    }
+                    HostError::Exhausted => {
+                        close::refuse(cx, packet, segment);
+                        return Err(DropReason::HostExhausted);
+                    }
+                };
+                icmp_error::answer(cx, packet, frame, cause);
+                return Ok(());
+            }
+        };
+        let is_ipv4 = packet.src.is_ipv4();
+        let default_mss = if is_ipv4 { DEFAULT_MSS_V4 } else { DEFAULT_MSS_V6 };
+        let mss =
+            segment.max_seg_size.unwrap_or(default_mss).max(SMALLEST_MSS).min(link_mss(cx.env, is_ipv4));
+        let peer = Peer {
+            window: u32::from(segment.window_len),
+            window_shift: segment.window_scale.unwrap_or(0).min(MAX_WINDOW_SHIFT),
+            mss,
+            sack_permitted: segment.sack_permitted,
+        };
+        let shift = if segment.window_scale.is_some() { WINDOW_SHIFT } else { 0 };
+        let irs = Seq::from(segment.seq_number);
+        let flow = Flow {
+            id,
+            key,
+            outside,
+            container_mac: packet.src_mac,
+            socket: Some(socket),
+            phase: Phase::Connecting,
+            syn_hop_limit: packet.hop_limit,
+            upload: Upload::new(irs + 1, shift),
+            download: Download::new(self.initial_seq(cx.now, &key), irs, peer),
+            marked: false,
+            alarm: Alarm::default(),
+            heard_at: cx.now,
+        };
+        if self.flows.insert(key, flow).is_some() {
+            self.settle(cx, id, Fate::Lives);
+        }
+        Ok(())
+    }
+}
+
+impl Flow {
+    pub(super) fn handle_segment_while_connecting<H: Host, O: Outbox>(
+        &mut self,
+        cx: &mut Cx<'_, H, O>,
+        segment: &TcpRepr<'_>,
+    ) -> (Fate, Result<(), DropReason>) {
+        let seq = Seq::from(segment.seq_number);
+        match segment.control {
+            TcpControl::Syn if segment.ack_number.is_none() => {
+                if seq + 1 != self.upload.next() {
+                    // The container gave up and tries again from the same port; the connect serves both.
+                    let shift = if segment.window_scale.is_some() { WINDOW_SHIFT } else { 0 };
+                    self.upload = Upload::new(seq + 1, shift);
+                }
+                (Fate::Lives, Err(DropReason::TcpSynRepeated))
+            }
+            TcpControl::Rst if seq == self.upload.next() || seq + 1 == self.upload.next() => {
+                self.reset_host(cx);
+                (Fate::Ends, Ok(()))
+            }
+            TcpControl::Syn | TcpControl::Rst | TcpControl::Fin | TcpControl::None | TcpControl::Psh => {
+                (Fate::Lives, Err(DropReason::TcpOutOfWindow))
+            }
+        }
+    }
+
+    /// The connect ended, well or not.
+    pub(super) fn handle_connect_end<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) -> Fate {
+        let Some(socket) = self.socket else { return Fate::Ends };
+        match cx.host.tcp_connected(socket) {
+            Ok(Io::Done(())) => {
+                self.phase = Phase::Answered;
+                self.heard_at = cx.now;
+                self.upload.open(cx.env);
+                self.send_syn_ack(cx);
+                Fate::Lives
+            }
+            Ok(Io::Blocked) => Fate::Lives,
+            Ok(Io::Broken) => self.refuse_container(cx),
+            Err(error) => {
+                if let Some(report) = cx.host.icmp_report(socket) {
+                    self.report_to_container(cx, Cause::Report(report));
+                    return Fate::Ends;
+                }
+                match error {
+                    HostError::Refused => return self.refuse_container(cx),
+                    HostError::TimedOut => {}
+                    HostError::NetworkUnreachable => self.report_to_container(cx, Cause::NetworkUnreachable),
+                    HostError::HostUnreachable => self.report_to_container(cx, Cause::HostUnreachable),
+                    HostError::NotPermitted => self.report_to_container(cx, Cause::Prohibited),
+                    HostError::Exhausted => return self.refuse_container(cx),
+                }
+                Fate::Ends
+            }
+        }
+    }
+
+    pub(super) fn send_syn_ack<H, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {
+        let is_ipv4 = self.key.container.is_ipv4();
+        let mut header = self.header(TcpControl::Syn, self.download.unacknowledged());
+        header.window_len = self.upload.unscaled_window();
+        header.max_seg_size = Some(link_mss(cx.env, is_ipv4));
+        header.window_scale = self.upload.window_shift();
+        header.sack_permitted = self.download.sack_permitted();
+        self.download.syn_sent(cx.now);
+        self.send_bare(cx, &header);
+    }
+
+    fn report_to_container<H, O: Outbox>(&self, cx: &mut Cx<'_, H, O>, cause: Cause) {
+        let mut ports_and_seq = [0; 8];
+        let [s0, s1] = self.key.container.port().to_be_bytes();
+        let [d0, d1] = self.key.remote.port().to_be_bytes();
+        let [q0, q1, q2, q3] = (self.upload.next() - 1).0.to_be_bytes();
+        ports_and_seq.copy_from_slice(&[s0, s1, d0, d1, q0, q1, q2, q3]);
+        let quoted = icmp_error::Quoted {
+            container: self.key.container.ip(),
+            container_mac: self.container_mac,
+            remote: self.key.remote.ip(),
+            protocol: smoltcp::wire::IpProtocol::Tcp,
+            hop_limit: self.syn_hop_limit,
+            transport: &ports_and_seq,
+        };
+        icmp_error::report(cx, &quoted, cause);
+    }
+}

@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Container to host: segments become a byte stream, and nothing inside the advertised window is thrown away.
+//!
+//! # How it works
+//! In-order payload goes to the socket straight from the received frame. What the socket does not take is held until
+//! it is writable again; what came out of order is held until the gap closes. The window we advertise is
+//! `cap - bytes held`, nothing else: not the socket's free space, not the remote's window. Its right edge never moves
+//! back.
+//!
+//! # Bounds
+//! The cap starts at 64 KiB and doubles, up to 512 KiB, while the host takes everything at once. Every held byte is
+//! taken from the network's budget; when that is used up a segment is not accepted and comes again.
+//!
+//! # Sources
+//! RFC 9293 section 3.8.6 (windows), RFC 2018 (SACK), RFC 7323 section 2 (window scale).
+
+use std::collections::VecDeque;
+
+use super::seq::Seq;
+use super::{Cx, Env};
+use crate::DropReason;
+use crate::host::{Host, Io, SocketId};
+
+/// Window scale we offer: 512 KiB fit into 16 bits.
+pub(super) const WINDOW_SHIFT: u8 = 7;
+const FIRST_CAP: u32 = 64 * 1024;
+const LARGEST_CAP: u32 = 512 * 1024;
+/// Separate pieces kept out of order; more gaps than that are left for retransmission.
+const MAX_PIECES: usize = 256;
+
+/// Payload that waits.
+#[derive(Debug)]
+struct Held {
+    seq: Seq,
+    bytes: Box<[u8]>,
+}
+
+impl Held {
+    #[expect(clippy::cast_possible_truncation, reason = "a piece is at most one IP packet")]
+    fn end(&self) -> Seq {
+        self.seq + self.bytes.len() as u32
+    }
+}
+
+/// The container-to-host half of a connection.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    /// Next sequence number expected (RFC 9293: RCV.NXT).
+    next: Seq,
+    /// Right edge of the advertised window; never moves back.
+    edge: Seq,
+    cap: u32,
+    shift: u8,
+    /// In-order payload that the socket has not taken; the first `taken` bytes of its front are gone.
+    queue: VecDeque<Held>,
+    taken: usize,
+    /// Payload beyond a gap, sorted, without overlaps.
+    pieces: Vec<Held>,
+    /// The piece that arrived last: its range goes first in SACK (RFC 2018 section 4).
+    newest_piece: Option<Seq>,
+    held: u32,
+    /// Bytes the host took at once since the cap last grew.
+    taken_at_once: u32,
+    blocked: bool,
+    broken: bool,
+    fin: Option<Seq>,
+    fin_reached: bool,
+    finished: bool,
+    ack_owed: bool,
+}
+
+impl Upload {
+    /// The half that expects `next` first and scales its window by `shift`.
+    pub(super) fn new(next: Seq, shift: u8) -> Self {
+        Self {
+            next,
+            edge: next,
+            cap: if shift == 0 { FIRST_CAP - 1 } else { FIRST_CAP },
+            shift,
+            queue: VecDeque::new(),
+            taken: 0,
+            pieces: Vec::new(),
+            newest_piece: None,
+            held: 0,
+            taken_at_once: 0,
+            blocked: false,
+            broken: false,
+            fin: None,
+            fin_reached: false,
+            finished: false,
+            ack_owed: false,
+        }
+    }
+
+    /// The host connected: a window may be advertised.
+    pub(super) fn open(&mut self, _env: &Env) {
+        self.edge = self.next + self.cap;
+    }
+
+    pub(super) fn next(&self) -> Seq {
+        self.next
+    }
+
+    /// The container's FIN has come and was handed to the host.
+    pub(super) fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// The socket broke while we sent.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    pub(super) fn owes_ack(&self) -> bool {
+        self.ack_owed
+    }
+
+    pub(super) fn owe_ack(&mut self) {
+        self.ack_owed = true;
+    }
+
+    /// An acknowledgment with the current window is on its way.
+    pub(super) fn acknowledged(&mut self) {
+        self.ack_owed = false;
+    }
+
+    /// The window of a SYN-ACK, which is never scaled (RFC 7323 section 2.2).
+    pub(super) fn unscaled_window(&self) -> u16 {
+        u16::try_from(self.edge - self.next).unwrap_or(u16::MAX)
+    }
+
+    pub(super) fn window_shift(&self) -> Option<u8> {
+        (self.shift != 0).then_some(self.shift)
+    }
+
+    /// The window field of an ordinary segment. Moves the right edge forward where there is room for it.
+    pub(super) fn window_field(&mut self) -> u16 {
+        let room = self.cap.saturating_sub(self.held);
+        let wanted = self.next + room;
+        // RFC 9293 section 3.8.6.2.2: no small steps of the right edge.
+        if wanted > self.edge && wanted - self.edge >= (self.cap / 2).min(SMALL_STEP).min(room) {
+            self.edge = wanted;
+        }
+        u16::try_from(self.edge.since(self.next) >> self.shift).unwrap_or(u16::MAX)
+    }
+
+    /// RFC 9293 section 3.10.7.4, the table of acceptable segments; `len` counts a FIN.
+    pub(super) fn is_acceptable(&self, seq: Seq, len: u32) -> bool {
+        let window = self.edge.since(self.next);
+        let starts_inside = |at: Seq| at >= self.next && at < self.next + window;
+        match (len, window) {
+            (0, 0) => seq == self.next,
+            (0, _) => starts_inside(seq) || seq == self.next + window,
+            (_, 0) => false,
+            (_, _) => starts_inside(seq) || starts_inside(seq + (len - 1)),
+        }
+    }
+
+    /// Takes in the payload of an acceptable segment.
+    pub(super) fn accept<H: Host, O>(
+        &mut self,
+        cx: &mut Cx<'_, H, O>,
+        socket: Option<SocketId>,
+        seq: Seq,
+        payload: &[u8],
+    ) -> Result<(), DropReason> {
+        self.ack_owed = true;
+        if self.fin_reached || self.fin.is_some_and(|fin| seq >= fin) {
+            return Err(DropReason::TcpAfterClose);
+        }
+        let (seq, payload) = self.inside_window(seq, payload).ok_or(DropReason::TcpRepeated)?;
+        if seq != self.next {
+            return self.keep_piece(cx.env, seq, payload);
+        }
+        self.deliver(cx, socket, payload)?;
+        self.join_pieces(cx.env);
+        self.drain(cx, socket);
+        Ok(())
+    }
+
+    /// Cuts off what came before and what lies beyond the window.
+    fn inside_window<'p>(&self, seq: Seq, payload: &'p [u8]) -> Option<(Seq, &'p [u8])> {
+        let known = usize::try_from(self.next.since(seq)).ok()?;
+        let payload = payload.get(known..).filter(|rest| !rest.is_empty())?;
+        let seq = seq.max(self.next);
+        let room = usize::try_from(self.edge.since(seq)).ok()?;
+        let payload = payload.get(..room.min(payload.len())).filter(|rest| !rest.is_empty())?;
+        Some((seq, payload))
+    }
+
+    /// Sends the next bytes of the stream, and holds what the socket does not take.
+    fn deliver<H: Host, O>(
+        &mut self,
+        cx: &mut Cx<'_, H, O>,
+        socket: Option<SocketId>,
+        payload: &[u8],
+    ) -> Result<(), DropReason> {
+        let mut rest = payload;
+        while let Some(socket) = socket.filter(|_| !rest.is_empty() && self.queue.is_empty() && !self.blocked)
+        {
+            match cx.host.tcp_send(socket, rest) {
+                Io::Done(sent) => rest = rest.get(sent..).unwrap_or_default(),
+                Io::Blocked => self.blocked = true,
+                Io::Broken => {
+                    self.broken = true;
+                    rest = &[];
+                }
+            }
+        }
+        if !rest.is_empty() && !self.hold_in_order(cx.env, payload.len() - rest.len(), rest) {
+            self.advance(payload.len() - rest.len());
+            return Err(DropReason::RelayMemoryExhausted);
+        }
+        if rest.is_empty() {
+            self.grow(cx.env, payload.len());
+        }
+        self.advance(payload.len());
+        Ok(())
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        self.next = self.next + u32::try_from(bytes).unwrap_or(0);
+    }
+
+    fn hold_in_order(&mut self, env: &mut Env, skipped: usize, rest: &[u8]) -> bool {
+        if !env.budget.reserve(rest.len()) {
+            return false;
+        }
+        let seq = self.next + u32::try_from(skipped).unwrap_or(0);
+        self.held += u32::try_from(rest.len()).unwrap_or(0);
+        self.queue.push_back(Held { seq, bytes: rest.into() });
+        true
+    }
+
+    /// The host took `bytes` at once: after a whole window of that, a larger one is worth its memory.
+    fn grow(&mut self, env: &Env, bytes: usize) {
+        self.taken_at_once = self.taken_at_once.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+        let larger = self.cap.saturating_mul(2);
+        let is_affordable = usize::try_from(larger).is_ok_and(|larger| larger <= env.budget.share());
+        if self.taken_at_once >= self.cap && larger <= LARGEST_CAP && self.shift != 0 && is_affordable {
+            self.cap = larger;
+            self.taken_at_once = 0;
+        }
+    }
+
+    /// Keeps the parts of `payload` that no piece holds yet.
+    fn keep_piece(&mut self, env: &mut Env, mut seq: Seq, mut payload: &[u8]) -> Result<(), DropReason> {
+        self.newest_piece = Some(seq);
+        let mut kept = false;
+        let mut at = self.pieces.partition_point(|piece| piece.end() <= seq);
+        while !payload.is_empty() {
+            let (gap, skip) = match self.pieces.get(at) {
+                Some(piece) if piece.seq <= seq => (0, piece.end().since(seq)),
+                Some(piece) => (piece.seq.since(seq), 0),
+                None => (u32::MAX, 0),
+            };
+            let (gap, skip) = (usize::try_from(gap).unwrap_or(0), usize::try_from(skip).unwrap_or(0));
+            if gap > 0 {
+                let part = payload.get(..gap.min(payload.len())).unwrap_or_default();
+                if self.pieces.len() >= MAX_PIECES || !env.budget.reserve(part.len()) {
+                    return Err(DropReason::RelayMemoryExhausted);
+                }
+                let len = u32::try_from(part.len()).unwrap_or(0);
+                self.pieces.insert(at, Held { seq, bytes: part.into() });
+                self.held += len;
+                kept = true;
+                payload = payload.get(part.len()..).unwrap_or_default();
+                seq = seq + len;
+            } else {
+                let skip = skip.min(payload.len());
+                payload = payload.get(skip..).unwrap_or_default();
+                seq = seq + u32::try_from(skip).unwrap_or(0);
+            }
+            at += 1;
+        }
+        if kept { Ok(()) } else { Err(DropReason::TcpRepeated) }
+    }
+
+    /// Moves pieces that the stream has reached into the queue.
+    fn join_pieces(&mut self, env: &mut Env) {
+        let reached = self.pieces.iter().take_while(|piece| piece.seq <= self.next).count();
+        let mut known_already = 0;
+        for piece in self.pieces.drain(..reached) {
+            let known = usize::try_from(self.next.since(piece.seq)).unwrap_or(0).min(piece.bytes.len());
+            known_already += known;
+            let end = piece.end();
+            if known == 0 {
+                self.queue.push_back(piece);
+            } else if end > self.next {
+                let tail = piece.bytes.get(known..).unwrap_or_default().into();
+                self.queue.push_back(Held { seq: self.next, bytes: tail });
+            }
+            self.next = self.next.max(end);
+        }
+        if known_already > 0 {
+            self.unhold(env, known_already);
+        }
+    }
+
+    /// Gives the socket what waits, in order, then the end of the stream.
+    pub(super) fn drain<H: Host, O>(&mut self, cx: &mut Cx<'_, H, O>, socket: Option<SocketId>) {
+        let Some(socket) = socket else { return };
+        self.blocked = false;
+        while let Some(front) = self.queue.front() {
+            let rest = front.bytes.get(self.taken..).unwrap_or_default();
+            if !rest.is_empty() && !self.broken {
+                match cx.host.tcp_send(socket, rest) {
+                    Io::Done(sent) => self.taken += sent,
+                    Io::Blocked => {
+                        self.blocked = true;
+                        return;
+                    }
+                    Io::Broken => self.broken = true,
+                }
+            }
+            if self.broken || self.taken >= front.bytes.len() {
+                let len = front.bytes.len();
+                self.queue.pop_front();
+                self.taken = 0;
+                self.unhold(cx.env, len);
+            }
+        }
+        self.finish(cx, socket);
+    }
+
+    fn unhold(&mut self, env: &mut Env, bytes: usize) {
+        env.budget.release(bytes);
+        let window_was = self.edge.since(self.next);
+        self.held = self.held.saturating_sub(u32::try_from(bytes).unwrap_or(0));
+        // A container that waits for room must hear of it.
+        let room = self.cap.saturating_sub(self.held);
+        if room >= window_was + (self.cap / 2).min(SMALL_STEP) {
+            self.ack_owed = true;
+        }
+    }
+
+    /// The container's FIN stands at `seq`.
+    pub(super) fn note_fin(&mut self, seq: Seq) {
+        self.ack_owed = true;
+        if self.fin.is_none() && seq <= self.edge {
+            self.fin = Some(seq);
+        }
+    }
+
+    /// Takes in the FIN when everything before it has come, and hands it on when everything before it is delivered.
+    pub(super) fn finish<H: Host, O>(&mut self, cx: &mut Cx<'_, H, O>, socket: SocketId) {
+        if self.fin == Some(self.next) && !self.fin_reached {
+            self.fin_reached = true;
+            self.next = self.next + 1;
+            self.edge = self.edge.max(self.next);
+            self.ack_owed = true;
+        }
+        if self.fin_reached && !self.finished && self.queue.is_empty() {
+            self.finished = true;
+            cx.host.tcp_finish(socket);
+        }
+    }
+
+    /// The ranges received out of order, the newest first (RFC 2018 section 4).
+    pub(super) fn sack_ranges(&self) -> [Option<(u32, u32)>; 3] {
+        let mut ranges = [None; 3];
+        if self.pieces.is_empty() {
+            return ranges;
+        }
+        let mut blocks: Vec<(Seq, Seq)> = Vec::with_capacity(self.pieces.len().min(MAX_PIECES));
+        for piece in &self.pieces {
+            match blocks.last_mut() {
+                Some((_, end)) if *end == piece.seq => *end = piece.end(),
+                _ => blocks.push((piece.seq, piece.end())),
+            }
+        }
+        let newest =
+            self.newest_piece.and_then(|seq| blocks.iter().position(|&(from, to)| from <= seq && seq < to));
+        let first = newest.map(|at| blocks.remove(at));
+        for (range, (from, to)) in ranges.iter_mut().zip(first.into_iter().chain(blocks)) {
+            *range = Some((from.0, to.0));
+        }
+        ranges
+    }
+
+    /// Gives back everything held.
+    pub(super) fn release(&mut self, env: &mut Env) {
+        let held: usize =
+            self.queue.drain(..).chain(self.pieces.drain(..)).map(|held| held.bytes.len()).sum();
+        env.budget.release(held);
+        self.held = 0;
+    }
+}
+
+/// The right edge moves in steps of at least this many bytes, or half the window.
+const SMALL_STEP: u32 = 16 * 1024;
