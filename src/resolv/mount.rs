@@ -58,16 +58,23 @@ impl Cover {
         Ok(true)
     }
 
+    /// Whether there is a file to bind over.
+    #[must_use]
+    pub fn has_file(&self) -> bool {
+        fs::metadata(PATH).is_ok()
+    }
+
     fn place(&self, stage: &Path) -> io::Result<()> {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        mount("wharf", stage, "tmpfs", flags, c"mode=0755,size=4m")?;
-        if fs::metadata(PATH).is_ok() {
+        mount("wharf", stage, "tmpfs", flags, c"mode=0755")?;
+        if self.has_file() {
             let file = stage.join("resolv.conf");
             write(&file, &self.text)?;
             mount_bind(file, PATH)?;
             return Ok(());
         }
         let (directory, rest) = lacking(Path::new(PATH)).ok_or(io::ErrorKind::NotFound)?;
+        fs::set_permissions(stage, fs::metadata(&directory)?.permissions())?;
         let original = stage.join(ORIGINAL);
         make_directory(&original)?;
         mount_bind_recursive(&directory, &original)?;

@@ -113,6 +113,15 @@ pub fn exit_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
+/// The process group of a process (`None`: of this one), if it has a number in our PID namespace.
+#[must_use]
+pub fn process_group(pid: Option<Pid>) -> Option<Pid> {
+    // SAFETY: getpgid touches no memory of ours.
+    let group = unsafe { libc::getpgid(Pid::as_raw(pid)) };
+    // 0 is a group whose leader is outside; -1 is an error.
+    if group > 0 { Pid::from_raw(group) } else { None }
+}
+
 /// The login name of a user, asked of the system's name service.
 #[must_use]
 pub fn user_name(uid: u32) -> Option<String> {
