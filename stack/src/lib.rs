@@ -16,6 +16,7 @@ mod env;
 pub mod host;
 mod keyed;
 pub mod link;
+pub mod local;
 mod timers;
 pub mod transit;
 mod wire;
