@@ -128,7 +128,10 @@ impl Container {
             .iter()
             .map(|&part| {
                 let buffer = |size| SocketBuffer::new(vec![0; size]);
-                let socket = Socket::new(buffer(part.receive_buffer), buffer(64 * 1024));
+                let mut socket = Socket::new(buffer(part.receive_buffer), buffer(64 * 1024));
+                // Leaving a closed window, smoltcp 0.14 turns its retransmission timer off although data is in
+                // flight; the answers to keep-alives make it resend.
+                socket.set_keep_alive(Some(smoltcp::time::Duration::from_secs(1)));
                 Conversation {
                     part,
                     handle: sockets.add(socket),

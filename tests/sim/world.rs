@@ -266,6 +266,7 @@ impl World {
     }
 
     fn describe(&self) -> String {
-        format!("{:#?}\n{:#?}", self.container.conversations, self.worker.host.connections)
+        let (conversations, connections) = (&self.container.conversations, &self.worker.host.connections);
+        format!("{conversations:#?}\n{connections:#?}\n{:?}", self.worker.gateway)
     }
 }
