@@ -10,6 +10,7 @@ use smoltcp::wire::{Ipv4Cidr, Ipv6Cidr};
 
 use super::{fail, values};
 use crate::dataplane::{self, PollMode};
+use crate::netns::DeviceChoice;
 use crate::netns::plan::{Families, Wishes};
 use crate::run::{self, Options, idmap};
 use crate::sys::tun::MAX_MTU;
@@ -111,9 +112,22 @@ struct EngineArgs {
     /// What an idle worker does
     #[arg(long, value_name = "MODE", default_value = "adaptive")]
     poll: Poll,
+    /// The sandbox's device: auto takes a veth pair where there is no /dev/net/tun
+    #[arg(long, value_name = "KIND", default_value = "auto")]
+    device: DeviceArg,
     /// Bytes of stream data the relay may hold; suffixes K, M, G
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = values::size)]
     memory: usize,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum DeviceArg {
+    /// A TAP, else a veth pair
+    Auto,
+    /// A TAP
+    Tap,
+    /// A veth pair
+    Veth,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -170,6 +184,11 @@ impl RunArgs {
         Ok(Options {
             command: if self.command.is_empty() { vec![shell()] } else { self.command },
             mtu_bytes,
+            device: match self.engine.device {
+                DeviceArg::Auto => DeviceChoice::Best,
+                DeviceArg::Tap => DeviceChoice::Tap,
+                DeviceArg::Veth => DeviceChoice::Veth,
+            },
             wishes: Wishes {
                 families,
                 cidr: self.addresses.cidr,

@@ -15,7 +15,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::sys::tun::Offloads;
+use crate::netns::DeviceKind;
 
 /// Descriptors that travel with one message at most: one queue per worker.
 const MAX_FDS: usize = 64;
@@ -36,7 +36,9 @@ pub(crate) enum ToInit {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum FromInit {
     /// The device is there and configured; its queues come as descriptors.
-    Device { offloads: Offloads },
+    Device(DeviceKind),
+    /// Something is not as usual.
+    Note(String),
     /// Something does not work that nobody must have.
     Warning(String),
     /// The sandbox cannot be made.

@@ -38,8 +38,8 @@ use messages::{Channel, FromInit, ToInit};
 use supervise::Supervisor;
 
 use crate::dataplane;
-use crate::netns::Netlink;
 use crate::netns::plan::{Families, GATEWAY_MAC, Plan, Wishes, overlap};
+use crate::netns::{DeviceChoice, Netlink};
 use crate::resolv::{self, ResolvConf};
 use crate::sandbox;
 use crate::sys::process::{Cloned, clone_into_namespaces};
@@ -52,6 +52,8 @@ pub struct Options {
     pub command: Vec<OsString>,
     /// Largest IP packet on the link, in bytes.
     pub mtu_bytes: usize,
+    /// The kind of device.
+    pub device: DeviceChoice,
     /// The addresses.
     pub wishes: Wishes,
     /// Nameservers instead of the host's.
@@ -121,6 +123,7 @@ pub fn run(options: &Options) -> Result<Outcome, Error> {
     let setup = Setup {
         plan,
         mtu_bytes: options.mtu_bytes,
+        device: options.device,
         queues: options.dataplane.workers,
         hostname: options.hostname.clone(),
         resolv_conf: resolv::render(plan.nameserver(), &config.search, &host.options),
@@ -184,10 +187,11 @@ fn receive_device(channel: &Channel) -> Result<Vec<OwnedFd>, Error> {
         let received = channel.receive::<FromInit>().doing("listening to the sandbox")?;
         let Some((message, fds)) = received else { return Err(Error::InitKilled) };
         match message {
-            FromInit::Device { offloads } => {
-                tracing::debug!(?offloads, queues = fds.len(), "device ready");
+            FromInit::Device(kind) => {
+                tracing::debug!(?kind, queues = fds.len(), "device ready");
                 return Ok(fds);
             }
+            FromInit::Note(text) => tracing::info!("{text}"),
             FromInit::Warning(text) => tracing::warn!("{text}"),
             FromInit::Failed { step, errno } => return Err(Error::Sandbox { step, errno }),
             other => tracing::debug!(?other, "unexpected message"),
