@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The command line: what the user typed, turned into options of the work to be done.
 
+mod doctor;
 mod generate;
 mod logging;
 mod run;
@@ -27,6 +28,8 @@ struct Cli {
 enum Command {
     /// Run a command in a sandbox with a network of its own
     Run(Box<run::RunArgs>),
+    /// Say whether this machine has what a rootless network needs
+    Doctor(doctor::DoctorArgs),
     /// Print the manual pages
     #[command(hide = true)]
     Man(generate::ManArgs),
@@ -50,6 +53,7 @@ pub fn main() -> ExitCode {
     logging::start(&cli.logging);
     match cli.command {
         Command::Run(args) => run::main(*args),
+        Command::Doctor(args) => doctor::main(&args),
         Command::Man(args) => generate::man(&args),
         Command::Completions(args) => generate::completions(&args),
     }

@@ -24,6 +24,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::process::{DumpableBehavior, Pid, Rlimit, Signal, WaitOptions};
 
 use super::messages::{Channel, FromInit, ToInit};
+use crate::doctor::advice;
 use crate::netns::plan::Plan;
 use crate::netns::{self, Device, DeviceChoice};
 use crate::resolv;
@@ -109,13 +110,19 @@ fn receive(channel: &Channel) -> Result<Option<ToInit>, Failure> {
 
 /// Makes the device and sends its queues to wharf.
 fn cable(setup: &Setup, channel: &Channel) -> Result<(), Failure> {
-    let device = Device::open(setup.device, setup.queues, setup.mtu_bytes)
-        .map_err(|e| Failure::new("creating the network device", &e))?;
+    let device = match Device::open(setup.device, setup.queues, setup.mtu_bytes) {
+        Ok(device) => device,
+        Err(error) => {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            let _ = channel.send(&FromInit::NoDevice { errno }, &[]);
+            exit_now(0)
+        }
+    };
     let warnings = netns::configure(&setup.plan, setup.mtu_bytes, setup.queues)
         .map_err(|f| Failure::new(f.step, &f.source))?;
     let fds: Vec<BorrowedFd<'_>> = device.queues.iter().map(AsFd::as_fd).collect();
     if let Some(error) = device.fell_back {
-        let text = format!("no TAP device ({error}): a veth pair does its work, with smaller buffers");
+        let text = format!("a veth pair takes the place of a TAP: {}", advice::tap(&error));
         let _ = channel.send(&FromInit::Note(text), &[]);
     }
     let sent = channel.send(&FromInit::Device(device.kind), &fds);

@@ -41,6 +41,8 @@ pub(crate) enum FromInit {
     Note(String),
     /// Something does not work that nobody must have.
     Warning(String),
+    /// No kind of device can be made; the error is the TAP's, or that of the kind asked for.
+    NoDevice { errno: i32 },
     /// The sandbox cannot be made.
     Failed { step: String, errno: Option<i32> },
     /// The command could not be started.

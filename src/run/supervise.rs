@@ -112,7 +112,7 @@ impl<'a> Supervisor<'a> {
                 tracing::info!("{text}");
                 return Ok(None);
             }
-            FromInit::Device(_) => return Ok(None),
+            FromInit::Device(_) | FromInit::NoDevice { .. } => return Ok(None),
         };
         Ok(Some(outcome))
     }
