@@ -9,8 +9,6 @@ use clap::Args;
 use super::fail;
 use crate::doctor;
 
-/// Makes a sandbox for a moment and says for each point that fails the command that mends it. The exit status is 0
-/// when `wharf run` can work, 1 when a required point is missing.
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
     /// Print the points as JSON

@@ -27,8 +27,16 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a command in a sandbox with a network of its own
+    ///
+    /// The command runs in user, network, mount, PID, IPC and UTS namespaces of its own. Its network ends in wharf, which
+    /// carries what goes outside over ordinary sockets of the host: no root, no kernel bridge, no packet filter rules.
+    /// The sandbox ends with the command, with everything that is still running in it.
+    #[command(override_usage = "wharf run [OPTIONS] [--] [COMMAND [ARGUMENT]...]", after_long_help = run::EXIT_STATUS)]
     Run(Box<run::RunArgs>),
     /// Say whether this machine has what a rootless network needs
+    ///
+    /// Makes a sandbox for a moment and says for each point that fails the command that mends it. The exit status is 0
+    /// when `wharf run` can work and 1 when a required point is missing.
     Doctor(doctor::DoctorArgs),
     /// Print the manual pages
     #[command(hide = true)]
