@@ -150,7 +150,7 @@ fn what_still_runs_inside_ends_with_the_command() {
         "--",
         "sh",
         "-c",
-        "setsid sleep 1000 & sleep 1001 & echo up; read x",
+        "setsid sleep 1000 & sleep 1001 & echo up; read x; exit 0",
     ]));
     assert_eq!(running.line(), "up");
     let pids = super::caller::tree(running.pid());

@@ -73,7 +73,7 @@ impl Sandbox {
     fn is_ours(&mut self) {
         eventually("resolv.conf names the gateway", || {
             let text = self.resolv_conf();
-            text.contains("nameserver 192.0.2.3\n") && text.matches("nameserver").count() == 1
+            text.contains("nameserver 192.0.2.3\n") && text.matches("\nnameserver ").count() == 1
         });
     }
 
