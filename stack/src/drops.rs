@@ -56,5 +56,10 @@ wharf_switch::drop_reasons! {
         NdpConflict(Policy, "somebody claims the gateway's IPv6 address"),
         NdpRogueRouter(Policy, "a container plays the router"),
         NdpNotSolicited(Elsewhere, "Neighbor Advertisement that nobody asked for"),
+        DhcpMalformed(Malformed, "DHCP message truncated, contradictory or not for Ethernet"),
+        DhcpNotRequest(Elsewhere, "DHCP message that no client sends to a server"),
+        DhcpOtherServer(Elsewhere, "DHCP client chose another server"),
+        DhcpNotOwner(Elsewhere, "DHCP release or decline of an address that is not the client's"),
+        DhcpRangeExhausted(Exhausted, "every address of the DHCP range is leased"),
     }
 }

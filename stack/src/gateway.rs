@@ -170,12 +170,13 @@ impl Gateway {
                 Owner::Dns => {}
             }
         }
+        self.local.handle_timers(&mut Cx { now, host, out, env: &mut self.env });
     }
 
     /// When the next deadline is due.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.env.timers.next()
+        self.env.timers.next().into_iter().chain(self.local.next_deadline()).min()
     }
 
     /// Other nameservers from now on.

@@ -17,7 +17,7 @@ mod gateway;
 pub mod host;
 mod keyed;
 pub mod link;
-mod local;
+pub mod local;
 mod timers;
 pub mod transit;
 mod wire;

@@ -5,12 +5,16 @@
 //! [`Local::is_for_us`] decides; [`Local::handle_packet`] hands the packet to the service of its protocol and port.
 //! Whoever sends to a port without a service hears so at once (RFC 1122 section 4.1.3.1, RFC 9293 section 3.5.2).
 
+pub mod dhcp4;
 mod echo;
+pub mod name;
+pub mod router_advert;
 
 use core::net::{IpAddr, Ipv4Addr};
 
 use smoltcp::wire::{IpProtocol, TcpPacket, TcpRepr, UdpPacket};
-use wharf_switch::Frame;
+use wharf_switch::frame::ETHERNET_HEADER_LEN;
+use wharf_switch::{Frame, Instant};
 
 use crate::env::{Cx, Outbox};
 use crate::host::Host;
@@ -22,7 +26,10 @@ use crate::{Config, DropReason};
 
 /// The gateway's own services.
 #[derive(Debug)]
-pub(crate) struct Local {}
+pub(crate) struct Local {
+    dhcp4: Option<dhcp4::Server>,
+    advertiser: Option<router_advert::Advertiser>,
+}
 
 /// Whether an address belongs to the gateway or reaches every host of the link.
 fn is_ours(config: &Config, address: IpAddr) -> bool {
@@ -52,8 +59,11 @@ fn leads_to_host_loopback(config: &Config, address: IpAddr) -> bool {
 }
 
 impl Local {
-    pub(crate) fn new(_config: &Config) -> Self {
-        Self {}
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            dhcp4: dhcp4::Server::new(config),
+            advertiser: router_advert::Advertiser::new(config, Instant::ZERO),
+        }
     }
 
     /// Whether a packet ends at the gateway.
@@ -66,10 +76,31 @@ impl Local {
     /// A host asks for a Router Advertisement.
     pub(crate) fn advertise<H, O: Outbox>(
         &mut self,
-        _cx: &mut Cx<'_, H, O>,
-        _solicitation: RouterSolicitation,
+        cx: &mut Cx<'_, H, O>,
+        solicitation: RouterSolicitation,
     ) -> Result<(), DropReason> {
+        let advertiser = self.advertiser.as_mut().ok_or(DropReason::Ipv6NotConfigured)?;
+        if let Some(recipient) = advertiser.handle_solicitation(cx.now, solicitation.from, solicitation.mac) {
+            let mut frame = cx.env.pool.for_len(MAX_ADVERT_LEN);
+            advertiser.emit(&mut frame, recipient);
+            cx.send(&mut frame);
+        }
         Ok(())
+    }
+
+    /// Whatever is due.
+    pub(crate) fn handle_timers<H, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {
+        let Some(advertiser) = self.advertiser.as_mut() else { return };
+        if let Some(recipient) = advertiser.poll(cx.now) {
+            let mut frame = cx.env.pool.for_len(MAX_ADVERT_LEN);
+            advertiser.emit(&mut frame, recipient);
+            cx.send(&mut frame);
+        }
+    }
+
+    /// When [`Local::handle_timers`] has something to do.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.advertiser.as_ref().map(router_advert::Advertiser::poll_at)
     }
 
     /// A whole packet for the gateway, other than Neighbor Discovery.
@@ -99,9 +130,27 @@ impl Local {
         if !packet.transport_checksum_is_right(frame) {
             return Err(DropReason::UdpChecksumWrong);
         }
-        UdpPacket::new_checked(packet.payload(frame)).map_err(|_| DropReason::UdpMalformed)?;
+        let datagram = UdpPacket::new_checked(packet.payload(frame)).map_err(|_| DropReason::UdpMalformed)?;
+        if datagram.dst_port() == dhcp4::SERVER_PORT && packet.src.is_ipv4() {
+            return self.handle_dhcp4(cx, packet, datagram.payload());
+        }
         icmp_error::answer(cx, packet, frame, Cause::PortUnreachable);
         Err(DropReason::PortClosed)
+    }
+
+    fn handle_dhcp4<H, O: Outbox>(
+        &mut self,
+        cx: &mut Cx<'_, H, O>,
+        packet: &Packet,
+        message: &[u8],
+    ) -> Result<(), DropReason> {
+        let server = self.dhcp4.as_mut().ok_or(DropReason::Ipv4NotConfigured)?;
+        if let Some(reply) = server.handle(cx.now, message, |_| None)? {
+            let mut frame = cx.env.pool.for_len(ETHERNET_HEADER_LEN + 28 + reply.message.len());
+            server.emit(&mut frame, &reply, packet.src_mac);
+            cx.send(&mut frame);
+        }
+        Ok(())
     }
 
     fn handle_segment<H: Host, O: Outbox>(
@@ -124,3 +173,6 @@ impl Local {
         Err(DropReason::PortClosed)
     }
 }
+
+/// Router Advertisements fit the smallest MTU of IPv6.
+const MAX_ADVERT_LEN: usize = ETHERNET_HEADER_LEN + 1280;

@@ -33,7 +33,7 @@ pub const MAX_SOLICITATIONS: u8 = 3;
 /// Entries of a table.
 pub const DEFAULT_CAPACITY: usize = 4_096;
 /// Entries looked at for the oldest when the table is full.
-const EXAMINED: usize = 16;
+pub const EXAMINED: usize = 16;
 
 /// What came of learning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

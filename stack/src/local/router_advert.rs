@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Router Advertisements: how containers learn their IPv6 prefix, router, MTU and name servers.
+//!
+//! # How it works
+//! A Router Solicitation is answered at once, to the host that asked or, if it has no address yet, to everybody; to
+//! everybody at most every three seconds. Unasked, an advertisement goes out three times in the first minute and then
+//! every few minutes, which keeps lifetimes running and costs an idle network nothing to speak of.
+//!
+//! An advertisement carries the prefix (on-link, autonomous), the MTU, the gateway's MAC address, the DNS forwarder
+//! (RDNSS), the search list (DNSSL) and, with NAT64, its prefix (PREF64).
+//!
+//! # Bounds
+//! One pending multicast advertisement; search names as long as the packet stays below 1,280 bytes.
+//!
+//! # Sources
+//! RFC 4861 sections 4.2, 6.2 and 10; RFC 8106; RFC 8781.
+
+use core::net::Ipv6Addr;
+
+use smoltcp::wire::{
+    EthernetAddress, Icmpv6Packet, IpProtocol, Ipv6Cidr, NdiscPrefixInfoFlags, NdiscPrefixInformation,
+    NdiscRepr, NdiscRouterFlags,
+};
+use wharf_switch::{Duration, Frame, Instant};
+
+use super::name;
+use crate::Config;
+use crate::keyed::KeyedState;
+use crate::link::ndp::{ALL_NODES, HOP_LIMIT, multicast_mac};
+use crate::wire::emit::{self, Path};
+
+pub mod options;
+
+use options::RouterOption;
+
+/// RFC 4861 section 6.2.1: "MaxRtrAdvInterval ... Default: 600 seconds". The longest that RFC allows would be 1800;
+/// the default is far below any idle budget, and three of them may be lost before a container loses its router.
+pub const MAX_INTERVAL: Duration = Duration::from_secs(600);
+/// RFC 4861 section 6.2.1: "MinRtrAdvInterval ... Default: 0.33 * MaxRtrAdvInterval".
+pub const MIN_INTERVAL: Duration = Duration::from_secs(198);
+/// RFC 4861 section 10: "MAX_INITIAL_RTR_ADVERT_INTERVAL 16 seconds".
+const INITIAL_INTERVAL: Duration = Duration::from_secs(16);
+/// RFC 4861 section 10: "MAX_INITIAL_RTR_ADVERTISEMENTS 3 transmissions".
+const INITIAL_ADVERTS: u64 = 3;
+/// RFC 4861 section 10: "MIN_DELAY_BETWEEN_RAS 3 seconds".
+pub const MIN_DELAY: Duration = Duration::from_secs(3);
+/// RFC 4861 section 6.2.1: "AdvDefaultLifetime ... Default: 3 * MaxRtrAdvInterval"; RFC 8106 section 5.1 and
+/// RFC 8781 section 4.1 give their options the same.
+const LIFETIME_SECS: u32 = 1800;
+/// RFC 4861 section 6.2.1: "AdvValidLifetime ... Default: 2592000 seconds (30 days)".
+const VALID_SECS: u64 = 2_592_000;
+/// RFC 4861 section 6.2.1: "AdvPreferredLifetime ... Default: 604800 seconds (7 days)".
+const PREFERRED_SECS: u64 = 604_800;
+/// Every IPv6 link carries packets of this size.
+const MAX_PACKET_LEN: usize = 1280;
+/// IPv6 header, the message's fixed part, and all options but DNSSL's names.
+const OTHER_LEN: usize = 40 + 16 + 8 + 8 + 32 + 24 + 8 + 16;
+
+/// Where an advertisement goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recipient {
+    /// Destination of the packet.
+    pub address: Ipv6Addr,
+    /// Destination of the frame.
+    pub mac: EthernetAddress,
+}
+
+/// The gateway as an advertising router.
+#[derive(Debug)]
+pub struct Advertiser {
+    mac: EthernetAddress,
+    source: Ipv6Addr,
+    mtu: u32,
+    prefix: Ipv6Cidr,
+    options: Vec<RouterOption>,
+    /// When the next multicast advertisement is due.
+    due: Instant,
+    last_multicast: Option<Instant>,
+    multicasts: u64,
+    hash: KeyedState,
+}
+
+impl Advertiser {
+    /// The router of the network `config` describes; `None` without IPv6.
+    #[must_use]
+    pub fn new(config: &Config, now: Instant) -> Option<Self> {
+        let plan = config.ipv6?;
+        let mut options = vec![RouterOption::Rdnss { lifetime_secs: LIFETIME_SECS, servers: vec![plan.dns] }];
+        let names = search_names(&config.search);
+        if !names.is_empty() {
+            options.push(RouterOption::Dnssl { lifetime_secs: LIFETIME_SECS, names });
+        }
+        if let Some(prefix) = config.nat64 {
+            options.push(RouterOption::Pref64 { lifetime_secs: LIFETIME_SECS, prefix });
+        }
+        Some(Self {
+            mac: config.mac,
+            source: plan.link_local,
+            mtu: u32::try_from(config.mtu_bytes).unwrap_or(u32::MAX),
+            prefix: plan.subnet,
+            options,
+            due: now,
+            last_multicast: None,
+            multicasts: 0,
+            hash: KeyedState::new(&config.seed, b"router advertisements"),
+        })
+    }
+
+    /// A valid Router Solicitation came ([`crate::link::ndp::Answer::RouterSolicited`]): where to advertise now, if
+    /// not later.
+    pub fn handle_solicitation(
+        &mut self,
+        now: Instant,
+        from: Option<Ipv6Addr>,
+        mac: EthernetAddress,
+    ) -> Option<Recipient> {
+        // RFC 4861 section 6.2.6: "A router MAY choose to unicast the response directly to the soliciting host's
+        // address (if the solicitation's source address is not the unspecified address)". It also asks for a random
+        // delay of 0 to 0.5 s, which keeps several routers apart; this link has one, and 0 it is.
+        if let Some(address) = from {
+            return Some(Recipient { address, mac });
+        }
+        // RFC 4861 section 6.2.6: "consecutive Router Advertisements sent to the all-nodes multicast address MUST be
+        // rate limited to no more than one advertisement every MIN_DELAY_BETWEEN_RAS seconds."
+        let earliest = self.last_multicast.map_or(now, |last| last + MIN_DELAY);
+        self.due = self.due.min(earliest.max(now));
+        self.poll(now)
+    }
+
+    /// The multicast advertisement that is due, if one is.
+    pub fn poll(&mut self, now: Instant) -> Option<Recipient> {
+        if now < self.due {
+            return None;
+        }
+        self.last_multicast = Some(now);
+        self.multicasts += 1;
+        let wait = if self.multicasts < INITIAL_ADVERTS { INITIAL_INTERVAL } else { self.interval() };
+        self.due = now + wait;
+        Some(Recipient { address: ALL_NODES, mac: multicast_mac(ALL_NODES) })
+    }
+
+    /// When [`Advertiser::poll`] has something to do.
+    #[must_use]
+    pub fn poll_at(&self) -> Instant {
+        self.due
+    }
+
+    /// Writes an advertisement as a whole Ethernet frame.
+    pub fn emit(&self, frame: &mut Frame, to: Recipient) {
+        let repr = NdiscRepr::RouterAdvert {
+            hop_limit: emit::HOP_LIMIT,
+            flags: NdiscRouterFlags::empty(),
+            router_lifetime: smoltcp::time::Duration::from_secs(LIFETIME_SECS.into()),
+            reachable_time: smoltcp::time::Duration::ZERO,
+            retrans_time: smoltcp::time::Duration::ZERO,
+            lladdr: Some(self.mac.into()),
+            mtu: Some(self.mtu),
+            prefix_info: Some(NdiscPrefixInformation {
+                prefix_len: self.prefix.prefix_len(),
+                flags: NdiscPrefixInfoFlags::ON_LINK | NdiscPrefixInfoFlags::ADDRCONF,
+                valid_lifetime: smoltcp::time::Duration::from_secs(VALID_SECS),
+                preferred_lifetime: smoltcp::time::Duration::from_secs(PREFERRED_SECS),
+                prefix: self.prefix.address(),
+            }),
+        };
+        let known_len = repr.buffer_len();
+        let len = known_len + self.options.iter().map(RouterOption::buffer_len).sum::<usize>();
+        let path =
+            Path { src_mac: self.mac, dst_mac: to.mac, src: self.source.into(), dst: to.address.into() };
+        frame.clear();
+        let body = emit::ip(frame, &path, IpProtocol::Icmpv6, HOP_LIMIT, len);
+        body.fill(0);
+        repr.emit(&mut Icmpv6Packet::new_unchecked(&mut *body));
+        let mut at = known_len;
+        for option in &self.options {
+            let end = at + option.buffer_len();
+            option.emit(body.get_mut(at..end).unwrap_or_default());
+            at = end;
+        }
+        Icmpv6Packet::new_unchecked(body).fill_checksum(&self.source, &to.address);
+    }
+
+    /// RFC 4861 section 6.2.4: "a uniformly distributed random value between the interface's configured
+    /// MinRtrAdvInterval and MaxRtrAdvInterval".
+    fn interval(&self) -> Duration {
+        let span = (MAX_INTERVAL - MIN_INTERVAL).as_secs();
+        let random = self.hash.hash(&self.multicasts.to_be_bytes());
+        MIN_INTERVAL + Duration::from_secs(random % (span + 1))
+    }
+}
+
+/// As many search names as fit into a packet that every link carries.
+fn search_names(search: &[String]) -> Vec<u8> {
+    let mut names = Vec::new();
+    for name in search.iter().filter_map(|name| name::encode(name)) {
+        if (names.len() + name.len()).next_multiple_of(8) + OTHER_LEN > MAX_PACKET_LEN {
+            break;
+        }
+        names.extend_from_slice(&name);
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use smoltcp::wire::{EthernetFrame, Icmpv6Message, Ipv6Packet, NdiscOption};
+    use wharf_switch::Pool;
+
+    use super::*;
+    use crate::config::tests::config;
+
+    const HOST: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 0x64]);
+    const HOST_IP: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x64);
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_millis(millis)
+    }
+
+    fn advertiser() -> Advertiser {
+        Advertiser::new(&config(), at(0)).unwrap()
+    }
+
+    fn emitted(advertiser: &Advertiser, to: Recipient) -> Vec<u8> {
+        let mut frame = Pool::new(0).small();
+        advertiser.emit(&mut frame, to);
+        frame.bytes().to_vec()
+    }
+
+    #[test]
+    fn an_advertisement_is_what_the_rfcs_draw() {
+        let bytes = emitted(&advertiser(), Recipient { address: HOST_IP, mac: HOST });
+        let ip = Ipv6Packet::new_checked(&bytes[14..]).unwrap();
+        assert_eq!((ip.hop_limit(), ip.dst_addr()), (255, HOST_IP));
+        let icmp = Icmpv6Packet::new_checked(ip.payload()).unwrap();
+        assert!(icmp.verify_checksum(&ip.src_addr(), &ip.dst_addr()));
+        let mut expected = vec![64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
+        expected.extend_from_slice(&[1, 1, 0x02, 0x77, 0, 0, 0, 1]);
+        expected.extend_from_slice(&[5, 1, 0, 0, 0, 0, 5, 220]);
+        expected.extend_from_slice(&[3, 4, 64, 0xc0, 0, 0x27, 0x8d, 0, 0, 9, 0x3a, 0x80, 0, 0, 0, 0]);
+        expected.extend_from_slice(&[0xfd, 0, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        expected.extend_from_slice(&[25, 3, 0, 0, 0, 0, 7, 8]);
+        expected.extend_from_slice(&[0xfd, 0, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3]);
+        expected.extend_from_slice(&[31, 3, 0, 0, 0, 0, 7, 8]);
+        expected.extend_from_slice(b"\x07example\x03org\x00\x00\x00\x00");
+        expected.extend_from_slice(&[38, 2, 7, 8, 0, 0x64, 0xff, 0x9b, 0, 1, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(&ip.payload()[..2], &[134, 0]);
+        assert_eq!(&ip.payload()[4..], expected);
+    }
+
+    #[test]
+    fn smoltcp_reads_what_it_knows_of_it() {
+        let bytes = emitted(&advertiser(), Recipient { address: HOST_IP, mac: HOST });
+        let ip = Ipv6Packet::new_checked(EthernetFrame::new_checked(&bytes[..]).unwrap().payload()).unwrap();
+        let icmp = Icmpv6Packet::new_checked(ip.payload()).unwrap();
+        assert_eq!(icmp.msg_type(), Icmpv6Message::RouterAdvert);
+        let NdiscRepr::RouterAdvert { prefix_info: Some(prefix), mtu, .. } = NdiscRepr::parse(&icmp).unwrap()
+        else {
+            panic!("no prefix");
+        };
+        assert!(prefix.is_valid_prefix_info());
+        assert_eq!(mtu, Some(1500));
+        let mut rest = icmp.payload();
+        let mut kinds = Vec::new();
+        while !rest.is_empty() {
+            let option = NdiscOption::new_checked(rest).unwrap();
+            kinds.push(rest[0]);
+            rest = &rest[usize::from(option.data_len()) * 8..];
+        }
+        assert_eq!(kinds, [1, 5, 3, 25, 31, 38]);
+    }
+
+    #[test]
+    fn without_nat64_and_search_list_there_is_no_such_option() {
+        let mut config = config();
+        (config.nat64, config.search) = (None, Vec::new());
+        let bytes =
+            emitted(&Advertiser::new(&config, at(0)).unwrap(), Recipient { address: HOST_IP, mac: HOST });
+        assert_eq!(bytes.len(), 14 + 40 + 16 + 8 + 8 + 32 + 24);
+    }
+
+    #[test]
+    fn a_long_search_list_keeps_the_packet_below_1280_bytes() {
+        let mut config = config();
+        config.search = (0..200).map(|number| format!("department-{number}.example.org")).collect();
+        let bytes =
+            emitted(&Advertiser::new(&config, at(0)).unwrap(), Recipient { address: HOST_IP, mac: HOST });
+        assert!(bytes.len() <= 14 + 1280 && bytes.len() > 14 + 1200, "{}", bytes.len());
+    }
+
+    #[test]
+    fn a_solicitation_is_answered_at_once_to_who_asked() {
+        let mut advertiser = advertiser();
+        advertiser.poll(at(0));
+        for now in [1, 2, 3] {
+            let answer = advertiser.handle_solicitation(at(now), Some(HOST_IP), HOST);
+            assert_eq!(answer, Some(Recipient { address: HOST_IP, mac: HOST }));
+        }
+    }
+
+    #[test]
+    fn multicast_advertisements_are_three_seconds_apart() {
+        // RFC 4861 section 6.2.6.
+        let mut advertiser = advertiser();
+        let everybody = Recipient { address: ALL_NODES, mac: EthernetAddress([0x33, 0x33, 0, 0, 0, 1]) };
+        assert_eq!(advertiser.handle_solicitation(at(0), None, HOST), Some(everybody));
+        assert_eq!(advertiser.handle_solicitation(at(1000), None, HOST), None);
+        assert_eq!(advertiser.poll_at(), at(3000));
+        assert_eq!(advertiser.handle_solicitation(at(2999), None, HOST), None);
+        assert_eq!(advertiser.poll(at(3000)), Some(everybody));
+        assert!(advertiser.poll_at() >= at(3000) + INITIAL_INTERVAL);
+    }
+
+    #[test]
+    fn the_first_three_are_sixteen_seconds_apart_and_the_rest_minutes() {
+        let mut advertiser = advertiser();
+        let mut now = at(0);
+        let mut waits = Vec::new();
+        for _ in 0..200 {
+            assert!(advertiser.poll(now).is_some());
+            assert_eq!(advertiser.poll(now), None);
+            waits.push(advertiser.poll_at() - now);
+            now = advertiser.poll_at();
+        }
+        assert_eq!(waits[..2], [INITIAL_INTERVAL; 2]);
+        assert!(waits[2..].iter().all(|wait| (MIN_INTERVAL..=MAX_INTERVAL).contains(wait)));
+        assert!(waits[2..].iter().any(|&wait| wait != waits[2]), "random");
+    }
+}
