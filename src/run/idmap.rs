@@ -119,7 +119,7 @@ impl Caller {
     }
 }
 
-/// What [`write`] wrote.
+/// What [`write()`] wrote.
 #[derive(Debug)]
 pub struct Written {
     /// First and last group id inside, for `net.ipv4.ping_group_range`.

@@ -4,6 +4,8 @@
 //!
 //! The tests run as an ordinary user: where they are started by root, they become `nobody` first.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
+
 mod caller;
 mod death;
 mod isolation;
