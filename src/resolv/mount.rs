@@ -2,7 +2,7 @@
 //! Puts a resolv.conf of our own over the host's, in the sandbox's mount namespace only.
 //!
 //! # How it works
-//! The file lives in a tmpfs that is mounted for a moment on a directory nobody looks into ([`STAGES`]), is bound over
+//! The file lives in a tmpfs that is mounted for a moment on a directory nobody looks into (`STAGES`), is bound over
 //! whatever `/etc/resolv.conf` leads to, and stays alive through that bind alone. When the host replaces its file by
 //! rename, the kernel removes the bind with the old file: [`Cover::keep`] notices that and mounts again.
 //!

@@ -24,8 +24,9 @@ use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::process::{DumpableBehavior, Pid, Rlimit, Signal, WaitOptions};
 
 use super::messages::{Channel, FromInit, ToInit};
+use crate::doctor::advice;
 use crate::netns::plan::Plan;
-use crate::netns::{self, Device};
+use crate::netns::{self, Device, DeviceChoice};
 use crate::resolv;
 use crate::resolv::mount::Cover;
 use crate::resolv::watch::Watch;
@@ -37,6 +38,7 @@ use crate::sys::signal::{self, Mask, SignalFd};
 pub(super) struct Setup {
     pub(super) plan: Plan,
     pub(super) mtu_bytes: usize,
+    pub(super) device: DeviceChoice,
     pub(super) queues: usize,
     pub(super) hostname: Option<String>,
     pub(super) resolv_conf: String,
@@ -108,12 +110,22 @@ fn receive(channel: &Channel) -> Result<Option<ToInit>, Failure> {
 
 /// Makes the device and sends its queues to wharf.
 fn cable(setup: &Setup, channel: &Channel) -> Result<(), Failure> {
-    let device = Device::open(setup.queues).map_err(|e| Failure::new("creating a TAP device", &e))?;
+    let device = match Device::open(setup.device, setup.queues, setup.mtu_bytes) {
+        Ok(device) => device,
+        Err(error) => {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            let _ = channel.send(&FromInit::NoDevice { errno }, &[]);
+            exit_now(0)
+        }
+    };
     let warnings = netns::configure(&setup.plan, setup.mtu_bytes, setup.queues)
         .map_err(|f| Failure::new(f.step, &f.source))?;
-    let Device::Tap { queues, offloads } = device;
-    let fds: Vec<BorrowedFd<'_>> = queues.iter().map(AsFd::as_fd).collect();
-    let sent = channel.send(&FromInit::Device { offloads }, &fds);
+    let fds: Vec<BorrowedFd<'_>> = device.queues.iter().map(AsFd::as_fd).collect();
+    if let Some(error) = device.fell_back {
+        let text = format!("a veth pair takes the place of a TAP: {}", advice::tap(&error));
+        let _ = channel.send(&FromInit::Note(text), &[]);
+    }
+    let sent = channel.send(&FromInit::Device(device.kind), &fds);
     sent.map_err(|e| Failure::new("handing the device to wharf", &e))?;
     for warning in warnings {
         drop(channel.send(&FromInit::Warning(warning), &[]));
