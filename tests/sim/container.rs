@@ -152,8 +152,8 @@ impl Container {
     /// Everything the container does at `now`.
     pub(crate) fn advance(&mut self, now: Instant) {
         self.interface.poll(moment(now), &mut self.nic, &mut self.sockets);
-        // Leaving a closed window, smoltcp 0.14 turns its retransmission timer off although data is in flight. A sender
-        // that has data and no timer at all is stuck by its own fault, not by the relay's.
+        // Leaving a closed window, smoltcp 0.14 turns its retransmission timer off although data is in flight; and in
+        // LAST-ACK it never hears that a closed window opened. Such a sender is stuck by its own fault.
         let has_no_timer = self.interface.poll_delay(moment(now), &self.sockets).is_none();
         for (conversation, local_port) in self.conversations.iter_mut().zip(40_000..) {
             if conversation.next_at > now || conversation.ended {
@@ -166,7 +166,8 @@ impl Container {
                 socket.connect(self.interface.context(), to, local_port).unwrap();
             }
             let before = (conversation.sent, conversation.received);
-            if has_no_timer && now.since(conversation.progress_at) > PATIENCE && socket.send_queue() > 0 {
+            let is_deaf = has_no_timer || socket.state() == State::LastAck;
+            if is_deaf && now.since(conversation.progress_at) > PATIENCE && socket.send_queue() > 0 {
                 socket.abort();
                 conversation.aborted = true;
                 conversation.ended = true;
