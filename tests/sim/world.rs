@@ -9,8 +9,9 @@
 use std::sync::Arc;
 
 use smoltcp::wire::{EthernetAddress, Ipv4Cidr};
+use wharf::dataplane::exchange::Exchange;
 use wharf::dataplane::worker::Worker;
-use wharf_stack::{Config, Ipv4Plan};
+use wharf_stack::{Config, Ipv4Plan, Ownership};
 use wharf_switch::offload::VNET_HEADER_LEN;
 use wharf_switch::{Duration, Fdb, Instant, MemoryPort, Offloads, Pool, PortId};
 
@@ -146,7 +147,8 @@ impl World {
         }
         let fdb = Arc::new(Fdb::new(64, [3; 16]));
         let config = config(plan.mtu, plan.memory_bytes, seed);
-        let mut worker = Worker::new(config, fdb, pool.clone(), host);
+        let exchange = Exchange::new(Ownership::new(config.clone(), 1), 1).remove(0);
+        let mut worker = Worker::new(config, fdb, pool.clone(), host, exchange);
         let port = MemoryPort { offloads: plan.offloads, ..MemoryPort::default() };
         let port = worker.attach(port).unwrap();
         let parts: Vec<Part> = plan.parts.iter().map(|(part, _)| *part).collect();
@@ -165,7 +167,12 @@ impl World {
     /// Runs until everybody is done, then until every timer of the relay has run out.
     pub(crate) fn run(&mut self) {
         for step in 0.. {
-            assert!(step < MAX_STEPS, "no end after {MAX_STEPS} steps at {:?}: {}", self.now, self.describe());
+            assert!(
+                step < MAX_STEPS,
+                "no end after {MAX_STEPS} steps at {:?}: {}",
+                self.now,
+                self.describe()
+            );
             self.step();
             if self.is_over() {
                 break;
@@ -222,10 +229,16 @@ impl World {
 
     fn next(&mut self) -> Option<Instant> {
         let deadline = self.worker.turn(self.now, &[]).deadline;
-        [self.to_container.next(), self.to_gateway.next(), self.container.next(self.now), self.worker.host.next(), deadline]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.to_container.next(),
+            self.to_gateway.next(),
+            self.container.next(self.now),
+            self.worker.host.next(),
+            deadline,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Every conversation that can end has ended.
@@ -250,7 +263,10 @@ impl World {
             let connections: Vec<_> =
                 self.worker.host.connections.values().filter(|c| c.script.stream == part.stream).collect();
             assert!(!conversation.corrupt, "the container got other bytes than were sent: {part:?}");
-            assert!(connections.iter().all(|c| !c.corrupt), "the server got other bytes than were sent: {part:?}");
+            assert!(
+                connections.iter().all(|c| !c.corrupt),
+                "the server got other bytes than were sent: {part:?}"
+            );
             let script = self.worker.host.scripts[&part.port];
             if script.welcome != Welcome::Accept {
                 assert_eq!((conversation.received, conversation.sent), (0, 0));
@@ -259,7 +275,10 @@ impl World {
             if conversation.aborted || script.resets_after.is_some() {
                 continue;
             }
-            assert_eq!(conversation.received, part.expects, "bytes missing in the container: {part:?} {connections:#?}");
+            assert_eq!(
+                conversation.received, part.expects,
+                "bytes missing in the container: {part:?} {connections:#?}"
+            );
             let received: u64 = connections.iter().map(|c| c.received).sum();
             assert_eq!(received, part.sends, "bytes missing at the server: {connections:#?}");
         }
