@@ -5,3 +5,13 @@
 //! [`wharf_switch`] and [`wharf_stack`].
 
 #![deny(unsafe_code)]
+
+pub mod cli;
+pub mod dataplane;
+pub mod host;
+pub mod netns;
+pub mod port;
+pub mod resolv;
+pub mod run;
+pub mod sandbox;
+pub mod sys;

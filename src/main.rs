@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The `wharf` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    wharf::cli::main()
+}

@@ -146,6 +146,8 @@ pub struct IcmpReport {
     pub code: u8,
     /// The MTU named by "fragmentation needed" or "packet too big"; otherwise 0.
     pub mtu: u32,
+    /// The first bytes of what the offending packet carried: for echo its ICMP header, for UDP its payload.
+    pub payload: [u8; 8],
 }
 
 /// Why a connect or an open did not work.

@@ -13,6 +13,7 @@
 mod config;
 mod drops;
 mod env;
+mod gateway;
 pub mod host;
 mod keyed;
 pub mod link;
@@ -24,4 +25,5 @@ mod wire;
 pub use config::{Config, Ipv4Plan, Ipv6Plan};
 pub use drops::DropReason;
 pub use env::Outbox;
+pub use gateway::{Gateway, Load};
 pub use host::Host;

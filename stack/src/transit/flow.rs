@@ -5,13 +5,10 @@
 //! A table holds at most the configured number of flows. Keys are chosen by the container, so they are hashed with
 //! SipHash-1-3 under a key drawn from the gateway's seed.
 
-use core::hash::{BuildHasher, Hash};
-use core::net::SocketAddr;
-use std::collections::HashMap;
-
-use siphasher::sip::SipHasher13;
-
 use crate::host::FlowId;
+use crate::keyed::{KeyedMap, KeyedState};
+use core::hash::Hash;
+use core::net::SocketAddr;
 
 /// Both ends of a flow as the container sees them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,37 +19,10 @@ pub(crate) struct FlowKey {
     pub(crate) remote: SocketAddr,
 }
 
-/// A keyed hasher for tables whose keys a container chooses.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Keyed {
-    k0: u64,
-    k1: u64,
-}
-
-impl Keyed {
-    /// The hasher of one purpose: another `purpose` makes an independent one.
-    pub(crate) fn new(seed: &[u8; 32], purpose: &str) -> Self {
-        let half = |range: core::ops::Range<usize>, salt: u64| {
-            let mut hasher = SipHasher13::new_with_keys(salt, 0x77_68_61_72_66);
-            core::hash::Hasher::write(&mut hasher, seed.get(range).unwrap_or_default());
-            core::hash::Hasher::write(&mut hasher, purpose.as_bytes());
-            core::hash::Hasher::finish(&hasher)
-        };
-        Self { k0: half(0..32, 0), k1: half(0..32, 1) }
-    }
-}
-
-impl BuildHasher for Keyed {
-    type Hasher = SipHasher13;
-    fn build_hasher(&self) -> SipHasher13 {
-        SipHasher13::new_with_keys(self.k0, self.k1)
-    }
-}
-
 /// A bounded table of flows of one kind.
 #[derive(Debug)]
 pub(crate) struct FlowTable<K, F> {
-    by_key: HashMap<K, u32, Keyed>,
+    by_key: KeyedMap<K, u32>,
     slots: Vec<Slot<F>>,
     free: Vec<u32>,
     limit: usize,
@@ -66,8 +36,8 @@ struct Slot<F> {
 
 impl<K: Copy + Eq + Hash, F> FlowTable<K, F> {
     /// An empty table for at most `limit` flows.
-    pub(crate) fn new(hasher: Keyed, limit: usize) -> Self {
-        Self { by_key: HashMap::with_hasher(hasher), slots: Vec::new(), free: Vec::new(), limit }
+    pub(crate) fn new(hasher: KeyedState, limit: usize) -> Self {
+        Self { by_key: KeyedMap::with_hasher(hasher), slots: Vec::new(), free: Vec::new(), limit }
     }
 
     /// Flows in the table.
@@ -153,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_stale_id_finds_nobody() {
-        let mut table = FlowTable::new(Keyed::new(&[1; 32], "test"), 1);
+        let mut table = FlowTable::new(KeyedState::new(&[1; 32], b"test"), 1);
         let first = table.insert('a', 1).unwrap();
         assert!(table.insert('b', 2).is_none());
         assert_eq!(table.remove(first, &'a'), Some(1));

@@ -254,6 +254,7 @@ mod tests {
             kind,
             code,
             mtu,
+            payload: [0; 8],
         })
     }
 

@@ -37,6 +37,8 @@ mod recovery;
 mod seq;
 mod upload;
 
+pub(crate) use self::close::refuse;
+
 use core::hash::BuildHasher;
 use core::net::SocketAddr;
 
@@ -48,8 +50,9 @@ use self::seq::Seq;
 use self::upload::Upload;
 use crate::env::{Cx, Env, Outbox};
 use crate::host::{FlowId, Host, HostEvent, Owner, SocketId, Token};
+use crate::keyed::KeyedState;
 use crate::timers::Alarm;
-use crate::transit::flow::{FlowKey, FlowTable, Keyed};
+use crate::transit::flow::{FlowKey, FlowTable};
 use crate::wire::Packet;
 use crate::wire::emit::{self, Path};
 use crate::{Config, DropReason};
@@ -111,16 +114,16 @@ pub(crate) struct Relay {
     marked: Vec<FlowId>,
     /// The list being worked on, kept for its memory.
     exhaling: Vec<FlowId>,
-    isn: Keyed,
+    isn: KeyedState,
 }
 
 impl Relay {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
-            flows: FlowTable::new(Keyed::new(&config.seed, "tcp flows"), MAX_FLOWS),
+            flows: FlowTable::new(KeyedState::new(&config.seed, b"tcp flows"), MAX_FLOWS),
             marked: Vec::new(),
             exhaling: Vec::new(),
-            isn: Keyed::new(&config.seed, "tcp isn"),
+            isn: KeyedState::new(&config.seed, b"tcp isn"),
         }
     }
 

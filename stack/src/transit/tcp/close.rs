@@ -27,7 +27,7 @@ use crate::wire::Packet;
 use crate::wire::emit::{self, Path};
 
 /// RFC 9293 section 3.5.2: a segment for a connection that does not exist is answered with a reset.
-pub(super) fn refuse<H, O: Outbox>(cx: &mut Cx<'_, H, O>, packet: &Packet, segment: &TcpRepr<'_>) {
+pub(crate) fn refuse<H, O: Outbox>(cx: &mut Cx<'_, H, O>, packet: &Packet, segment: &TcpRepr<'_>) {
     if segment.control == TcpControl::Rst {
         return;
     }

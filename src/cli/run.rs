@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `wharf run`: its options.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use smoltcp::wire::{Ipv4Cidr, Ipv6Cidr};
+
+use super::{fail, values};
+use crate::dataplane::{self, PollMode};
+use crate::netns::plan::{Families, Wishes};
+use crate::run::{self, Options, idmap};
+use crate::sys::tun::MAX_MTU;
+
+const MIN_MTU: usize = 576;
+/// RFC 8200 section 5: "IPv6 requires that every link in the Internet have an MTU of 1280 octets or greater."
+const MIN_MTU_IPV6: usize = 1280;
+
+/// The command runs in user, network, mount, PID, IPC and UTS namespaces of its own. Its network ends in wharf, which
+/// carries what goes outside over ordinary sockets of the host: no root, no kernel bridge, no packet filter rules.
+///
+/// The exit status is the command's; 128 + n when signal n ended it; 125 when wharf failed, 126 when the command could
+/// not be executed, 127 when it was not found.
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    #[command(flatten, next_help_heading = "Addresses")]
+    addresses: AddressArgs,
+    #[command(flatten, next_help_heading = "Names")]
+    names: NameArgs,
+    #[command(flatten, next_help_heading = "Reach")]
+    reach: ReachArgs,
+    #[command(flatten, next_help_heading = "Users")]
+    users: UserArgs,
+    #[command(flatten, next_help_heading = "Engine")]
+    engine: EngineArgs,
+    /// The command and its arguments [default: your shell]
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+struct AddressArgs {
+    /// Largest IP packet on the sandbox's link, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 65_520)]
+    mtu: usize,
+    /// IPv4 network: .2 is the gateway, .3 the DNS forwarder, .100 the sandbox [default: the first of 10.0.2.0/24,
+    /// 10.0.3.0/24, ... that the host does not route]
+    #[arg(long, value_name = "A.B.C.D/N", value_parser = values::cidr, conflicts_with = "ipv6_only")]
+    cidr: Option<Ipv4Cidr>,
+    /// IPv6 network: ::2 is the gateway, ::3 the DNS forwarder, ::100 the sandbox [default: a random one under fd00::/8]
+    #[arg(long, value_name = "P/64", value_parser = values::ipv6_prefix, conflicts_with = "ipv4_only")]
+    ipv6_prefix: Option<Ipv6Cidr>,
+    /// No IPv6 in the sandbox
+    #[arg(long)]
+    ipv4_only: bool,
+    /// No IPv4 in the sandbox; IPv4 destinations are reached through NAT64 and DNS64
+    #[arg(long, conflicts_with = "ipv4_only")]
+    ipv6_only: bool,
+    /// Turn NAT64 and DNS64 on, with this prefix for IPv4 destinations [default with --ipv6-only: 64:ff9b:1::/96]
+    #[arg(long, value_name = "P/96", value_parser = values::nat64_prefix, conflicts_with = "ipv4_only")]
+    nat64_prefix: Option<Ipv6Cidr>,
+}
+
+#[derive(Debug, Args)]
+struct NameArgs {
+    /// Ask this nameserver instead of those in the host's resolv.conf; may be repeated
+    #[arg(long, value_name = "ADDR", value_parser = values::nameserver)]
+    dns: Vec<SocketAddr>,
+    /// Search this domain instead of those in the host's resolv.conf; may be repeated
+    #[arg(long, value_name = "DOMAIN", value_parser = values::domain)]
+    search: Vec<String>,
+    /// Host name of the sandbox [default: the host's]
+    #[arg(long, value_name = "NAME", value_parser = values::hostname)]
+    hostname: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct ReachArgs {
+    /// Let the gateway's addresses lead to the host's 127.0.0.1 and ::1
+    #[arg(long)]
+    host_loopback: bool,
+    /// Let the sandbox reach 169.254.0.0/16, where clouds keep their metadata services
+    #[arg(long)]
+    allow_link_local: bool,
+    /// Do not confine the gateway process
+    #[arg(long)]
+    no_sandbox: bool,
+}
+
+/// At most one of them; with none, --map-auto if that works, else --map-root.
+#[derive(Debug, Args)]
+struct UserArgs {
+    /// Be root inside, with no other user
+    #[arg(long, group = "ids")]
+    map_root: bool,
+    /// Be root inside, with your subordinate ids of /etc/subuid and /etc/subgid as the other users [default where it works]
+    #[arg(long, group = "ids")]
+    map_auto: bool,
+    /// Be yourself inside, with no other user
+    #[arg(long, group = "ids")]
+    keep_uid: bool,
+}
+
+#[derive(Debug, Args)]
+struct EngineArgs {
+    /// Threads that carry packets, each with its own queue
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = workers)]
+    workers: usize,
+    /// What an idle worker does
+    #[arg(long, value_name = "MODE", default_value = "adaptive")]
+    poll: Poll,
+    /// Bytes of stream data the relay may hold; suffixes K, M, G
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = values::size)]
+    memory: usize,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Poll {
+    /// Spin shortly after work, then sleep
+    Adaptive,
+    /// Never sleep
+    Busy,
+    /// Sleep at once
+    Sleep,
+}
+
+fn workers(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(workers @ 1..=64) => Ok(workers),
+        _ => Err("1 to 64 workers".to_owned()),
+    }
+}
+
+/// Why the options do not go together.
+#[derive(Debug, thiserror::Error)]
+enum UsageError {
+    #[error("--mtu {0} is out of range: a TAP takes {MIN_MTU} to {MAX_MTU}")]
+    Mtu(usize),
+    #[error("--mtu {0} is too small for IPv6, which needs {MIN_MTU_IPV6}: add --ipv4-only or raise it")]
+    MtuIpv6(usize),
+}
+
+impl RunArgs {
+    fn options(self) -> Result<Options, UsageError> {
+        let families = match (self.addresses.ipv4_only, self.addresses.ipv6_only) {
+            (true, _) => Families::Ipv4,
+            (_, true) => Families::Ipv6,
+            _ => Families::Both,
+        };
+        let mtu_bytes = self.addresses.mtu;
+        if !(MIN_MTU..=MAX_MTU).contains(&mtu_bytes) {
+            return Err(UsageError::Mtu(mtu_bytes));
+        }
+        if families != Families::Ipv4 && mtu_bytes < MIN_MTU_IPV6 {
+            return Err(UsageError::MtuIpv6(mtu_bytes));
+        }
+        let ids = match (self.users.map_root, self.users.map_auto, self.users.keep_uid) {
+            (true, ..) => idmap::Mode::Root,
+            (_, true, _) => idmap::Mode::Auto,
+            (.., true) => idmap::Mode::Keep,
+            _ => idmap::Mode::Best,
+        };
+        let poll = match self.engine.poll {
+            Poll::Adaptive => PollMode::Adaptive,
+            Poll::Busy => PollMode::Busy,
+            Poll::Sleep => PollMode::Sleep,
+        };
+        Ok(Options {
+            command: if self.command.is_empty() { vec![shell()] } else { self.command },
+            mtu_bytes,
+            wishes: Wishes {
+                families,
+                cidr: self.addresses.cidr,
+                ipv6_prefix: self.addresses.ipv6_prefix,
+                nat64: self.addresses.nat64_prefix,
+            },
+            dns: self.names.dns,
+            search: self.names.search,
+            hostname: self.names.hostname,
+            host_loopback: self.reach.host_loopback,
+            allow_link_local: self.reach.allow_link_local,
+            ids,
+            dataplane: dataplane::Options { workers: self.engine.workers, poll },
+            memory_bytes: self.engine.memory,
+            sandbox: !self.reach.no_sandbox,
+        })
+    }
+}
+
+fn shell() -> OsString {
+    std::env::var_os("SHELL").filter(|shell| !shell.is_empty()).unwrap_or_else(|| "/bin/sh".into())
+}
+
+pub(super) fn main(args: RunArgs) -> ExitCode {
+    let options = match args.options() {
+        Ok(options) => options,
+        Err(error) => return fail(&error),
+    };
+    match run::run(&options) {
+        Ok(outcome) => {
+            if let run::Outcome::NotStarted(errno) = outcome {
+                let program =
+                    options.command.first().map_or_else(String::new, |c| c.to_string_lossy().into_owned());
+                tracing::error!("cannot run {program}: {}", std::io::Error::from_raw_os_error(errno));
+            }
+            ExitCode::from(outcome.exit_status())
+        }
+        Err(error) => fail(&error),
+    }
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Threads that carry frames: one worker each, woken by epoll.
+//!
+//! # How it works
+//! [`start`] gives every worker its queue of the TAP and a thread. Orders (other nameservers, stop) come through a
+//! channel and an eventfd, and are applied between turns. How long a worker looks for more work before it sleeps is
+//! [`PollMode`].
+//!
+//! # Bounds
+//! Without traffic and due timers a worker sleeps in `epoll_wait` and is never woken.
+
+mod idle;
+pub mod worker;
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use rustix::event::{EventfdFlags, epoll, eventfd};
+use wharf_stack::Config;
+use wharf_stack::host::{HostEvent, Token};
+use wharf_switch::{Fdb, Offloads, Pool, PortId, fdb};
+
+pub use self::idle::PollMode;
+use self::idle::{Clock, Spin};
+use self::worker::Worker;
+use crate::host::Sockets;
+use crate::port::Tap;
+
+/// Frame buffers of each size that a worker keeps for reuse.
+const IDLE_FRAMES: usize = 64;
+/// Events taken from the kernel at once.
+const EVENTS: usize = 256;
+/// Event data that is no token of a socket: a token's owner makes it larger.
+const ORDERS: u64 = 0;
+const FIRST_PORT: u64 = 1;
+
+/// How the workers run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Threads; each needs a queue of the TAP.
+    pub workers: usize,
+    /// How long a worker looks for work before it sleeps.
+    pub poll: PollMode,
+}
+
+enum Order {
+    Nameservers(Vec<SocketAddr>),
+    Stop,
+}
+
+/// Running workers. Dropping it stops them.
+#[derive(Debug)]
+pub struct Running {
+    threads: Vec<Thread>,
+}
+
+#[derive(Debug)]
+struct Thread {
+    orders: Sender<Order>,
+    bell: OwnedFd,
+    handle: Option<JoinHandle<()>>,
+}
+
+impl Thread {
+    fn order(&self, order: Order) {
+        // A worker that is gone needs no orders.
+        if self.orders.send(order).is_ok() {
+            let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+        }
+    }
+}
+
+impl Running {
+    /// Sends queries to other nameservers from now on.
+    pub fn set_nameservers(&self, servers: Vec<SocketAddr>) {
+        for thread in &self.threads {
+            thread.order(Order::Nameservers(servers.clone()));
+        }
+    }
+
+    /// Stops the workers and waits for them.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for thread in &mut self.threads {
+            thread.order(Order::Stop);
+            if let Some(handle) = thread.handle.take() {
+                let _ = handle.join();
+            }
+        }
+    }
+}
+
+/// Starts the gateway of one network on the queues of its TAP.
+///
+/// # Errors
+/// What the kernel said when epoll, eventfd or a thread could not be made.
+pub fn start(config: Config, taps: Vec<OwnedFd>, options: &Options) -> io::Result<Running> {
+    let key = config.seed.first_chunk().copied().unwrap_or_default();
+    let fdb = Arc::new(Fdb::new(fdb::DEFAULT_CAPACITY, key));
+    let mut threads = Vec::new();
+    for (number, tap) in taps.into_iter().enumerate() {
+        let (orders, inbox) = channel();
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let mut driver = Driver::new(config.clone(), Arc::clone(&fdb), tap, &bell, options.poll)?;
+        let handle =
+            std::thread::Builder::new().name(format!("wharf-{number}")).spawn(move || driver.run(&inbox))?;
+        threads.push(Thread { orders, bell, handle: Some(handle) });
+    }
+    Ok(Running { threads })
+}
+
+/// One worker with what wakes it.
+struct Driver {
+    worker: Worker<Tap, Sockets>,
+    bell: OwnedFd,
+    clock: Clock,
+    spin: Spin,
+    ports: Vec<PortId>,
+}
+
+impl Driver {
+    fn new(config: Config, fdb: Arc<Fdb>, tap: OwnedFd, bell: &OwnedFd, poll: PollMode) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&epoll, bell, epoll::EventData::new_u64(ORDERS), edge)?;
+        epoll::add(&epoll, &tap, epoll::EventData::new_u64(FIRST_PORT), edge)?;
+        let mut worker = Worker::new(config, fdb, Pool::new(IDLE_FRAMES), Sockets::new(epoll));
+        let port = worker
+            .attach(Tap::new(tap, Offloads { uso: false, ..Offloads::ALL }))
+            .map_err(io::Error::other)?;
+        Ok(Self {
+            worker,
+            bell: bell.as_fd().try_clone_to_owned()?,
+            clock: Clock::start(),
+            spin: Spin::new(poll),
+            ports: vec![port],
+        })
+    }
+
+    fn run(&mut self, inbox: &Receiver<Order>) {
+        let mut kernel_events = Vec::with_capacity(EVENTS);
+        let mut events = Vec::with_capacity(EVENTS);
+        loop {
+            let now = self.clock.now();
+            let outlook = self.worker.turn(now, &events);
+            let timeout = self.spin.timeout(&outlook, self.clock.now());
+            kernel_events.clear();
+            let spare = rustix::buffer::spare_capacity(&mut kernel_events);
+            match epoll::wait(self.worker.host.epoll(), spare, timeout.as_ref()) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => {
+                    tracing::error!(%errno, "cannot wait for events; the network ends");
+                    return;
+                }
+            }
+            events.clear();
+            for event in &kernel_events {
+                let data = event.data.u64();
+                if let Some(event) = host_event(data, event.flags) {
+                    events.push(event);
+                } else if data == ORDERS {
+                    if !self.obey(inbox) {
+                        return;
+                    }
+                } else if let Some(&port) =
+                    data.checked_sub(FIRST_PORT).and_then(|at| self.ports.get(usize::try_from(at).ok()?))
+                {
+                    self.worker.mark_ready(port);
+                }
+            }
+        }
+    }
+
+    /// Applies orders. Returns whether the worker goes on.
+    fn obey(&mut self, inbox: &Receiver<Order>) -> bool {
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&self.bell, &mut count);
+        for order in inbox.try_iter() {
+            match order {
+                Order::Nameservers(servers) => self.worker.gateway.set_nameservers(servers),
+                Order::Stop => return false,
+            }
+        }
+        true
+    }
+}
+
+fn host_event(data: u64, flags: epoll::EventFlags) -> Option<HostEvent> {
+    let token = Token::unpack(data)?;
+    let error = flags.contains(epoll::EventFlags::ERR);
+    let hangup = flags.intersects(epoll::EventFlags::RDHUP | epoll::EventFlags::HUP);
+    Some(HostEvent {
+        token,
+        readable: flags.contains(epoll::EventFlags::IN),
+        writable: flags.contains(epoll::EventFlags::OUT),
+        error: error || hangup,
+    })
+}

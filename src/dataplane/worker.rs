@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One worker's turn: inhale, decide, exhale, tick.
+//!
+//! # How it works
+//! A turn is synchronous and is told the time, so the simulator drives the very loop that production runs. Ports and
+//! sockets are edge-triggered: what is marked ready is used until it says that it has nothing more.
+//!
+//! # Bounds
+//! At most [`BURST`] frames per port and turn.
+
+use std::sync::Arc;
+
+use wharf_stack::host::{Host, HostEvent};
+use wharf_stack::{Config, Gateway, Outbox};
+use wharf_switch::{Fdb, Frame, Instant, Pool, Port, PortId, Received, Switch, TooManyPorts};
+
+/// Frames taken from one port in one turn.
+pub const BURST: usize = 32;
+
+/// What a turn leaves to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outlook {
+    /// Something can be done at once.
+    pub more: bool,
+    /// Something happened in this turn.
+    pub worked: bool,
+    /// When the next deadline is due.
+    pub deadline: Option<Instant>,
+}
+
+/// A worker: its queue of every port, its own gateway, its own flows.
+#[derive(Debug)]
+pub struct Worker<P, H> {
+    /// The switch, with this worker's queue of every port.
+    pub switch: Switch<P>,
+    /// The gateway, with this worker's flows.
+    pub gateway: Gateway,
+    /// The host's sockets.
+    pub host: H,
+    /// Ports that may have frames.
+    ready: Vec<PortId>,
+    /// The frame being received, kept between turns.
+    frame: Frame,
+}
+
+/// The way out of the gateway: the forwarding decision, then a port.
+struct Exit<'a, P> {
+    switch: &'a mut Switch<P>,
+    now: Instant,
+}
+
+impl<P: Port> Outbox for Exit<'_, P> {
+    fn send(&mut self, frame: &mut Frame) {
+        self.switch.tally.originated += 1;
+        match self.switch.decide(PortId::GATEWAY, frame, self.now) {
+            Ok(egress) => {
+                self.switch.deliver(egress, frame, PortId::GATEWAY);
+            }
+            Err(reason) => self.switch.discard(reason),
+        }
+    }
+}
+
+impl<P: Port, H: Host> Worker<P, H> {
+    /// A worker without ports.
+    #[must_use]
+    pub fn new(config: Config, fdb: Arc<Fdb>, pool: Pool, host: H) -> Self {
+        let frame = pool.large();
+        Self {
+            switch: Switch::new(config.mac, fdb, pool.clone()),
+            gateway: Gateway::new(config, pool),
+            host,
+            ready: Vec::new(),
+            frame,
+        }
+    }
+
+    /// Attaches a port; it is taken to have frames waiting.
+    ///
+    /// # Errors
+    /// [`TooManyPorts`].
+    pub fn attach(&mut self, port: P) -> Result<PortId, TooManyPorts> {
+        let id = self.switch.attach(port)?;
+        self.mark_ready(id);
+        Ok(id)
+    }
+
+    /// A port may have frames.
+    pub fn mark_ready(&mut self, id: PortId) {
+        if !self.ready.contains(&id) {
+            self.ready.push(id);
+        }
+    }
+
+    /// Does what there is to do, a bounded amount of it.
+    pub fn turn(&mut self, now: Instant, events: &[HostEvent]) -> Outlook {
+        let mut worked = self.inhale(now) || !events.is_empty();
+        for &event in events {
+            let mut out = Exit { switch: &mut self.switch, now };
+            self.gateway.handle_host(now, event, &mut self.host, &mut out);
+        }
+        let mut out = Exit { switch: &mut self.switch, now };
+        worked |= self.gateway.has_more();
+        self.gateway.exhale(now, &mut self.host, &mut out);
+        self.gateway.handle_timers(now, &mut self.host, &mut out);
+        let more = !self.ready.is_empty() || self.gateway.has_more();
+        Outlook { more, worked, deadline: self.gateway.next_deadline() }
+    }
+
+    /// Takes a burst from every ready port. Returns whether there was a frame.
+    fn inhale(&mut self, now: Instant) -> bool {
+        let mut worked = false;
+        let mut at = 0;
+        while let Some(&id) = self.ready.get(at) {
+            let mut taken = 0;
+            let exhausted = loop {
+                if taken == BURST {
+                    break false;
+                }
+                match self.switch.receive(id, &mut self.frame) {
+                    Received::Frame => self.forward(now, id),
+                    Received::Dropped(_) => {}
+                    Received::Empty => break true,
+                    Received::Closed => {
+                        self.switch.detach(id);
+                        break true;
+                    }
+                }
+                taken += 1;
+            };
+            worked |= taken > 0;
+            if exhausted {
+                self.ready.swap_remove(at);
+            } else {
+                at += 1;
+            }
+        }
+        worked
+    }
+
+    /// Sends the received frame where it belongs.
+    fn forward(&mut self, now: Instant, ingress: PortId) {
+        let delivered = match self.switch.decide(ingress, &self.frame, now) {
+            Ok(egress) => self.switch.deliver(egress, &mut self.frame, ingress),
+            Err(reason) => return self.switch.discard(reason),
+        };
+        if delivered.gateway {
+            let mut out = Exit { switch: &mut self.switch, now };
+            match self.gateway.handle_frame(now, &self.frame, &mut self.host, &mut out) {
+                Ok(()) => self.switch.tally.absorbed += 1,
+                Err(_) => self.switch.tally.dropped += 1,
+            }
+        }
+    }
+}

@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The host's sockets on Linux: the production side of [`wharf_stack::Host`].
+//!
+//! # How it works
+//! Every socket is non-blocking and watched edge-triggered by one epoll instance, so that after its opening no call is
+//! made only to change what is watched. The token of the flow is the event's data.
+//!
+//! # Bounds
+//! One descriptor per socket. `RLIMIT_NOFILE` is the limit; running into it is [`HostError::Exhausted`].
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::epoll;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, ipproto, sockopt};
+use wharf_stack::host::{Datagram, Family, Host, HostError, IcmpReport, Io, SocketId, StreamRead, Token};
+
+use crate::sys::socket;
+
+/// Sockets of one worker.
+#[derive(Debug)]
+pub struct Sockets {
+    epoll: OwnedFd,
+    slots: Vec<Option<Slot>>,
+    free: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    fd: OwnedFd,
+    family: Family,
+    /// Hop limit set on the socket; `None` is the host's default.
+    hop_limit: Option<u8>,
+}
+
+fn host_error(errno: Errno) -> HostError {
+    match errno {
+        Errno::CONNREFUSED | Errno::CONNRESET | Errno::PIPE => HostError::Refused,
+        Errno::TIMEDOUT => HostError::TimedOut,
+        Errno::HOSTUNREACH | Errno::HOSTDOWN => HostError::HostUnreachable,
+        Errno::ACCESS | Errno::PERM => HostError::NotPermitted,
+        Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL | Errno::AGAIN => {
+            HostError::Exhausted
+        }
+        _ => HostError::NetworkUnreachable,
+    }
+}
+
+const fn address_family(family: Family) -> AddressFamily {
+    match family {
+        Family::V4 => AddressFamily::INET,
+        Family::V6 => AddressFamily::INET6,
+    }
+}
+
+impl Sockets {
+    /// Sockets whose readiness goes to `epoll`.
+    #[must_use]
+    pub fn new(epoll: OwnedFd) -> Self {
+        Self { epoll, slots: Vec::new(), free: Vec::new() }
+    }
+
+    /// The epoll instance.
+    #[must_use]
+    pub fn epoll(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+
+    /// Open sockets.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Whether no socket is open.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn slot(&self, socket: SocketId) -> Option<&Slot> {
+        self.slots.get(usize::try_from(socket.0).ok()?)?.as_ref()
+    }
+
+    fn slot_mut(&mut self, socket: SocketId) -> Option<&mut Slot> {
+        self.slots.get_mut(usize::try_from(socket.0).ok()?)?.as_mut()
+    }
+
+    fn open(
+        family: Family,
+        kind: SocketType,
+        protocol: Option<rustix::net::Protocol>,
+    ) -> Result<OwnedFd, HostError> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        rustix::net::socket_with(address_family(family), kind, flags, protocol).map_err(host_error)
+    }
+
+    fn keep(&mut self, token: Token, fd: OwnedFd, family: Family) -> Result<SocketId, HostError> {
+        let flags =
+            epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        epoll::add(&self.epoll, &fd, epoll::EventData::new_u64(token.pack()), flags).map_err(host_error)?;
+        let slot = Some(Slot { fd, family, hop_limit: None });
+        let index = if let Some(index) = self.free.pop() {
+            if let Some(place) = usize::try_from(index).ok().and_then(|at| self.slots.get_mut(at)) {
+                *place = slot;
+            }
+            index
+        } else {
+            self.slots.push(slot);
+            u32::try_from(self.slots.len() - 1).map_err(|_| HostError::Exhausted)?
+        };
+        Ok(SocketId(index))
+    }
+
+    fn take(&mut self, socket: SocketId) -> Option<Slot> {
+        let slot = self.slots.get_mut(usize::try_from(socket.0).ok()?)?.take();
+        if slot.is_some() {
+            self.free.push(socket.0);
+        }
+        slot
+    }
+
+    fn open_datagram(
+        &mut self,
+        token: Token,
+        family: Family,
+        protocol: Option<rustix::net::Protocol>,
+    ) -> Result<SocketId, HostError> {
+        let fd = Self::open(family, SocketType::DGRAM, protocol)?;
+        let is_ipv6 = family == Family::V6;
+        // Without these only error translation and hop limits suffer.
+        let _ = socket::queue_errors(fd.as_fd(), is_ipv6);
+        let _ = socket::report_hop_limits(fd.as_fd(), is_ipv6);
+        self.keep(token, fd, family)
+    }
+}
+
+fn io_errno(error: &std::io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}
+
+impl Host for Sockets {
+    fn tcp_connect(&mut self, token: Token, to: SocketAddr, hop_limit: u8) -> Result<SocketId, HostError> {
+        let family = Family::of(to.ip());
+        let is_ipv6 = family == Family::V6;
+        let fd = Self::open(family, SocketType::STREAM, None)?;
+        // The container's own Nagle has had its say.
+        let _ = sockopt::set_tcp_nodelay(&fd, true);
+        let _ = socket::queue_errors(fd.as_fd(), is_ipv6);
+        let _ = socket::set_hop_limit(fd.as_fd(), is_ipv6, i32::from(hop_limit));
+        let outcome = rustix::net::connect(&fd, &to);
+        let _ = socket::set_hop_limit(fd.as_fd(), is_ipv6, -1);
+        match outcome {
+            Ok(()) | Err(Errno::INPROGRESS) => self.keep(token, fd, family),
+            Err(errno) => Err(host_error(errno)),
+        }
+    }
+
+    fn tcp_connected(&mut self, socket: SocketId) -> Result<Io<()>, HostError> {
+        let Some(slot) = self.slot(socket) else { return Ok(Io::Broken) };
+        match sockopt::socket_error(&slot.fd) {
+            Ok(Ok(())) => Ok(Io::Done(())),
+            Ok(Err(errno)) | Err(errno) => Err(host_error(errno)),
+        }
+    }
+
+    fn tcp_send(&mut self, socket: SocketId, data: &[u8]) -> Io<usize> {
+        let Some(slot) = self.slot(socket) else { return Io::Broken };
+        match rustix::net::send(&slot.fd, data, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+            Ok(sent) => Io::Done(sent),
+            Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS) => Io::Blocked,
+            Err(_) => Io::Broken,
+        }
+    }
+
+    fn tcp_recv(&mut self, socket: SocketId, buffer: &mut [u8]) -> StreamRead {
+        let Some(slot) = self.slot(socket) else { return StreamRead::Broken };
+        match rustix::net::recv(&slot.fd, buffer, RecvFlags::DONTWAIT) {
+            Ok((_, 0)) => StreamRead::End,
+            Ok((_, received)) => StreamRead::Data(received),
+            Err(Errno::AGAIN | Errno::INTR) => StreamRead::Blocked,
+            Err(_) => StreamRead::Broken,
+        }
+    }
+
+    fn tcp_finish(&mut self, socket: SocketId) {
+        if let Some(slot) = self.slot(socket) {
+            // An error means that the connection is gone, which reading will show.
+            let _ = rustix::net::shutdown(&slot.fd, Shutdown::Write);
+        }
+    }
+
+    fn tcp_reset(&mut self, socket: SocketId) {
+        if let Some(slot) = self.take(socket) {
+            let _ = sockopt::set_socket_linger(&slot.fd, Some(std::time::Duration::ZERO));
+        }
+    }
+
+    fn udp_open(&mut self, token: Token, family: Family) -> Result<SocketId, HostError> {
+        self.open_datagram(token, family, None)
+    }
+
+    fn echo_open(&mut self, token: Token, family: Family) -> Result<SocketId, HostError> {
+        let protocol = match family {
+            Family::V4 => ipproto::ICMP,
+            Family::V6 => ipproto::ICMPV6,
+        };
+        self.open_datagram(token, family, Some(protocol))
+    }
+
+    fn send_to(
+        &mut self,
+        socket: SocketId,
+        to: SocketAddr,
+        hop_limit: u8,
+        data: &[u8],
+    ) -> Result<Io<()>, HostError> {
+        let Some(slot) = self.slot_mut(socket) else { return Ok(Io::Broken) };
+        if slot.hop_limit != Some(hop_limit) {
+            let is_ipv6 = slot.family == Family::V6;
+            if socket::set_hop_limit(slot.fd.as_fd(), is_ipv6, i32::from(hop_limit)).is_ok() {
+                slot.hop_limit = Some(hop_limit);
+            }
+        }
+        match rustix::net::sendto(&slot.fd, data, SendFlags::NOSIGNAL | SendFlags::DONTWAIT, &to) {
+            Ok(_) => Ok(Io::Done(())),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(Io::Blocked),
+            Err(errno) => Err(host_error(errno)),
+        }
+    }
+
+    fn recv_from(&mut self, socket: SocketId, buffer: &mut [u8]) -> Io<Datagram> {
+        let Some(slot) = self.slot(socket) else { return Io::Broken };
+        match socket::receive_datagram(slot.fd.as_fd(), buffer) {
+            Ok(received) => Io::Done(Datagram {
+                len: received.len,
+                from: received.from,
+                hop_limit: received.hop_limit.unwrap_or(DEFAULT_HOP_LIMIT),
+            }),
+            Err(error) if matches!(io_errno(&error), Errno::AGAIN | Errno::INTR) => Io::Blocked,
+            Err(_) => Io::Broken,
+        }
+    }
+
+    fn icmp_report(&mut self, socket: SocketId) -> Option<IcmpReport> {
+        let slot = self.slot(socket)?;
+        loop {
+            let error = socket::receive_error(slot.fd.as_fd()).ok()??;
+            if let Some(report) = report(&error, slot.family) {
+                return Some(report);
+            }
+        }
+    }
+
+    fn close(&mut self, socket: SocketId) {
+        drop(self.take(socket));
+    }
+}
+
+/// What an entry of the error queue says in ICMP's terms; the host's own findings become the ICMP error that a router
+/// in its place would send.
+fn report(error: &socket::QueuedError, family: Family) -> Option<IcmpReport> {
+    let unspecified = match family {
+        Family::V4 => SocketAddr::from(([0, 0, 0, 0], 0)),
+        Family::V6 => SocketAddr::from(([0; 16], 0)),
+    };
+    let destination = error.destination.unwrap_or(unspecified);
+    if error.is_icmp {
+        return Some(IcmpReport {
+            destination,
+            offender: error.offender,
+            family: if error.is_ipv6 { Family::V6 } else { Family::V4 },
+            kind: error.kind,
+            code: error.code,
+            mtu: error.info,
+            payload: error.payload,
+        });
+    }
+    let errno = Errno::from_raw_os_error(error.errno);
+    let (kind, code) = match (family, errno) {
+        (Family::V4, Errno::NETUNREACH) => (3, 0),
+        (Family::V4, Errno::HOSTUNREACH) => (3, 1),
+        (Family::V4, Errno::MSGSIZE) => (3, 4),
+        (Family::V4, Errno::ACCESS | Errno::PERM) => (3, 13),
+        (Family::V6, Errno::NETUNREACH) => (1, 0),
+        (Family::V6, Errno::HOSTUNREACH) => (1, 3),
+        (Family::V6, Errno::MSGSIZE) => (2, 0),
+        (Family::V6, Errno::ACCESS | Errno::PERM) => (1, 1),
+        _ => return None,
+    };
+    Some(IcmpReport {
+        destination,
+        offender: None,
+        family,
+        kind,
+        code,
+        mtu: error.info,
+        payload: error.payload,
+    })
+}
+
+/// What a datagram counts as having arrived with when the kernel does not say.
+const DEFAULT_HOP_LIMIT: u8 = 64;

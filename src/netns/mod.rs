@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The container's side of the cable: its device, addresses and routes, made from inside its network namespace.
+//!
+//! # Path
+//! [`plan`] chooses addresses while wharf is still in the host's namespace; [`Device::open`] and [`configure`] run in
+//! the sandbox's init; the device's descriptors travel to the gateway process.
+
+mod netlink;
+pub mod plan;
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+
+use netlink_packet_route::link::LinkAttribute;
+
+pub use netlink::{Netlink, link_local};
+use plan::{CONTAINER_MAC, GATEWAY_LINK_LOCAL, Plan};
+
+use crate::sys::tun::{self, Offloads};
+
+/// The name of the container's interface.
+pub const INTERFACE: &str = "eth0";
+
+/// Frames a single-queue device may hold for us; beyond that the container's kernel drops them, silently for it.
+/// Eight flows' windows at an MTU of 1500 without segmentation offload fit.
+const QUEUE_FRAMES: u32 = 4096;
+/// The same for each queue of a multi-queue device. The kernel makes 256 of them, whatever we use, and sizes each
+/// one's packet scheduler by this: 6 MB at 1,000, and bringing the link up takes the longer the more it is.
+const QUEUE_FRAMES_MULTI: u32 = 1000;
+
+/// The device behind [`INTERFACE`].
+#[derive(Debug)]
+pub enum Device {
+    /// A TAP, one descriptor per queue.
+    Tap {
+        /// The queues, in order.
+        queues: Vec<OwnedFd>,
+        /// What the device accepted.
+        offloads: Offloads,
+    },
+}
+
+impl Device {
+    /// Creates the device in the calling thread's network namespace with `queues` queues.
+    ///
+    /// One queue makes a single-queue device, since a multi-queue one costs 256 packet schedulers and several
+    /// milliseconds when it is brought up.
+    ///
+    /// # Errors
+    /// What the kernel says of `/dev/net/tun`.
+    pub fn open(queues: usize) -> io::Result<Self> {
+        let queues: Vec<OwnedFd> =
+            (0..queues.max(1)).map(|_| tun::open_queue(INTERFACE, queues > 1)).collect::<io::Result<_>>()?;
+        let offloads =
+            queues.first().map_or(Ok(Offloads::default()), |queue| tun::set_offloads(queue, false))?;
+        Ok(Self::Tap { queues, offloads })
+    }
+}
+
+/// One step of [`configure`] that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {source}")]
+pub struct Failure {
+    /// What was to be done.
+    pub step: &'static str,
+    /// What the kernel said.
+    pub source: io::Error,
+}
+
+fn step<T>(step: &'static str, result: io::Result<T>) -> Result<T, Failure> {
+    result.map_err(|source| Failure { step, source })
+}
+
+/// Brings `lo` and [`INTERFACE`] up with the plan's addresses and default routes. Returns what did not work but need
+/// not stop anybody.
+///
+/// IPv6 is wholly static: no address waits for duplicate address detection, and Router Advertisements are not
+/// accepted, since they would only add a second address and a second default route beside the ones set here. A user
+/// who wants them writes 1 to `net.ipv6.conf.eth0.accept_ra`.
+///
+/// # Errors
+/// The first step that failed.
+pub fn configure(plan: &Plan, mtu_bytes: usize, queues: usize) -> Result<Vec<String>, Failure> {
+    let mut warnings = Vec::new();
+    let mut netlink = step("opening a netlink socket", Netlink::open())?;
+    // The loopback device is the first of every namespace.
+    step("bringing lo up", netlink.set_link(1, true, Vec::new()))?;
+    let index = step("finding eth0", netlink.link_index(INTERFACE))?;
+    let mtu = u32::try_from(mtu_bytes).unwrap_or(u32::MAX);
+    let attributes = vec![
+        LinkAttribute::Mtu(mtu),
+        LinkAttribute::Address(CONTAINER_MAC.0.to_vec()),
+        LinkAttribute::TxQueueLen(if queues > 1 { QUEUE_FRAMES_MULTI } else { QUEUE_FRAMES }),
+    ];
+    step("setting eth0's MTU and MAC address", netlink.set_link(index, false, attributes))?;
+    ipv6_settings(plan.ipv6.is_some());
+    if let (Some(ipv4), Some(address)) = (plan.ipv4, plan.container4()) {
+        let added = netlink.add_address(index, address.into(), ipv4.subnet.prefix_len());
+        step("setting eth0's IPv4 address", added)?;
+    }
+    let mut ipv6 = plan.ipv6.zip(plan.container6);
+    if let Some((ipv6_plan, address)) = ipv6 {
+        let own = link_local(CONTAINER_MAC.0);
+        let added = netlink
+            .add_address(index, own.into(), 64)
+            .and_then(|()| netlink.add_address(index, address.into(), ipv6_plan.subnet.prefix_len()));
+        match added {
+            Ok(()) => {}
+            Err(error) if plan.ipv4.is_some() => {
+                warnings.push(format!("no IPv6 in the sandbox, this kernel has it turned off ({error})"));
+                ipv6 = None;
+            }
+            Err(error) => return step("setting eth0's IPv6 address", Err(error)),
+        }
+    }
+    step("bringing eth0 up", netlink.set_link(index, true, Vec::new()))?;
+    if let Some(ipv4) = plan.ipv4 {
+        step("adding the IPv4 default route", netlink.add_default_route(index, ipv4.gateway.into()))?;
+    }
+    if ipv6.is_some() {
+        let gateway = IpAddr::V6(GATEWAY_LINK_LOCAL);
+        step("adding the IPv6 default route", netlink.add_default_route(index, gateway))?;
+    }
+    Ok(warnings)
+}
+
+/// Failing is fine: inside some containers /proc/sys cannot be written, and then a Router Advertisement adds an
+/// address, or a link-local address shows on a network without IPv6.
+fn ipv6_settings(enabled: bool) {
+    let set = |name: &str, value: &str| {
+        drop(fs::write(format!("/proc/sys/net/ipv6/conf/{INTERFACE}/{name}"), value));
+    };
+    if enabled {
+        set("accept_ra", "0");
+        set("disable_ipv6", "0");
+    } else {
+        set("disable_ipv6", "1");
+    }
+}

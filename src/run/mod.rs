@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `wharf run`: a command in namespaces of its own, and this process as its gateway.
+//!
+//! # Path
+//! ```text
+//! wharf (one thread)                          init (PID 1 inside)
+//! plan addresses, read resolv.conf
+//! clone ------------------------------------> arm death signal; TAP, addresses, routes
+//! write id maps ------------- Mapped -------> resolv.conf, /proc, host name
+//!   <------------------------ Device + fds --
+//! start the data plane (threads from here on)
+//!   ------------------------- Go -----------> start the command (PID 2)
+//! signals, resolv.conf                        reap, cover resolv.conf again
+//!   <------------------------ Exited --------
+//! ```
+
+pub mod idmap;
+
+mod error;
+mod init;
+mod messages;
+mod supervise;
+mod terminal;
+
+use std::ffi::OsString;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::process::{Pid, Resource, Rlimit};
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use error::Doing as _;
+pub use error::Error;
+use init::Setup;
+use messages::{Channel, FromInit, ToInit};
+use supervise::Supervisor;
+
+use crate::dataplane;
+use crate::netns::Netlink;
+use crate::netns::plan::{Families, GATEWAY_MAC, Plan, Wishes, overlap};
+use crate::resolv::{self, ResolvConf};
+use crate::sandbox;
+use crate::sys::process::{Cloned, clone_into_namespaces};
+use crate::sys::signal::{Mask, default_child_signal};
+
+/// What `wharf run` was asked to do.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The command and its arguments.
+    pub command: Vec<OsString>,
+    /// Largest IP packet on the link, in bytes.
+    pub mtu_bytes: usize,
+    /// The addresses.
+    pub wishes: Wishes,
+    /// Nameservers instead of the host's.
+    pub dns: Vec<SocketAddr>,
+    /// Search domains instead of the host's.
+    pub search: Vec<String>,
+    /// The sandbox's host name instead of the host's.
+    pub hostname: Option<String>,
+    /// The gateway's address leads to the host's loopback.
+    pub host_loopback: bool,
+    /// 169.254.0.0/16 is reachable.
+    pub allow_link_local: bool,
+    /// User and group ids inside.
+    pub ids: idmap::Mode,
+    /// The workers of the data plane.
+    pub dataplane: dataplane::Options,
+    /// Bytes of stream data the relay may hold.
+    pub memory_bytes: usize,
+    /// The gateway process is confined.
+    pub sandbox: bool,
+}
+
+/// How the command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It exited with this status.
+    Exited(i32),
+    /// This signal ended it.
+    Killed(i32),
+    /// It could not be started: the error of `execvp`.
+    NotStarted(i32),
+}
+
+impl Outcome {
+    /// The status for wharf's own caller, as shells count: 126 for a command that cannot be executed, 127 for one that
+    /// was not found, 128 + n for signal n.
+    #[must_use]
+    pub fn exit_status(self) -> u8 {
+        let status = match self {
+            Self::Exited(status) => status,
+            Self::Killed(signal) => 128 + signal,
+            Self::NotStarted(libc::ENOENT) => 127,
+            Self::NotStarted(_) => 126,
+        };
+        u8::try_from(status & 0xff).unwrap_or(u8::MAX)
+    }
+}
+
+/// Runs a command to its end. The calling process must have no threads yet.
+///
+/// # Errors
+/// See [`Error`]; the command did not run, or what became of it is unknown.
+pub fn run(options: &Options) -> Result<Outcome, Error> {
+    let random = random_seed()?;
+    let (plan, routes) = choose_plan(options, random)?;
+    warn_of_overlap(options, &plan, &routes);
+    let host = ResolvConf::read(Path::new(resolv::PATH)).unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot read {}", resolv::PATH);
+        ResolvConf::default()
+    });
+    let config = configuration(options, &plan, &host, random);
+    if config.nameservers.is_empty() {
+        tracing::info!("no nameserver in {}: names will not resolve unless --dns names one", resolv::PATH);
+    }
+    let (ours, theirs) = Channel::pair().doing("making a socket pair")?;
+    let nofile = rustix::process::getrlimit(Resource::Nofile);
+    let setup = Setup {
+        plan,
+        mtu_bytes: options.mtu_bytes,
+        queues: options.dataplane.workers,
+        hostname: options.hostname.clone(),
+        resolv_conf: resolv::render(plan.nameserver(), &config.search, &host.options),
+        command: options.command.clone(),
+        mask: Mask::block_all(),
+        nofile,
+    };
+    default_child_signal();
+    let cloned = clone_into_namespaces().map_err(|source| Error::Namespaces { source })?;
+    let Cloned::Parent(init) = cloned else { init::main(&setup, &theirs) };
+    drop(theirs);
+    let guard = Guard { init };
+    let status = gateway(options, config, init, ours, nofile);
+    drop(guard);
+    status
+}
+
+/// The parent's part after the clone, to the end of the command.
+fn gateway(
+    options: &Options,
+    config: wharf_stack::Config,
+    init: Pid,
+    channel: Channel,
+    nofile: Rlimit,
+) -> Result<Outcome, Error> {
+    let written = idmap::write(init, options.ids, idmap::Caller::current())?;
+    if let Some(reason) = written.fell_back {
+        tracing::info!("only your own user id exists in the sandbox: {reason}");
+    }
+    let mapped = ToInit::Mapped { ping_groups: written.ping_groups };
+    // A failure of init says more than this send's own: it is read below.
+    drop(channel.send(&mapped, &[]));
+    let taps = receive_device(&channel)?;
+    raise_open_files(nofile);
+    if options.sandbox {
+        sandbox::confine();
+    }
+    let follow = options.dns.is_empty().then(|| config.nameservers.clone());
+    let running = dataplane::start(config, taps, &options.dataplane).doing("starting the gateway")?;
+    let outcome = Supervisor::new(init, channel, &running, follow).and_then(Supervisor::run);
+    running.stop();
+    outcome
+}
+
+/// Kills and reaps init when it is dropped, so that no way out of [`run`] leaves a sandbox or a zombie behind.
+struct Guard {
+    init: Pid,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        use rustix::process::{Signal, WaitOptions, kill_process, waitpid};
+        let _ = kill_process(self.init, Signal::KILL);
+        let _ = rustix::io::retry_on_intr(|| waitpid(Some(self.init), WaitOptions::empty()));
+    }
+}
+
+/// Waits for the device's queues, passing on what else init says.
+fn receive_device(channel: &Channel) -> Result<Vec<OwnedFd>, Error> {
+    loop {
+        let received = channel.receive::<FromInit>().doing("listening to the sandbox")?;
+        let Some((message, fds)) = received else { return Err(Error::InitKilled) };
+        match message {
+            FromInit::Device { offloads } => {
+                tracing::debug!(?offloads, queues = fds.len(), "device ready");
+                return Ok(fds);
+            }
+            FromInit::Warning(text) => tracing::warn!("{text}"),
+            FromInit::Failed { step, errno } => return Err(Error::Sandbox { step, errno }),
+            other => tracing::debug!(?other, "unexpected message"),
+        }
+    }
+}
+
+fn random_seed() -> Result<[u8; 32], Error> {
+    let mut seed = [0; 32];
+    getrandom(&mut seed, GetRandomFlags::empty()).doing("getting random numbers")?;
+    Ok(seed)
+}
+
+fn choose_plan(options: &Options, seed: [u8; 32]) -> Result<(Plan, Vec<smoltcp::wire::Ipv4Cidr>), Error> {
+    let routes = Netlink::open().and_then(|mut netlink| netlink.ipv4_routes()).unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot read the host's routes; the sandbox's network may hide some of them");
+        Vec::new()
+    });
+    let mut wishes = options.wishes;
+    if wishes.families == Families::Both && !Path::new("/proc/net/if_inet6").exists() {
+        tracing::info!("this kernel has no IPv6: neither has the sandbox");
+        wishes.families = Families::Ipv4;
+    }
+    let [.., a, b, c, d, e] = seed;
+    Ok((Plan::new(&wishes, &routes, [a, b, c, d, e]), routes))
+}
+
+fn warn_of_overlap(options: &Options, plan: &Plan, routes: &[smoltcp::wire::Ipv4Cidr]) {
+    let Some(ipv4) = plan.ipv4 else { return };
+    if let Some(route) = routes.iter().find(|route| overlap(**route, ipv4.subnet)) {
+        let by = if options.wishes.cidr.is_some() { "--cidr" } else { "the sandbox's network" };
+        tracing::warn!("{by} {} hides the host's {route} from the sandbox", ipv4.subnet);
+    }
+}
+
+fn configuration(options: &Options, plan: &Plan, host: &ResolvConf, seed: [u8; 32]) -> wharf_stack::Config {
+    let or_host = |own: &[String], host: &[String]| if own.is_empty() { host.to_vec() } else { own.to_vec() };
+    wharf_stack::Config {
+        mac: GATEWAY_MAC,
+        mtu_bytes: options.mtu_bytes,
+        ipv4: plan.ipv4,
+        ipv6: plan.ipv6,
+        nat64: plan.nat64,
+        nameservers: if options.dns.is_empty() { host.nameservers.clone() } else { options.dns.clone() },
+        search: or_host(&options.search, &host.search),
+        ntp: Vec::<Ipv4Addr>::new(),
+        hostname: options.hostname.clone(),
+        host_loopback: options.host_loopback,
+        allow_link_local: options.allow_link_local,
+        memory_bytes: options.memory_bytes,
+        seed,
+    }
+}
+
+/// The gateway needs a descriptor per flow; the command gets the original limit back.
+fn raise_open_files(original: Rlimit) {
+    let raised = Rlimit { current: original.maximum, maximum: original.maximum };
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
+        tracing::info!(error = %io::Error::from(error), "cannot raise the limit of open files");
+    }
+}

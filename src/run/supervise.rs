@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! wharf's main thread while the command runs: signals, the sandbox's init, and the host's resolv.conf.
+//!
+//! # How it works
+//! One poll without a timeout. Every signal is blocked and read from a descriptor:
+//!
+//! * from the terminal (INT, QUIT, TSTP, HUP, WINCH by the kernel): the command has got it too, wharf does nothing;
+//! * from a process: passed on to init, which passes it on to the command;
+//! * when the command stops, wharf stops itself, so that the shell that waits for wharf sees a stopped job; when
+//!   it is continued, so is the command.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+
+use super::error::Doing as _;
+use super::messages::{Channel, FromInit, ToInit};
+use super::terminal::Terminal;
+use super::{Error, Outcome};
+use crate::dataplane::Running;
+use crate::resolv::watch::Watch;
+use crate::resolv::{self, ResolvConf};
+use crate::sys::signal::SignalFd;
+
+pub(super) struct Supervisor<'a> {
+    channel: Channel,
+    signals: SignalFd,
+    init: std::os::fd::OwnedFd,
+    terminal: Terminal,
+    running: &'a Running,
+    host: Option<HostResolver>,
+}
+
+struct HostResolver {
+    watch: Watch,
+    last: Vec<SocketAddr>,
+}
+
+impl<'a> Supervisor<'a> {
+    /// `follow` holds the nameservers read from the host's resolv.conf, if that is to be followed.
+    pub(super) fn new(
+        init: Pid,
+        channel: Channel,
+        running: &'a Running,
+        follow: Option<Vec<SocketAddr>>,
+    ) -> Result<Self, Error> {
+        let signals = SignalFd::new().doing("listening to signals")?;
+        let init = pidfd_open(init, PidfdFlags::empty()).doing("watching the sandbox's init")?;
+        let host = follow.and_then(HostResolver::new);
+        let mut this = Self { channel, signals, init, terminal: Terminal::open(), running, host };
+        // What changed since the file was read, before the watch was there.
+        this.publish_nameservers();
+        Ok(this)
+    }
+
+    /// Lets the command start and stays until it ended and everything in the sandbox with it.
+    pub(super) fn run(mut self) -> Result<Outcome, Error> {
+        // If init is gone, the loop finds out.
+        drop(self.channel.send(&ToInit::Go, &[]));
+        let outcome = loop {
+            let ready = self.wait()?;
+            if ready.message
+                && let Some(outcome) = self.take_message()?
+            {
+                break outcome;
+            }
+            if ready.signal {
+                self.take_signals();
+            }
+            if ready.file {
+                self.take_nameservers();
+            }
+        };
+        // Init is a zombie only after the kernel has reaped everything else in its PID namespace.
+        let mut fds = [PollFd::new(&self.init, PollFlags::IN)];
+        rustix::io::retry_on_intr(|| poll(&mut fds, None)).doing("waiting for the sandbox's end")?;
+        self.terminal.restore();
+        outcome
+    }
+
+    fn wait(&self) -> Result<Ready, Error> {
+        let mut fds =
+            vec![PollFd::new(&self.channel, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
+        if let Some(host) = &self.host {
+            fds.push(PollFd::new(&host.watch, PollFlags::IN));
+        }
+        rustix::io::retry_on_intr(|| poll(&mut fds, None)).doing("waiting for the command")?;
+        let ready = |n: usize| fds.get(n).is_some_and(|fd| !fd.revents().is_empty());
+        Ok(Ready { message: ready(0), signal: ready(1), file: ready(2) })
+    }
+
+    /// The command's outcome, if this message was its end; the end of the channel is init's death.
+    fn take_message(&mut self) -> Result<Option<Result<Outcome, Error>>, Error> {
+        let received = self.channel.receive::<FromInit>().doing("listening to the sandbox")?;
+        let Some((message, _)) = received else { return Ok(Some(Err(Error::InitKilled))) };
+        let outcome = match message {
+            FromInit::Exited(status) => Ok(Outcome::Exited(status)),
+            FromInit::Killed(signal) => Ok(Outcome::Killed(signal)),
+            FromInit::NotStarted { errno } => Ok(Outcome::NotStarted(errno)),
+            FromInit::Failed { step, errno } => Err(Error::Sandbox { step, errno }),
+            FromInit::Stopped => {
+                self.stop();
+                return Ok(None);
+            }
+            FromInit::Warning(text) => {
+                tracing::warn!("{text}");
+                return Ok(None);
+            }
+            FromInit::Device { .. } => return Ok(None),
+        };
+        Ok(Some(outcome))
+    }
+
+    /// The command stopped: so do we, threads and all, until somebody continues us.
+    fn stop(&mut self) {
+        self.terminal.before_stop();
+        let _ = kill_process(rustix::process::getpid(), Signal::STOP);
+        self.terminal.after_stop();
+        self.take_signals();
+    }
+
+    fn take_signals(&self) {
+        while let Some(received) = self.signals.next() {
+            // SIGPIPE calls itself sent by a process, but is the answer to a write of ours.
+            let ours = matches!(received.signal, libc::SIGCHLD | libc::SIGPIPE);
+            if received.from_process && !ours {
+                drop(self.channel.send(&ToInit::Signal(received.signal), &[]));
+            }
+        }
+    }
+
+    fn take_nameservers(&mut self) {
+        let Some(host) = &mut self.host else { return };
+        match host.watch.changed() {
+            Ok(false) => {}
+            Ok(true) => self.publish_nameservers(),
+            Err(error) => {
+                tracing::warn!(%error, "no longer following {}", resolv::PATH);
+                self.host = None;
+            }
+        }
+    }
+
+    fn publish_nameservers(&mut self) {
+        if let Some(servers) = self.host.as_mut().and_then(HostResolver::news) {
+            tracing::info!(?servers, "the host's nameservers changed");
+            self.running.set_nameservers(servers);
+        }
+    }
+}
+
+struct Ready {
+    message: bool,
+    signal: bool,
+    file: bool,
+}
+
+impl HostResolver {
+    /// Without inotify the nameservers stay those of the start.
+    fn new(last: Vec<SocketAddr>) -> Option<Self> {
+        let watch = Watch::new(Path::new(resolv::PATH));
+        let watch = watch.map_err(|error| tracing::warn!(%error, "cannot follow {}", resolv::PATH)).ok()?;
+        Some(Self { watch, last })
+    }
+
+    /// The servers the file names, if they are others than before. A file that is missing or names none, as in the
+    /// middle of a replacement, changes nothing.
+    fn news(&mut self) -> Option<Vec<SocketAddr>> {
+        let now = ResolvConf::read(Path::new(resolv::PATH)).unwrap_or_default().nameservers;
+        if now.is_empty() || now == self.last {
+            return None;
+        }
+        self.last.clone_from(&now);
+        Some(now)
+    }
+}

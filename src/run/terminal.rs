@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The terminal's foreground: given back at the end, and to the right group after a stop.
+//!
+//! # How it works
+//! The command starts in wharf's own process group, so that the terminal's signals and a shell's job control reach
+//! it as if wharf were not there, also in a pipeline. An interactive shell inside makes a group of its own and the
+//! foreground, but cannot give it back: wharf's group has no number in its PID namespace.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::process::Pid;
+use rustix::termios::{tcgetpgrp, tcsetpgrp};
+
+use crate::sys::signal;
+
+/// The controlling terminal, if there is one. All signals of this process are blocked, SIGTTOU among them.
+#[derive(Debug)]
+pub(super) struct Terminal {
+    tty: Option<OwnedFd>,
+    own: Pid,
+    /// The sandbox's group that had the foreground when the command stopped.
+    stopped: Option<Pid>,
+}
+
+impl Terminal {
+    pub(super) fn open() -> Self {
+        let tty = File::options().read(true).write(true).open("/dev/tty").ok().map(OwnedFd::from);
+        Self { tty, own: rustix::process::getpgrp(), stopped: None }
+    }
+
+    fn foreground(&self) -> Option<Pid> {
+        self.tty.as_ref().and_then(|tty| tcgetpgrp(tty).ok())
+    }
+
+    fn give(&self, group: Pid) {
+        if let Some(tty) = &self.tty {
+            // Fails when the terminal is gone, and then nobody misses it.
+            let _ = tcsetpgrp(tty.as_fd(), group);
+        }
+    }
+
+    /// The command stopped: remembers who had the foreground and takes it, as the shell that waits for us expects.
+    pub(super) fn before_stop(&mut self) {
+        self.stopped = self.foreground().filter(|group| *group != self.own);
+    }
+
+    /// wharf was continued: if the shell gave us the foreground, it goes back to the group that had it.
+    pub(super) fn after_stop(&mut self) {
+        let Some(group) = self.stopped.take() else { return };
+        if self.foreground() == Some(self.own) && signal::send_to_group(group, 0).is_ok() {
+            self.give(group);
+        }
+    }
+
+    /// The sandbox is gone: takes the foreground if it was left with a group that is no more.
+    pub(super) fn restore(&self) {
+        if self.foreground().is_some_and(|group| group != self.own && is_dead(group)) {
+            self.give(self.own);
+        }
+    }
+}
+
+fn is_dead(group: Pid) -> bool {
+    signal::send_to_group(group, 0).is_err_and(|error| error.raw_os_error() == Some(libc::ESRCH))
+}

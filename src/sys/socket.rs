@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Socket calls that need more than the crates offer: error queues, hop limits of datagrams.
+//!
+//! # Sources
+//! ip(7), ipv6(7) (`IP_RECVERR`, `IP_RECVTTL`), recv(2) (`MSG_ERRQUEUE`), cmsg(3).
+#![allow(unsafe_code, reason = "system calls")]
+
+use std::io;
+use std::mem;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Room for the few small control messages we ask for.
+#[repr(align(8))]
+struct ControlBuffer([u8; 256]);
+
+/// An entry of a socket's error queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueuedError {
+    /// Where the packet was going.
+    pub destination: Option<SocketAddr>,
+    /// `errno` of the error.
+    pub errno: i32,
+    /// An ICMP message (either family), rather than the host itself.
+    pub is_icmp: bool,
+    /// It is about IPv6.
+    pub is_ipv6: bool,
+    /// ICMP type; 0 when the host itself found out.
+    pub kind: u8,
+    /// ICMP code.
+    pub code: u8,
+    /// The MTU, where the error names one.
+    pub info: u32,
+    /// Who sent the ICMP message.
+    pub offender: Option<IpAddr>,
+    /// The first bytes of what the packet carried; zero where there were fewer.
+    pub payload: [u8; 8],
+}
+
+/// What came of receiving a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReceivedDatagram {
+    /// Payload bytes.
+    pub len: usize,
+    /// Its sender.
+    pub from: SocketAddr,
+    /// TTL or hop limit it arrived with, if the kernel said.
+    pub hop_limit: Option<u8>,
+}
+
+fn set_int(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
+    let len = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: `value` lives across the call and `len` is its size.
+    let result = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), len) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Asks for ICMP errors in the socket's error queue.
+///
+/// # Errors
+/// What the kernel said.
+pub fn queue_errors(fd: BorrowedFd<'_>, is_ipv6: bool) -> io::Result<()> {
+    if is_ipv6 {
+        set_int(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1)
+    } else {
+        set_int(fd, libc::IPPROTO_IP, libc::IP_RECVERR, 1)
+    }
+}
+
+/// Asks for the hop limit of every datagram.
+///
+/// # Errors
+/// What the kernel said.
+pub fn report_hop_limits(fd: BorrowedFd<'_>, is_ipv6: bool) -> io::Result<()> {
+    if is_ipv6 {
+        set_int(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT, 1)
+    } else {
+        set_int(fd, libc::IPPROTO_IP, libc::IP_RECVTTL, 1)
+    }
+}
+
+/// Sets the hop limit of what the socket sends; -1 is the host's default.
+///
+/// # Errors
+/// What the kernel said.
+pub fn set_hop_limit(fd: BorrowedFd<'_>, is_ipv6: bool, hop_limit: i32) -> io::Result<()> {
+    if is_ipv6 {
+        set_int(fd, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, hop_limit)
+    } else {
+        set_int(fd, libc::IPPROTO_IP, libc::IP_TTL, hop_limit)
+    }
+}
+
+fn address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    match i32::from(storage.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says that this is a sockaddr_in, which fits into the storage.
+            let v4 = unsafe { &*(&raw const *storage).cast::<libc::sockaddr_in>() };
+            let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
+            Some(SocketAddrV4::new(ip, u16::from_be(v4.sin_port)).into())
+        }
+        libc::AF_INET6 => {
+            // SAFETY: the family says that this is a sockaddr_in6, which fits into the storage.
+            let v6 = unsafe { &*(&raw const *storage).cast::<libc::sockaddr_in6>() };
+            let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+            Some(SocketAddrV6::new(ip, u16::from_be(v6.sin6_port), 0, v6.sin6_scope_id).into())
+        }
+        _ => None,
+    }
+}
+
+/// The outcome of one `recvmsg`: bytes, sender, and the control messages through a visitor.
+fn receive_message(
+    fd: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    flags: i32,
+    mut visit: impl FnMut(i32, i32, &[u8]),
+) -> io::Result<(usize, Option<SocketAddr>)> {
+    let mut control = ControlBuffer([0; 256]);
+    // SAFETY: all-zero is a valid value of these plain C structures.
+    let (mut name, mut message) =
+        unsafe { (mem::zeroed::<libc::sockaddr_storage>(), mem::zeroed::<libc::msghdr>()) };
+    let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    message.msg_name = (&raw mut name).cast();
+    message.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    message.msg_iov = &raw mut iov;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = control.0.len() as _;
+    // SAFETY: every pointer in `message` names a live buffer of the stated length.
+    let received = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags) };
+    let len = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+    // SAFETY: `message` was filled in by the kernel; its control buffer is `control`.
+    let mut header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    while !header.is_null() {
+        // SAFETY: a header that CMSG_FIRSTHDR or CMSG_NXTHDR returned lies inside the control buffer, and so does
+        // its data of `cmsg_len` bytes less the header.
+        let (level, kind, data) = unsafe {
+            let start = libc::CMSG_DATA(header);
+            let overhead = start.offset_from(header.cast()).unsigned_abs();
+            let data =
+                std::slice::from_raw_parts(start, ((*header).cmsg_len as usize).saturating_sub(overhead));
+            ((*header).cmsg_level, (*header).cmsg_type, data)
+        };
+        visit(level, kind, data);
+        // SAFETY: as above.
+        header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
+    }
+    Ok((len, address(&name)))
+}
+
+/// Receives one datagram with its sender and hop limit.
+///
+/// # Errors
+/// What the kernel said; an ICMP error of an earlier datagram may come this way.
+pub fn receive_datagram(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<ReceivedDatagram> {
+    let mut hop_limit = None;
+    let (len, from) = receive_message(fd, buffer, libc::MSG_DONTWAIT, |level, kind, data| {
+        if matches!(
+            (level, kind),
+            (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT)
+        ) {
+            let value = data.first_chunk::<4>().map(|bytes| i32::from_ne_bytes(*bytes));
+            hop_limit = value.and_then(|value| u8::try_from(value).ok());
+        }
+    })?;
+    let from = from.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+    Ok(ReceivedDatagram { len, from, hop_limit })
+}
+
+/// Takes the oldest entry off the socket's error queue.
+///
+/// # Errors
+/// `WouldBlock` when it is empty.
+pub fn receive_error(fd: BorrowedFd<'_>) -> io::Result<Option<QueuedError>> {
+    const ORIGIN_ICMP: u8 = 2;
+    const ORIGIN_ICMP6: u8 = 3;
+    /// `struct sock_extended_err` without its trailing address.
+    const FIXED: usize = 16;
+    let mut found = None;
+    let mut payload = [0; 8];
+    let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
+    let (_, destination) = receive_message(fd, &mut payload, flags, |level, kind, data| {
+        let is_ipv6 = (level, kind) == (libc::IPPROTO_IPV6, libc::IPV6_RECVERR);
+        if !is_ipv6 && (level, kind) != (libc::IPPROTO_IP, libc::IP_RECVERR) {
+            return;
+        }
+        let Some(&[e0, e1, e2, e3, origin, icmp_kind, code, _, i0, i1, i2, i3, _, _, _, _]) =
+            data.first_chunk::<FIXED>()
+        else {
+            return;
+        };
+        found = Some(QueuedError {
+            destination: None,
+            errno: i32::from_ne_bytes([e0, e1, e2, e3]),
+            is_icmp: matches!(origin, ORIGIN_ICMP | ORIGIN_ICMP6),
+            is_ipv6,
+            kind: icmp_kind,
+            code,
+            info: u32::from_ne_bytes([i0, i1, i2, i3]),
+            offender: data.get(FIXED..).and_then(offender),
+            payload: [0; 8],
+        });
+    })?;
+    Ok(found.map(|error: QueuedError| QueuedError { destination, payload, ..error }))
+}
+
+/// Reads the socket address behind a `sock_extended_err` (`SO_EE_OFFENDER`).
+fn offender(bytes: &[u8]) -> Option<IpAddr> {
+    let &[f0, f1, ..] = bytes else { return None };
+    match i32::from(u16::from_ne_bytes([f0, f1])) {
+        libc::AF_INET => {
+            let octets: [u8; 4] = bytes.get(4..8)?.try_into().ok()?;
+            Some(Ipv4Addr::from(octets).into())
+        }
+        libc::AF_INET6 => {
+            let octets: [u8; 16] = bytes.get(8..24)?.try_into().ok()?;
+            Some(Ipv6Addr::from(octets).into())
+        }
+        _ => None,
+    }
+}

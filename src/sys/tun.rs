@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! TAP devices: one descriptor per queue, every frame behind a virtio-net header.
+//!
+//! # Sources
+//! `Documentation/networking/tuntap.rst` and `linux/if_tun.h` of the kernel.
+#![allow(unsafe_code, reason = "the TUN driver is configured by ioctl")]
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+/// Where the kernel offers TUN and TAP devices.
+pub const DEVICE_PATH: &str = "/dev/net/tun";
+
+/// Bytes of the virtio-net header in front of every frame.
+pub const VNET_HEADER_LEN: i32 = 10;
+
+/// The largest MTU a TAP takes: 65,535 minus an Ethernet header.
+pub const MAX_MTU: usize = 65_521;
+
+/// Which segmentation offloads a device carries beyond checksums, TSO4 and TSO6.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Offloads {
+    /// Checksums are left to the receiver.
+    pub checksum: bool,
+    /// TCP super-frames of both families.
+    pub tcp: bool,
+    /// TCP super-frames whose first segment carries CWR (ECN).
+    pub tcp_ecn: bool,
+    /// UDP super-frames of both families.
+    pub udp: bool,
+}
+
+/// Creates the TAP `name`, or attaches to it, and returns one queue.
+///
+/// The device lives in the calling thread's network namespace and goes away with the last queue. `multi_queue` must be
+/// the same for all queues of a device.
+///
+/// # Errors
+/// What the kernel says: `ENOENT`, `ENODEV` or `EACCES` where there is no usable [`DEVICE_PATH`], `EPERM` without
+/// CAP_NET_ADMIN in the network namespace.
+pub fn open_queue(name: &str, multi_queue: bool) -> io::Result<OwnedFd> {
+    let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(DEVICE_PATH)?;
+    let mut request = request_for(name)?;
+    let mut flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    if multi_queue {
+        flags |= libc::IFF_MULTI_QUEUE;
+    }
+    request.ifr_ifru.ifru_flags =
+        libc::c_short::from_ne_bytes(u16::try_from(flags).map_err(io::Error::other)?.to_ne_bytes());
+    // SAFETY: TUNSETIFF reads and writes one ifreq, which is live.
+    let rc = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    check(rc)?;
+    // The kernel's default happens to be 10 too, but a device made by somebody else may differ.
+    let len = VNET_HEADER_LEN;
+    // SAFETY: TUNSETVNETHDRSZ reads one int, which is live.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const len) })?;
+    Ok(file.into())
+}
+
+/// Offers as many offloads as the kernel takes; `udp` asks for UDP segmentation too. Returns the accepted set.
+///
+/// The mask belongs to the device, not to the queue: one call is enough.
+///
+/// # Errors
+/// The kernel refused even an empty set.
+pub fn set_offloads(queue: impl AsFd, udp: bool) -> io::Result<Offloads> {
+    let tcp = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+    let full = Offloads { checksum: true, tcp: true, tcp_ecn: true, udp: true };
+    let tries = [
+        (tcp | libc::TUN_F_TSO_ECN | libc::TUN_F_USO4 | libc::TUN_F_USO6, full),
+        (tcp | libc::TUN_F_TSO_ECN, Offloads { udp: false, ..full }),
+        (tcp, Offloads { udp: false, tcp_ecn: false, ..full }),
+        (libc::TUN_F_CSUM, Offloads { checksum: true, ..Offloads::default() }),
+    ];
+    for (mask, set) in tries.into_iter().skip(usize::from(!udp)) {
+        if set_offload_mask(&queue, mask).is_ok() {
+            return Ok(set);
+        }
+    }
+    set_offload_mask(&queue, 0)?;
+    Ok(Offloads::default())
+}
+
+fn set_offload_mask(queue: impl AsFd, mask: libc::c_uint) -> io::Result<()> {
+    // SAFETY: TUNSETOFFLOAD takes its argument by value.
+    check(unsafe { libc::ioctl(queue.as_fd().as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(mask)) })
+}
+
+fn request_for(name: &str) -> io::Result<libc::ifreq> {
+    // SAFETY: ifreq is plain data.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.len() >= request.ifr_name.len() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "interface names have at most 15 bytes"));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = libc::c_char::from_ne_bytes([from]);
+    }
+    Ok(request)
+}
+
+fn check(rc: libc::c_int) -> io::Result<()> {
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Whether this process may open [`DEVICE_PATH`]; says why not.
+///
+/// # Errors
+/// What `open(2)` says.
+pub fn probe() -> io::Result<()> {
+    File::options().read(true).write(true).open(DEVICE_PATH).map(drop)
+}

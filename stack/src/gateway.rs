@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The gateway of one network: what the switch hands to it is asked three questions.
+//!
+//! # Path
+//! ```text
+//! handle_frame --+-- link     who are you on this wire?        ARP, NDP
+//!                +-- local    is it for the gateway itself?    echo, DHCP, RA, DNS
+//!                +-- transit  is it going through?             TCP, UDP, echo, fragments
+//! ```
+//! Sockets speak through [`Gateway::handle_host`], deadlines through [`Gateway::handle_timers`]; both, and the frames
+//! of one turn, are followed by one [`Gateway::exhale`].
+
+use core::net::{IpAddr, SocketAddr};
+
+use smoltcp::wire::{EthernetFrame, EthernetProtocol, Icmpv6Message, IpProtocol};
+use wharf_switch::frame::ETHERNET_HEADER_LEN;
+use wharf_switch::{DropCounters, Frame, Instant, Pool};
+
+use crate::env::{Cx, Env, Outbox};
+use crate::host::{Host, HostEvent, Owner};
+use crate::link::{Link, ndp};
+use crate::local::Local;
+use crate::transit::Transit;
+use crate::transit::fragments::Reassembly;
+use crate::wire::Packet;
+use crate::{Config, DropReason};
+
+/// One network's gateway, as far as one worker owns it.
+#[derive(Debug)]
+pub struct Gateway {
+    env: Env,
+    link: Link,
+    local: Local,
+    transit: Transit,
+    reassembly: Reassembly,
+    /// Why packets ended here.
+    pub drops: DropCounters<DropReason>,
+}
+
+/// How full the gateway is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// TCP connections.
+    pub tcp_flows: usize,
+    /// Bytes of stream data held.
+    pub held_bytes: usize,
+}
+
+impl Gateway {
+    /// The gateway that `config` describes. `pool` is where its frames come from.
+    #[must_use]
+    pub fn new(config: Config, pool: Pool) -> Self {
+        Self {
+            link: Link::new(&config),
+            local: Local::new(&config),
+            transit: Transit::new(&config),
+            reassembly: Reassembly::default(),
+            env: Env::new(config, pool),
+            drops: DropCounters::default(),
+        }
+    }
+
+    /// Takes a frame that the switch decided is for the gateway.
+    ///
+    /// # Errors
+    /// Why it went no further; it is counted already.
+    pub fn handle_frame<H: Host, O: Outbox>(
+        &mut self,
+        now: Instant,
+        frame: &Frame,
+        host: &mut H,
+        out: &mut O,
+    ) -> Result<(), DropReason> {
+        let result = self.route(now, frame, host, out);
+        if let Err(reason) = result {
+            self.drops.count(reason);
+        }
+        result
+    }
+
+    fn route<H: Host, O: Outbox>(
+        &mut self,
+        now: Instant,
+        frame: &Frame,
+        host: &mut H,
+        out: &mut O,
+    ) -> Result<(), DropReason> {
+        let ethernet =
+            EthernetFrame::new_checked(frame.bytes()).map_err(|_| DropReason::EthernetTruncated)?;
+        let config = &self.env.config;
+        let packet = match ethernet.ethertype() {
+            EthernetProtocol::Arp => {
+                let cx = &mut Cx { now, host, out, env: &mut self.env };
+                return self
+                    .link
+                    .handle_arp(cx, frame.bytes().get(ETHERNET_HEADER_LEN..).unwrap_or_default());
+            }
+            EthernetProtocol::Ipv4 if config.ipv4.is_none() => return Err(DropReason::Ipv4NotConfigured),
+            EthernetProtocol::Ipv6 if config.ipv6.is_none() => return Err(DropReason::Ipv6NotConfigured),
+            EthernetProtocol::Ipv4 => Packet::parse_ipv4(frame)?,
+            EthernetProtocol::Ipv6 => Packet::parse_ipv6(frame)?,
+            EthernetProtocol::Unknown(_) => return Err(DropReason::EtherTypeUnknown),
+        };
+        let Some(fragment) = packet.fragment else {
+            return self.route_packet(now, &packet, frame, host, out);
+        };
+        let Some(whole) = self.reassembly.add(now, &self.env.pool, &packet, fragment, frame)? else {
+            return Ok(());
+        };
+        let packet = match packet.src {
+            IpAddr::V4(_) => Packet::parse_ipv4(&whole)?,
+            IpAddr::V6(_) => Packet::parse_ipv6(&whole)?,
+        };
+        self.route_packet(now, &packet, &whole, host, out)
+    }
+
+    /// Asks a whole IP packet the three questions.
+    fn route_packet<H: Host, O: Outbox>(
+        &mut self,
+        now: Instant,
+        packet: &Packet,
+        frame: &Frame,
+        host: &mut H,
+        out: &mut O,
+    ) -> Result<(), DropReason> {
+        let cx = &mut Cx { now, host, out, env: &mut self.env };
+        if let Some(envelope) = neighbor_discovery(packet, frame) {
+            let solicited = self.link.handle_ndp(cx, envelope, packet.payload(frame))?;
+            return solicited.map_or(Ok(()), |solicitation| self.local.advertise(cx, solicitation));
+        }
+        if Local::is_for_us(&cx.env.config, packet) {
+            return self.local.handle_packet(cx, packet, frame);
+        }
+        if !is_from_inside(&cx.env.config, packet.src) {
+            return Err(DropReason::SourceAddressInvalid);
+        }
+        self.transit.handle_packet(cx, packet, frame)
+    }
+
+    /// A socket of ours became usable.
+    pub fn handle_host<H: Host, O: Outbox>(
+        &mut self,
+        now: Instant,
+        event: HostEvent,
+        host: &mut H,
+        out: &mut O,
+    ) {
+        let mut cx = Cx { now, host, out, env: &mut self.env };
+        self.transit.handle_host(&mut cx, event);
+    }
+
+    /// Lets everything that has something to say speak, once per turn.
+    pub fn exhale<H: Host, O: Outbox>(&mut self, now: Instant, host: &mut H, out: &mut O) {
+        let mut cx = Cx { now, host, out, env: &mut self.env };
+        self.transit.exhale(&mut cx);
+    }
+
+    /// Whether [`Gateway::exhale`] would have something to do at once.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
+        self.transit.has_more()
+    }
+
+    /// Whatever is due at `now`.
+    pub fn handle_timers<H: Host, O: Outbox>(&mut self, now: Instant, host: &mut H, out: &mut O) {
+        while let Some((token, at)) = self.env.timers.poll(now) {
+            let mut cx = Cx { now, host: &mut *host, out: &mut *out, env: &mut self.env };
+            match token.owner {
+                Owner::Tcp | Owner::Udp | Owner::Echo => self.transit.handle_timer(&mut cx, token, at),
+                Owner::Dns => {}
+            }
+        }
+    }
+
+    /// When the next deadline is due.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.env.timers.next()
+    }
+
+    /// Other nameservers from now on.
+    pub fn set_nameservers(&mut self, nameservers: Vec<SocketAddr>) {
+        self.env.config.nameservers = nameservers;
+    }
+
+    /// How full the gateway is.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        Load { tcp_flows: self.transit.tcp_flows(), held_bytes: self.env.budget.used() }
+    }
+
+    /// Frames that started here so far.
+    #[must_use]
+    pub fn originated(&self) -> u64 {
+        self.env.originated
+    }
+}
+
+/// Whether a packet that goes through comes from an address of the network.
+fn is_from_inside(config: &Config, src: IpAddr) -> bool {
+    match src {
+        IpAddr::V4(src) => config.ipv4.is_some_and(|plan| plan.subnet.contains_addr(&src)),
+        IpAddr::V6(src) => config.ipv6.is_some_and(|plan| plan.subnet.contains_addr(&src)),
+    }
+}
+
+/// The envelope of a Neighbor Discovery message (ICMPv6 types 133 to 137), if the packet is one.
+fn neighbor_discovery(packet: &Packet, frame: &Frame) -> Option<ndp::Envelope> {
+    let (IpProtocol::Icmpv6, IpAddr::V6(source), IpAddr::V6(destination)) =
+        (packet.protocol, packet.src, packet.dst)
+    else {
+        return None;
+    };
+    let &kind = packet.payload(frame).first()?;
+    Icmpv6Message::from(kind).is_ndisc().then_some(ndp::Envelope {
+        mac: packet.src_mac,
+        source,
+        destination,
+        hop_limit: packet.hop_limit,
+    })
+}
