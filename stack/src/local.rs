@@ -6,6 +6,7 @@
 //! Whoever sends to a port without a service hears so at once (RFC 1122 section 4.1.3.1, RFC 9293 section 3.5.2).
 
 pub mod dhcp4;
+pub mod dns;
 mod echo;
 pub mod name;
 pub mod router_advert;
