@@ -8,6 +8,7 @@
 
 pub mod cli;
 pub mod dataplane;
+pub mod doctor;
 pub mod host;
 pub mod netns;
 pub mod port;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The command line: what the user typed, turned into options of the work to be done.
 
+mod doctor;
 mod generate;
 mod logging;
 mod run;
@@ -26,7 +27,17 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a command in a sandbox with a network of its own
+    ///
+    /// The command runs in user, network, mount, PID, IPC and UTS namespaces of its own. Its network ends in wharf, which
+    /// carries what goes outside over ordinary sockets of the host: no root, no kernel bridge, no packet filter rules.
+    /// The sandbox ends with the command, with everything that is still running in it.
+    #[command(override_usage = "wharf run [OPTIONS] [--] [COMMAND [ARGUMENT]...]", after_long_help = run::EXIT_STATUS)]
     Run(Box<run::RunArgs>),
+    /// Say whether this machine has what a rootless network needs
+    ///
+    /// Makes a sandbox for a moment and says for each point that fails the command that mends it. The exit status is 0
+    /// when `wharf run` can work and 1 when a required point is missing.
+    Doctor(doctor::DoctorArgs),
     /// Print the manual pages
     #[command(hide = true)]
     Man(generate::ManArgs),
@@ -50,6 +61,7 @@ pub fn main() -> ExitCode {
     logging::start(&cli.logging);
     match cli.command {
         Command::Run(args) => run::main(*args),
+        Command::Doctor(args) => doctor::main(&args),
         Command::Man(args) => generate::man(&args),
         Command::Completions(args) => generate::completions(&args),
     }

@@ -10,6 +10,7 @@ use smoltcp::wire::{Ipv4Cidr, Ipv6Cidr};
 
 use super::{fail, values};
 use crate::dataplane::{self, PollMode};
+use crate::netns::DeviceChoice;
 use crate::netns::plan::{Families, Wishes};
 use crate::run::{self, Options, idmap};
 use crate::sys::tun::MAX_MTU;
@@ -18,13 +19,17 @@ const MIN_MTU: usize = 576;
 /// RFC 8200 section 5: "IPv6 requires that every link in the Internet have an MTU of 1280 octets or greater."
 const MIN_MTU_IPV6: usize = 1280;
 
-/// The command runs in user, network, mount, PID, IPC and UTS namespaces of its own. Its network ends in wharf, which
-/// carries what goes outside over ordinary sockets of the host: no root, no kernel bridge, no packet filter rules.
-///
-/// The exit status is the command's; 128 + n when signal n ended it; 125 when wharf failed, 126 when the command could
-/// not be executed, 127 when it was not found.
+/// How to read the status of `wharf run`.
+pub(super) const EXIT_STATUS: &str = "\
+Exit status:
+  the command's own; 128 + n when signal n ended it; 125 when wharf failed, 126 when the command could
+  not be executed, 127 when it was not found";
+
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
+    /// The command and its arguments [default: your shell]
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
     #[command(flatten, next_help_heading = "Addresses")]
     addresses: AddressArgs,
     #[command(flatten, next_help_heading = "Names")]
@@ -35,9 +40,6 @@ pub(super) struct RunArgs {
     users: UserArgs,
     #[command(flatten, next_help_heading = "Engine")]
     engine: EngineArgs,
-    /// The command and its arguments [default: your shell]
-    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
-    command: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]
@@ -111,9 +113,22 @@ struct EngineArgs {
     /// What an idle worker does
     #[arg(long, value_name = "MODE", default_value = "adaptive")]
     poll: Poll,
+    /// The sandbox's device: auto takes a veth pair where there is no /dev/net/tun
+    #[arg(long, value_name = "KIND", default_value = "auto")]
+    device: DeviceArg,
     /// Bytes of stream data the relay may hold; suffixes K, M, G
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = values::size)]
     memory: usize,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum DeviceArg {
+    /// A TAP, else a veth pair
+    Auto,
+    /// A TAP
+    Tap,
+    /// A veth pair
+    Veth,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -170,6 +185,11 @@ impl RunArgs {
         Ok(Options {
             command: if self.command.is_empty() { vec![shell()] } else { self.command },
             mtu_bytes,
+            device: match self.engine.device {
+                DeviceArg::Auto => DeviceChoice::Best,
+                DeviceArg::Tap => DeviceChoice::Tap,
+                DeviceArg::Veth => DeviceChoice::Veth,
+            },
             wishes: Wishes {
                 families,
                 cidr: self.addresses.cidr,

@@ -7,11 +7,13 @@
 
 mod netlink;
 pub mod plan;
+mod veth;
 
 use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use netlink_packet_route::link::LinkAttribute;
 
@@ -30,32 +32,70 @@ const QUEUE_FRAMES: u32 = 4096;
 /// one's packet scheduler by this: 6 MB at 1,000, and bringing the link up takes the longer the more it is.
 const QUEUE_FRAMES_MULTI: u32 = 1000;
 
+/// Which kind of device to make.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// A TAP, or a veth pair where there is no usable `/dev/net/tun`.
+    #[default]
+    Best,
+    /// A TAP or nothing.
+    Tap,
+    /// A veth pair or nothing.
+    Veth,
+}
+
+/// What the device is, beside its descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum DeviceKind {
+    /// A TAP that accepted these offloads.
+    Tap(Offloads),
+    /// A veth pair read through packet sockets.
+    Veth,
+}
+
 /// The device behind [`INTERFACE`].
 #[derive(Debug)]
-pub enum Device {
-    /// A TAP, one descriptor per queue.
-    Tap {
-        /// The queues, in order.
-        queues: Vec<OwnedFd>,
-        /// What the device accepted.
-        offloads: Offloads,
-    },
+pub struct Device {
+    /// What it is.
+    pub kind: DeviceKind,
+    /// One descriptor per queue; each `read` and `write` is one frame behind a 10-byte virtio-net header.
+    pub queues: Vec<OwnedFd>,
+    /// Why it is not the kind hoped for.
+    pub fell_back: Option<io::Error>,
 }
 
 impl Device {
     /// Creates the device in the calling thread's network namespace with `queues` queues.
     ///
-    /// One queue makes a single-queue device, since a multi-queue one costs 256 packet schedulers and several
+    /// One queue makes a single-queue TAP, since a multi-queue one costs 256 packet schedulers and several
     /// milliseconds when it is brought up.
     ///
     /// # Errors
-    /// What the kernel says of `/dev/net/tun`.
-    pub fn open(queues: usize) -> io::Result<Self> {
+    /// No device can be made. With [`DeviceChoice::Best`] it is the TAP's error, as that is the one to mend.
+    pub fn open(choice: DeviceChoice, queues: usize, mtu_bytes: usize) -> io::Result<Self> {
+        if choice == DeviceChoice::Veth {
+            return Self::veth(queues, mtu_bytes);
+        }
+        match Self::tap(queues) {
+            Err(error) if choice == DeviceChoice::Best => match Self::veth(queues, mtu_bytes) {
+                Ok(device) => Ok(Self { fell_back: Some(error), ..device }),
+                Err(_) => Err(error),
+            },
+            result => result,
+        }
+    }
+
+    fn tap(queues: usize) -> io::Result<Self> {
         let queues: Vec<OwnedFd> =
             (0..queues.max(1)).map(|_| tun::open_queue(INTERFACE, queues > 1)).collect::<io::Result<_>>()?;
         let offloads =
             queues.first().map_or(Ok(Offloads::default()), |queue| tun::set_offloads(queue, false))?;
-        Ok(Self::Tap { queues, offloads })
+        Ok(Self { kind: DeviceKind::Tap(offloads), queues, fell_back: None })
+    }
+
+    fn veth(queues: usize, mtu_bytes: usize) -> io::Result<Self> {
+        let queues = veth::open(queues, mtu_bytes)?;
+        Ok(Self { kind: DeviceKind::Veth, queues, fell_back: None })
     }
 }
 
@@ -116,6 +156,7 @@ pub fn configure(plan: &Plan, mtu_bytes: usize, queues: usize) -> Result<Vec<Str
         }
     }
     step("bringing eth0 up", netlink.set_link(index, true, Vec::new()))?;
+    wait_for_carrier(&mut netlink);
     if let Some(ipv4) = plan.ipv4 {
         step("adding the IPv4 default route", netlink.add_default_route(index, ipv4.gateway.into()))?;
     }
@@ -124,6 +165,18 @@ pub fn configure(plan: &Plan, mtu_bytes: usize, queues: usize) -> Result<Vec<Str
         step("adding the IPv6 default route", netlink.add_default_route(index, gateway))?;
     }
     Ok(warnings)
+}
+
+/// A TAP has its carrier at once. A veth pair gets it from a work queue of the kernel, and what is sent before, such as
+/// a command's first SYN, is lost.
+fn wait_for_carrier(netlink: &mut Netlink) {
+    for _ in 0..500 {
+        // A kernel that does not tell is not waited for.
+        if netlink.has_carrier(INTERFACE).unwrap_or(true) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Failing is fine: inside some containers /proc/sys cannot be written, and then a Router Advertisement adds an

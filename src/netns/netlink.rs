@@ -9,7 +9,7 @@ use netlink_packet_core::{
     NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkHeader, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -46,15 +46,27 @@ impl Netlink {
     /// # Errors
     /// `ENODEV` when there is none.
     pub fn link_index(&mut self, name: &str) -> io::Result<u32> {
+        Ok(self.link(name)?.index)
+    }
+
+    /// Whether frames can pass the link `name`.
+    ///
+    /// # Errors
+    /// `ENODEV` when there is none.
+    pub fn has_carrier(&mut self, name: &str) -> io::Result<bool> {
+        Ok(self.link(name)?.flags.contains(LinkFlags::LowerUp | LinkFlags::Running))
+    }
+
+    fn link(&mut self, name: &str) -> io::Result<LinkHeader> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        let mut index = None;
+        let mut header = None;
         self.request(RouteNetlinkMessage::GetLink(message), 0, |answer| {
             if let RouteNetlinkMessage::NewLink(link) = answer {
-                index = Some(link.header.index);
+                header = Some(link.header);
             }
         })?;
-        index.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
+        header.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
     }
 
     /// Changes attributes of a link and, if `up`, brings it up.

@@ -2,7 +2,7 @@
 //! Puts a resolv.conf of our own over the host's, in the sandbox's mount namespace only.
 //!
 //! # How it works
-//! The file lives in a tmpfs that is mounted for a moment on a directory nobody looks into ([`STAGES`]), is bound over
+//! The file lives in a tmpfs that is mounted for a moment on a directory nobody looks into (`STAGES`), is bound over
 //! whatever `/etc/resolv.conf` leads to, and stays alive through that bind alone. When the host replaces its file by
 //! rename, the kernel removes the bind with the old file: [`Cover::keep`] notices that and mounts again.
 //!
@@ -58,16 +58,23 @@ impl Cover {
         Ok(true)
     }
 
+    /// Whether there is a file to bind over.
+    #[must_use]
+    pub fn has_file(&self) -> bool {
+        fs::metadata(PATH).is_ok()
+    }
+
     fn place(&self, stage: &Path) -> io::Result<()> {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        mount("wharf", stage, "tmpfs", flags, c"mode=0755,size=4m")?;
-        if fs::metadata(PATH).is_ok() {
+        mount("wharf", stage, "tmpfs", flags, c"mode=0755")?;
+        if self.has_file() {
             let file = stage.join("resolv.conf");
             write(&file, &self.text)?;
             mount_bind(file, PATH)?;
             return Ok(());
         }
         let (directory, rest) = lacking(Path::new(PATH)).ok_or(io::ErrorKind::NotFound)?;
+        fs::set_permissions(stage, fs::metadata(&directory)?.permissions())?;
         let original = stage.join(ORIGINAL);
         make_directory(&original)?;
         mount_bind_recursive(&directory, &original)?;

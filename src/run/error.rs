@@ -4,18 +4,19 @@
 use std::io;
 
 use super::idmap;
+use crate::doctor::advice::Advice;
 
 /// A failure of wharf itself: exit status 125.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No user namespace.
-    #[error("cannot create the sandbox's namespaces: {source}; `wharf doctor` says what is missing")]
-    Namespaces {
-        /// What clone said.
-        source: io::Error,
-    },
+    #[error("{0}")]
+    Namespaces(Advice),
+    /// Neither a TAP nor a veth pair.
+    #[error("{0}")]
+    Device(Advice),
     /// No id maps.
-    #[error(transparent)]
+    #[error("{}", .0.advice())]
     Ids(#[from] idmap::Error),
     /// Init could not make the sandbox.
     #[error("setting up the sandbox failed at {step}{}", said(*.errno))]

@@ -16,6 +16,7 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::Pid;
 
+use crate::doctor::advice::Advice;
 use crate::sys::process::user_name;
 
 /// Which map the user asked for.
@@ -47,10 +48,7 @@ pub struct Extent {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// `--map-auto` without subordinate ids.
-    #[error(
-        "--map-auto needs subordinate ids for {user} in {file}: run `sudo usermod --add-subuids 100000-165535 \
-         --add-subgids 100000-165535 {user}`, or use --map-root"
-    )]
+    #[error("{file} has no subordinate ids for {user}")]
     NoRange {
         /// The user's login name or number.
         user: String,
@@ -58,10 +56,7 @@ pub enum Error {
         file: &'static str,
     },
     /// `--map-auto` without its tools.
-    #[error(
-        "--map-auto needs {program}, which did not start ({source}): install the package uidmap (Debian, Ubuntu) or \
-         shadow-utils (Fedora), or use --map-root"
-    )]
+    #[error("{program} did not start: {source}")]
     NoTool {
         /// The program.
         program: &'static str,
@@ -69,10 +64,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The tool said no.
-    #[error(
-        "{program} refused: {said}; check that it is setuid root and that /etc/subuid and /etc/subgid name your \
-         user, or use --map-root"
-    )]
+    #[error("{program} refused: {said}")]
     ToolRefused {
         /// The program.
         program: &'static str,
@@ -80,13 +72,34 @@ pub enum Error {
         said: String,
     },
     /// The kernel said no.
-    #[error("cannot write {path}: {source}; is wharf itself inside a sandbox that forbids user namespaces?")]
+    #[error("cannot write {path}: {source}")]
     Write {
         /// The file.
         path: String,
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+impl Error {
+    /// What is wrong and what mends it.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        let remedy = match self {
+            Self::NoRange { .. } | Self::NoTool { .. } => {
+                "install newuidmap and newgidmap (package uidmap on Debian and Ubuntu, shadow-utils on Fedora) and run \
+                 sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER"
+            }
+            Self::ToolRefused { .. } => {
+                "newuidmap and newgidmap must be setuid root (sudo chmod u+s), and the ranges in /etc/subuid and \
+                 /etc/subgid must not contain ids of your own"
+            }
+            Self::Write { .. } => {
+                "run wharf outside of the sandbox that forbids it, or let that one allow it"
+            }
+        };
+        Advice { problem: self.to_string(), remedy: remedy.to_owned() }
+    }
 }
 
 /// Who runs wharf.
@@ -106,13 +119,13 @@ impl Caller {
     }
 }
 
-/// What [`write`] wrote.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What [`write()`] wrote.
+#[derive(Debug)]
 pub struct Written {
     /// First and last group id inside, for `net.ipv4.ping_group_range`.
     pub ping_groups: (u32, u32),
     /// Why fewer ids are mapped than [`Mode::Best`] hoped for.
-    pub fell_back: Option<String>,
+    pub fell_back: Option<Error>,
 }
 
 /// Writes the maps of the user namespace of `pid`, whose parent we are.
@@ -126,7 +139,7 @@ pub fn write(pid: Pid, mode: Mode, caller: Caller) -> Result<Written, Error> {
         match (wide, mode) {
             (Ok(ping_groups), _) => return Ok(Written { ping_groups, fell_back: None }),
             (Err(error), Mode::Auto) => return Err(error),
-            (Err(error), _) => fell_back = Some(error.to_string()),
+            (Err(error), _) => fell_back = Some(error),
         }
     }
     let inside = |id| if mode == Mode::Keep { id } else { 0 };

@@ -3,8 +3,8 @@
 //!
 //! # How it works
 //! Init is a copy of wharf's process without its descriptors. All its signals are blocked and read from a
-//! descriptor, so one poll over that, the channel to wharf and the watch on resolv.conf is its whole life; it has no
-//! timer. It dies with wharf twice over: by its parent-death signal, armed before anything else, and by the end of
+//! descriptor, so one poll over that, the channel to wharf and the watch on resolv.conf is its whole life; and there
+//! is no timer. It dies with wharf twice over: by its parent-death signal, armed before anything else, and by the end of
 //! the channel, which also covers a wharf that died before the signal was armed. With PID 1 the kernel ends
 //! everything else in the PID namespace.
 //!
@@ -19,17 +19,18 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::process::{DumpableBehavior, Pid, Rlimit, Signal, WaitOptions};
 
 use super::messages::{Channel, FromInit, ToInit};
+use crate::doctor::advice;
 use crate::netns::plan::Plan;
-use crate::netns::{self, Device};
+use crate::netns::{self, Device, DeviceChoice};
 use crate::resolv;
 use crate::resolv::mount::Cover;
 use crate::resolv::watch::Watch;
-use crate::sys::process::{close_all_except, exit_now, spawn};
+use crate::sys::process::{close_all_except, exit_now, process_group, spawn};
 use crate::sys::signal::{self, Mask, SignalFd};
 
 /// All that init needs to know; it comes with the copied memory.
@@ -37,6 +38,7 @@ use crate::sys::signal::{self, Mask, SignalFd};
 pub(super) struct Setup {
     pub(super) plan: Plan,
     pub(super) mtu_bytes: usize,
+    pub(super) device: DeviceChoice,
     pub(super) queues: usize,
     pub(super) hostname: Option<String>,
     pub(super) resolv_conf: String,
@@ -66,6 +68,9 @@ impl Failure {
 /// A signal for the whole process group reaches init too; one that wharf forwards within this time is that same one.
 const SAME_SIGNAL: Duration = Duration::from_millis(100);
 
+/// How long a host may take between removing its resolv.conf and writing another.
+const REPLACEMENT: Duration = Duration::from_millis(300);
+
 /// Runs init and never returns.
 pub(super) fn main(setup: &Setup, channel: &Channel) -> ! {
     let run = std::panic::AssertUnwindSafe(|| {
@@ -74,7 +79,10 @@ pub(super) fn main(setup: &Setup, channel: &Channel) -> ! {
             drop(channel.send(&FromInit::Failed { step: failure.step, errno: failure.errno }, &[]));
         }
     });
-    drop(std::panic::catch_unwind(run));
+    if std::panic::catch_unwind(run).is_err() {
+        let step = "serving the command: this is a bug of wharf, please report it".to_owned();
+        drop(channel.send(&FromInit::Failed { step, errno: None }, &[]));
+    }
     exit_now(125)
 }
 
@@ -102,12 +110,22 @@ fn receive(channel: &Channel) -> Result<Option<ToInit>, Failure> {
 
 /// Makes the device and sends its queues to wharf.
 fn cable(setup: &Setup, channel: &Channel) -> Result<(), Failure> {
-    let device = Device::open(setup.queues).map_err(|e| Failure::new("creating a TAP device", &e))?;
+    let device = match Device::open(setup.device, setup.queues, setup.mtu_bytes) {
+        Ok(device) => device,
+        Err(error) => {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            let _ = channel.send(&FromInit::NoDevice { errno }, &[]);
+            exit_now(0)
+        }
+    };
     let warnings = netns::configure(&setup.plan, setup.mtu_bytes, setup.queues)
         .map_err(|f| Failure::new(f.step, &f.source))?;
-    let Device::Tap { queues, offloads } = device;
-    let fds: Vec<BorrowedFd<'_>> = queues.iter().map(AsFd::as_fd).collect();
-    let sent = channel.send(&FromInit::Device { offloads }, &fds);
+    let fds: Vec<BorrowedFd<'_>> = device.queues.iter().map(AsFd::as_fd).collect();
+    if let Some(error) = device.fell_back {
+        let text = format!("a veth pair takes the place of a TAP: {}", advice::tap(&error));
+        let _ = channel.send(&FromInit::Note(text), &[]);
+    }
+    let sent = channel.send(&FromInit::Device(device.kind), &fds);
     sent.map_err(|e| Failure::new("handing the device to wharf", &e))?;
     for warning in warnings {
         drop(channel.send(&FromInit::Warning(warning), &[]));
@@ -164,7 +182,9 @@ fn start<'a>(
     let mut command = Command::new(program);
     command.args(args);
     match spawn(&mut command, setup.mask, setup.nofile) {
-        Ok(pid) => Ok(Init { channel, signals, cover, watch, command: pid, seen: [None; 65] }),
+        Ok(pid) => {
+            Ok(Init { channel, signals, cover, watch, cover_due: None, command: pid, seen: [None; 65] })
+        }
         Err(error) => {
             let errno = match error.raw_os_error() {
                 Some(libc::EACCES) if !is_anywhere(program) => libc::ENOENT,
@@ -191,6 +211,8 @@ struct Init<'a> {
     signals: SignalFd,
     cover: Cover,
     watch: Option<Watch>,
+    /// When to see to it that the host's resolv.conf is covered; only after an event.
+    cover_due: Option<Instant>,
     command: Pid,
     /// When each signal last came from a process.
     seen: [Option<Instant>; 65],
@@ -208,6 +230,9 @@ impl Init<'_> {
                 return Ok(());
             }
             if file {
+                self.look_at_file();
+            }
+            if self.cover_due.is_some_and(|due| due <= Instant::now()) {
                 self.cover_again();
             }
         }
@@ -219,7 +244,9 @@ impl Init<'_> {
         if let Some(watch) = &self.watch {
             fds.push(PollFd::new(watch, PollFlags::IN));
         }
-        match poll(&mut fds, None) {
+        let timeout = self.cover_due.map(|due| due.saturating_duration_since(Instant::now()));
+        let timeout = timeout.and_then(|left| Timespec::try_from(left).ok());
+        match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(Failure::new("waiting", &error.into())),
         }
@@ -280,24 +307,30 @@ impl Init<'_> {
     /// The command's process group if it made one of its own, as shells do. The group it was started in is wharf's,
     /// which has no number in here.
     fn command_group(&self) -> Option<Pid> {
-        rustix::process::getpgid(Some(self.command)).ok().filter(|group| group.as_raw_pid() > 1)
+        process_group(Some(self.command))
     }
 
-    fn cover_again(&mut self) {
+    /// Something happened to the host's file: covers it again, but gives a host that removes it first and then writes
+    /// a new one a moment for that, since covering the lack of a file covers its whole directory.
+    fn look_at_file(&mut self) {
         let Some(watch) = &mut self.watch else { return };
         match watch.changed() {
-            Ok(false) => return,
-            Ok(true) => {}
+            Ok(false) => {}
+            Ok(true) if self.cover.has_file() => self.cover_due = Some(Instant::now()),
+            Ok(true) => self.cover_due = Some(Instant::now() + REPLACEMENT),
             Err(error) => {
                 let text = format!("stopped watching {}: {error}", resolv::PATH);
                 self.watch = None;
-                drop(self.channel.send(&FromInit::Warning(text), &[]));
-                return;
+                let _ = self.channel.send(&FromInit::Warning(text), &[]);
             }
         }
+    }
+
+    fn cover_again(&mut self) {
+        self.cover_due = None;
         if let Err(error) = self.cover.keep() {
             let text = format!("cannot cover the host's new {} again: {error}", resolv::PATH);
-            drop(self.channel.send(&FromInit::Warning(text), &[]));
+            let _ = self.channel.send(&FromInit::Warning(text), &[]);
         }
     }
 }

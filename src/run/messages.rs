@@ -15,7 +15,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::sys::tun::Offloads;
+use crate::netns::DeviceKind;
 
 /// Descriptors that travel with one message at most: one queue per worker.
 const MAX_FDS: usize = 64;
@@ -36,9 +36,13 @@ pub(crate) enum ToInit {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum FromInit {
     /// The device is there and configured; its queues come as descriptors.
-    Device { offloads: Offloads },
+    Device(DeviceKind),
+    /// Something is not as usual.
+    Note(String),
     /// Something does not work that nobody must have.
     Warning(String),
+    /// No kind of device can be made; the error is the TAP's, or that of the kind asked for.
+    NoDevice { errno: i32 },
     /// The sandbox cannot be made.
     Failed { step: String, errno: Option<i32> },
     /// The command could not be started.

@@ -18,7 +18,7 @@ pub mod idmap;
 
 mod error;
 mod init;
-mod messages;
+pub(crate) mod messages;
 mod supervise;
 mod terminal;
 
@@ -38,8 +38,9 @@ use messages::{Channel, FromInit, ToInit};
 use supervise::Supervisor;
 
 use crate::dataplane;
-use crate::netns::Netlink;
+use crate::doctor::{self, advice};
 use crate::netns::plan::{Families, GATEWAY_MAC, Plan, Wishes, overlap};
+use crate::netns::{DeviceChoice, Netlink};
 use crate::resolv::{self, ResolvConf};
 use crate::sandbox;
 use crate::sys::process::{Cloned, clone_into_namespaces};
@@ -52,6 +53,8 @@ pub struct Options {
     pub command: Vec<OsString>,
     /// Largest IP packet on the link, in bytes.
     pub mtu_bytes: usize,
+    /// The kind of device.
+    pub device: DeviceChoice,
     /// The addresses.
     pub wishes: Wishes,
     /// Nameservers instead of the host's.
@@ -121,6 +124,7 @@ pub fn run(options: &Options) -> Result<Outcome, Error> {
     let setup = Setup {
         plan,
         mtu_bytes: options.mtu_bytes,
+        device: options.device,
         queues: options.dataplane.workers,
         hostname: options.hostname.clone(),
         resolv_conf: resolv::render(plan.nameserver(), &config.search, &host.options),
@@ -129,7 +133,7 @@ pub fn run(options: &Options) -> Result<Outcome, Error> {
         nofile,
     };
     default_child_signal();
-    let cloned = clone_into_namespaces().map_err(|source| Error::Namespaces { source })?;
+    let cloned = clone_into_namespaces().map_err(|error| Error::Namespaces(advice::namespaces(&error)))?;
     let Cloned::Parent(init) = cloned else { init::main(&setup, &theirs) };
     drop(theirs);
     let guard = Guard { init };
@@ -148,7 +152,7 @@ fn gateway(
 ) -> Result<Outcome, Error> {
     let written = idmap::write(init, options.ids, idmap::Caller::current())?;
     if let Some(reason) = written.fell_back {
-        tracing::info!("only your own user id exists in the sandbox: {reason}");
+        tracing::info!("only your own user id exists in the sandbox: {}", reason.advice());
     }
     let mapped = ToInit::Mapped { ping_groups: written.ping_groups };
     // A failure of init says more than this send's own: it is read below.
@@ -160,9 +164,18 @@ fn gateway(
     }
     let follow = options.dns.is_empty().then(|| config.nameservers.clone());
     let running = dataplane::start(config, taps, &options.dataplane).doing("starting the gateway")?;
+    if tracing::enabled!(tracing::Level::INFO) {
+        say_degraded();
+    }
     let outcome = Supervisor::new(init, channel, &running, follow).and_then(Supervisor::run);
     running.stop();
     outcome
+}
+
+fn say_degraded() {
+    for point in doctor::of_this_process().into_iter().filter(|point| !point.ok) {
+        tracing::info!("{}; to mend it: {}", point.found, point.remedy.unwrap_or_default());
+    }
 }
 
 /// Kills and reaps init when it is dropped, so that no way out of [`run`] leaves a sandbox or a zombie behind.
@@ -184,11 +197,15 @@ fn receive_device(channel: &Channel) -> Result<Vec<OwnedFd>, Error> {
         let received = channel.receive::<FromInit>().doing("listening to the sandbox")?;
         let Some((message, fds)) = received else { return Err(Error::InitKilled) };
         match message {
-            FromInit::Device { offloads } => {
-                tracing::debug!(?offloads, queues = fds.len(), "device ready");
+            FromInit::Device(kind) => {
+                tracing::debug!(?kind, queues = fds.len(), "device ready");
                 return Ok(fds);
             }
+            FromInit::Note(text) => tracing::info!("{text}"),
             FromInit::Warning(text) => tracing::warn!("{text}"),
+            FromInit::NoDevice { errno } => {
+                return Err(Error::Device(advice::device(&io::Error::from_raw_os_error(errno))));
+            }
             FromInit::Failed { step, errno } => return Err(Error::Sandbox { step, errno }),
             other => tracing::debug!(?other, "unexpected message"),
         }

@@ -108,7 +108,11 @@ impl<'a> Supervisor<'a> {
                 tracing::warn!("{text}");
                 return Ok(None);
             }
-            FromInit::Device { .. } => return Ok(None),
+            FromInit::Note(text) => {
+                tracing::info!("{text}");
+                return Ok(None);
+            }
+            FromInit::Device(_) | FromInit::NoDevice { .. } => return Ok(None),
         };
         Ok(Some(outcome))
     }

@@ -6,19 +6,21 @@
 //! it as if wharf were not there, also in a pipeline. An interactive shell inside makes a group of its own and the
 //! foreground, but cannot give it back: wharf's group has no number in its PID namespace.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::process::Pid;
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 
+use crate::sys::process::process_group;
 use crate::sys::signal;
 
 /// The controlling terminal, if there is one. All signals of this process are blocked, SIGTTOU among them.
 #[derive(Debug)]
 pub(super) struct Terminal {
     tty: Option<OwnedFd>,
-    own: Pid,
+    /// wharf's own process group; `None` in a PID namespace that does not know it.
+    own: Option<Pid>,
     /// The sandbox's group that had the foreground when the command stopped.
     stopped: Option<Pid>,
 }
@@ -26,7 +28,7 @@ pub(super) struct Terminal {
 impl Terminal {
     pub(super) fn open() -> Self {
         let tty = File::options().read(true).write(true).open("/dev/tty").ok().map(OwnedFd::from);
-        Self { tty, own: rustix::process::getpgrp(), stopped: None }
+        Self { tty, own: process_group(None), stopped: None }
     }
 
     fn foreground(&self) -> Option<Pid> {
@@ -40,25 +42,34 @@ impl Terminal {
         }
     }
 
-    /// The command stopped: remembers who had the foreground and takes it, as the shell that waits for us expects.
+    /// The command stopped, and so will wharf: remembers which group of the sandbox had the foreground.
     pub(super) fn before_stop(&mut self) {
-        self.stopped = self.foreground().filter(|group| *group != self.own);
+        self.stopped = self.foreground().filter(|group| is_inside(*group));
     }
 
     /// wharf was continued: if the shell gave us the foreground, it goes back to the group that had it.
     pub(super) fn after_stop(&mut self) {
         let Some(group) = self.stopped.take() else { return };
-        if self.foreground() == Some(self.own) && signal::send_to_group(group, 0).is_ok() {
+        if self.own.is_some() && self.foreground() == self.own && signal::send_to_group(group, 0).is_ok() {
             self.give(group);
         }
     }
 
     /// The sandbox is gone: takes the foreground if it was left with a group that is no more.
     pub(super) fn restore(&self) {
-        if self.foreground().is_some_and(|group| group != self.own && is_dead(group)) {
-            self.give(self.own);
+        if let Some(own) = self.own
+            && self.foreground().is_some_and(|group| group != own && is_dead(group))
+        {
+            self.give(own);
         }
     }
+}
+
+/// Whether a group's leader lives in a PID namespace below ours: the kernel lists its number in each, ours first.
+fn is_inside(group: Pid) -> bool {
+    let status = fs::read_to_string(format!("/proc/{}/status", group.as_raw_pid())).unwrap_or_default();
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or("");
+    numbers.split_whitespace().count() > 1
 }
 
 fn is_dead(group: Pid) -> bool {

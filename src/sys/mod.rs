@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The only place with `unsafe`: thin, safe wrappers of the system calls that no crate we use offers.
 
+pub mod ethtool;
+pub mod packet;
 pub mod process;
 pub mod signal;
 pub mod socket;

@@ -50,6 +50,16 @@ pub fn clone_into_namespaces() -> io::Result<Cloned> {
     }
 }
 
+/// Moves the calling thread into a new network namespace.
+///
+/// # Errors
+/// What `unshare(2)` says.
+pub fn new_network_namespace() -> io::Result<()> {
+    // SAFETY: unlike CLONE_FILES, which makes the call unsafe in general, a network namespace changes nothing about
+    // descriptors or memory.
+    Ok(unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }?)
+}
+
 fn threads() -> io::Result<usize> {
     Ok(std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count))
 }
@@ -111,6 +121,15 @@ pub fn close_all_except(keep: i32) {
 pub fn exit_now(status: i32) -> ! {
     // SAFETY: _exit has no preconditions.
     unsafe { libc::_exit(status) }
+}
+
+/// The process group of a process (`None`: of this one), if it has a number in our PID namespace.
+#[must_use]
+pub fn process_group(pid: Option<Pid>) -> Option<Pid> {
+    // SAFETY: getpgid touches no memory of ours.
+    let group = unsafe { libc::getpgid(Pid::as_raw(pid)) };
+    // 0 is a group whose leader is outside; -1 is an error.
+    if group > 0 { Pid::from_raw(group) } else { None }
 }
 
 /// The login name of a user, asked of the system's name service.

@@ -88,7 +88,7 @@ fn set_offload_mask(queue: impl AsFd, mask: libc::c_uint) -> io::Result<()> {
     check(unsafe { libc::ioctl(queue.as_fd().as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(mask)) })
 }
 
-fn request_for(name: &str) -> io::Result<libc::ifreq> {
+pub(super) fn request_for(name: &str) -> io::Result<libc::ifreq> {
     // SAFETY: ifreq is plain data.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if name.len() >= request.ifr_name.len() {

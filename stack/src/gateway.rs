@@ -145,6 +145,10 @@ impl Gateway {
         host: &mut H,
         out: &mut O,
     ) {
+        if event.token.owner == Owner::Dns {
+            self.local.handle_host(now, host, event);
+            return;
+        }
         let mut cx = Cx { now, host, out, env: &mut self.env };
         self.transit.handle_host(&mut cx, event);
     }
@@ -152,6 +156,7 @@ impl Gateway {
     /// Lets everything that has something to say speak, once per turn.
     pub fn exhale<H: Host, O: Outbox>(&mut self, now: Instant, host: &mut H, out: &mut O) {
         let mut cx = Cx { now, host, out, env: &mut self.env };
+        self.local.exhale(&mut cx);
         self.transit.exhale(&mut cx);
     }
 
@@ -170,16 +175,18 @@ impl Gateway {
                 Owner::Dns => {}
             }
         }
+        self.local.handle_timers(&mut Cx { now, host, out, env: &mut self.env });
     }
 
     /// When the next deadline is due.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.env.timers.next()
+        self.env.timers.next().into_iter().chain(self.local.next_deadline()).min()
     }
 
     /// Other nameservers from now on.
     pub fn set_nameservers(&mut self, nameservers: Vec<SocketAddr>) {
+        self.local.set_nameservers(&nameservers);
         self.env.config.nameservers = nameservers;
     }
 

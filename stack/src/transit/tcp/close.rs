@@ -7,6 +7,7 @@
 //! | the container's FIN | `shutdown(SHUT_WR)` on the socket, once everything before it is delivered |
 //! | the end of the host's stream | a FIN, once everything before it is sent |
 //! | the container's RST | a reset of the socket's connection |
+//! | the container's RST after its FIN | what was acknowledged is delivered, then the socket is closed |
 //! | a reset of the socket's connection | a RST |
 //! | idle for too long | both |
 //!
@@ -78,6 +79,11 @@ impl Flow {
         cx: &mut Cx<'_, H, O>,
         seq: Seq,
     ) -> (Fate, Result<(), DropReason>) {
+        if seq == self.upload.next() && self.upload.outlives_container() {
+            // The container finished its stream and is gone; what we acknowledged is the host's still.
+            self.download.give_up(cx.env);
+            return (Fate::Lives, Ok(()));
+        }
         if seq == self.upload.next() {
             self.reset_host(cx);
             return (Fate::Ends, Ok(()));

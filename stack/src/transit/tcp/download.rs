@@ -280,6 +280,15 @@ impl Download {
         self.window.saturating_sub(self.in_flight()).min(limit)
     }
 
+    /// Nobody in the container receives any more.
+    pub(super) fn give_up(&mut self, env: &mut Env) {
+        self.release(env);
+        self.recovery.idle();
+        self.readable = false;
+        self.fin_sent = true;
+        self.una = self.next;
+    }
+
     pub(super) fn release(&mut self, env: &mut Env) {
         self.segments.clear();
         env.budget.release(self.reserved);

@@ -106,6 +106,11 @@ impl Upload {
         self.finished
     }
 
+    /// The whole stream has come, but the host has not taken all of it yet.
+    pub(super) fn outlives_container(&self) -> bool {
+        self.fin_reached && !self.finished
+    }
+
     /// The socket broke while we sent.
     pub(super) fn is_broken(&self) -> bool {
         self.broken
@@ -278,9 +283,9 @@ impl Upload {
 
     /// Moves pieces that the stream has reached into the queue.
     fn join_pieces(&mut self, env: &mut Env) {
-        let reached = self.pieces.iter().take_while(|piece| piece.seq <= self.next).count();
         let mut known_already = 0;
-        for piece in self.pieces.drain(..reached) {
+        while self.pieces.first().is_some_and(|piece| piece.seq <= self.next) {
+            let piece = self.pieces.remove(0);
             let known = usize::try_from(self.next.since(piece.seq)).unwrap_or(0).min(piece.bytes.len());
             known_already += known;
             let end = piece.end();
@@ -328,8 +333,9 @@ impl Upload {
         let window_was = self.edge.since(self.next);
         self.held = self.held.saturating_sub(u32::try_from(bytes).unwrap_or(0));
         // A container that waits for room must hear of it.
+        // After its FIN it waits for nothing, and may be gone: a segment would only provoke a reset.
         let room = self.cap.saturating_sub(self.held);
-        if room >= window_was + (self.cap / 2).min(SMALL_STEP) {
+        if !self.fin_reached && room >= window_was + (self.cap / 2).min(SMALL_STEP) {
             self.ack_owed = true;
         }
     }

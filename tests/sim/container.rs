@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A container played by smoltcp: its TCP sockets are the relay's peers.
+
+use std::collections::VecDeque;
+use std::net::Ipv4Addr;
+
+use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
+use smoltcp::time::Instant as Moment;
+use smoltcp::wire::{EthernetAddress, IpCidr};
+use wharf_switch::{Duration, Instant};
+
+use crate::random::{Random, pattern};
+
+pub(crate) const MAC: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 0x64]);
+pub(crate) const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
+pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+
+const PATIENCE: Duration = Duration::from_secs(120);
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a container does with one connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part {
+    pub(crate) stream: u64,
+    pub(crate) port: u16,
+    pub(crate) sends: u64,
+    pub(crate) expects: u64,
+    pub(crate) starts_at: Instant,
+    pub(crate) write_size: u64,
+    pub(crate) read_size: u64,
+    pub(crate) step: Duration,
+    /// Resets the connection after so many received bytes.
+    pub(crate) aborts_after: Option<u64>,
+    pub(crate) receive_buffer: usize,
+}
+
+/// One connection, seen from the container.
+#[derive(Debug)]
+pub(crate) struct Conversation {
+    pub(crate) part: Part,
+    handle: SocketHandle,
+    started: bool,
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    pub(crate) corrupt: bool,
+    pub(crate) aborted: bool,
+    pub(crate) ended: bool,
+    next_at: Instant,
+    pause: Duration,
+    progress_at: Instant,
+}
+
+/// The wire's end in the container.
+#[derive(Debug, Default)]
+pub(crate) struct Nic {
+    pub(crate) inbound: VecDeque<Vec<u8>>,
+    pub(crate) outbound: VecDeque<Vec<u8>>,
+    pub(crate) mtu: usize,
+    pub(crate) trusts_checksums: bool,
+}
+
+pub(crate) struct Rx(Vec<u8>);
+pub(crate) struct Tx<'a>(&'a mut VecDeque<Vec<u8>>);
+
+impl RxToken for Rx {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(&self.0)
+    }
+}
+
+impl TxToken for Tx<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let mut frame = vec![0; len];
+        let result = f(&mut frame);
+        self.0.push_back(frame);
+        result
+    }
+}
+
+impl Device for Nic {
+    type RxToken<'a> = Rx;
+    type TxToken<'a> = Tx<'a>;
+
+    fn receive(&mut self, _: Moment) -> Option<(Rx, Tx<'_>)> {
+        let frame = self.inbound.pop_front()?;
+        Some((Rx(frame), Tx(&mut self.outbound)))
+    }
+
+    fn transmit(&mut self, _: Moment) -> Option<Tx<'_>> {
+        Some(Tx(&mut self.outbound))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ethernet;
+        capabilities.max_transmission_unit = self.mtu + 14;
+        if self.trusts_checksums {
+            capabilities.checksum.tcp = Checksum::Tx;
+        }
+        capabilities
+    }
+}
+
+/// A container with its connections.
+pub(crate) struct Container {
+    pub(crate) nic: Nic,
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    pub(crate) conversations: Vec<Conversation>,
+}
+
+fn moment(now: Instant) -> Moment {
+    Moment::from_micros(i64::try_from(now.as_nanos() / 1000).unwrap())
+}
+
+impl Container {
+    pub(crate) fn new(mtu: usize, trusts_checksums: bool, parts: &[Part], random: &mut Random) -> Self {
+        let mut nic = Nic { mtu, trusts_checksums, ..Nic::default() };
+        let mut config = Config::new(MAC.into());
+        config.random_seed = random.next();
+        let mut interface = Interface::new(config, &mut nic, Moment::ZERO);
+        interface.update_ip_addrs(|addresses| {
+            addresses.push(IpCidr::new(ADDRESS.into(), 24)).unwrap();
+        });
+        interface.routes_mut().add_default_ipv4_route(Ipv4Addr::new(10, 0, 2, 2)).unwrap();
+        let mut sockets = SocketSet::new(Vec::new());
+        let conversations = parts
+            .iter()
+            .map(|&part| {
+                let buffer = |size| SocketBuffer::new(vec![0; size]);
+                let socket = Socket::new(buffer(part.receive_buffer), buffer(64 * 1024));
+                Conversation {
+                    part,
+                    handle: sockets.add(socket),
+                    started: false,
+                    sent: 0,
+                    received: 0,
+                    corrupt: false,
+                    aborted: false,
+                    ended: false,
+                    next_at: part.starts_at,
+                    pause: part.step,
+                    progress_at: part.starts_at,
+                }
+            })
+            .collect();
+        Self { nic, interface, sockets, conversations }
+    }
+
+    /// Everything the container does at `now`.
+    pub(crate) fn advance(&mut self, now: Instant) {
+        self.interface.poll(moment(now), &mut self.nic, &mut self.sockets);
+        // Leaving a closed window, smoltcp 0.14 turns its retransmission timer off although data is in flight. A sender
+        // that has data and no timer at all is stuck by its own fault, not by the relay's.
+        let has_no_timer = self.interface.poll_delay(moment(now), &self.sockets).is_none();
+        for (conversation, local_port) in self.conversations.iter_mut().zip(40_000..) {
+            if conversation.next_at > now || conversation.ended {
+                continue;
+            }
+            let socket = self.sockets.get_mut::<Socket<'_>>(conversation.handle);
+            if !conversation.started {
+                conversation.started = true;
+                let to = (SERVER, conversation.part.port);
+                socket.connect(self.interface.context(), to, local_port).unwrap();
+            }
+            let before = (conversation.sent, conversation.received);
+            if has_no_timer && now.since(conversation.progress_at) > PATIENCE && socket.send_queue() > 0 {
+                socket.abort();
+                conversation.aborted = true;
+                conversation.ended = true;
+                continue;
+            }
+            conversation.advance(socket);
+            // Whoever has nothing to do looks less and less often.
+            let is_idle = before == (conversation.sent, conversation.received);
+            if !is_idle {
+                conversation.progress_at = now;
+            }
+            conversation.pause = if is_idle { conversation.pause * 2 } else { Duration::ZERO };
+            conversation.pause = conversation.pause.clamp(conversation.part.step, LONGEST_PAUSE);
+            conversation.next_at = now + conversation.pause;
+        }
+        self.interface.poll(moment(now), &mut self.nic, &mut self.sockets);
+    }
+
+    /// Gives up every connection that is still waiting for an answer.
+    pub(crate) fn hang_up(&mut self) {
+        for conversation in &mut self.conversations {
+            conversation.ended = true;
+            self.sockets.get_mut::<Socket<'_>>(conversation.handle).abort();
+        }
+    }
+
+    /// When the container acts next.
+    pub(crate) fn next(&mut self, now: Instant) -> Option<Instant> {
+        let delay = self.interface.poll_delay(moment(now), &self.sockets);
+        let stack = delay.map(|delay| now + Duration::from_micros(delay.total_micros().max(1)));
+        let own = self.conversations.iter().filter(|c| !c.ended).map(|c| c.next_at.max(now)).min();
+        stack.into_iter().chain(own).min()
+    }
+}
+
+impl Conversation {
+    fn advance(&mut self, socket: &mut Socket<'_>) {
+        let part = self.part;
+        if part.aborts_after.is_some_and(|limit| self.received >= limit)
+            && socket.state() == State::Established
+        {
+            socket.abort();
+            self.aborted = true;
+            self.ended = true;
+            return;
+        }
+        let wanted = part.write_size.min(part.sends - self.sent);
+        if wanted > 0 && socket.can_send() {
+            let bytes: Vec<u8> = (self.sent..self.sent + wanted).map(|at| pattern(part.stream, at)).collect();
+            self.sent += socket.send_slice(&bytes).unwrap() as u64;
+        }
+        if self.sent == part.sends && socket.may_send() {
+            socket.close();
+        }
+        if socket.can_recv() {
+            // smoltcp forgets what was not read when TIME-WAIT ends.
+            let hurry = socket.state() == State::TimeWait;
+            let mut bytes = vec![0; if hurry { socket.recv_queue() } else { part.read_size as usize }];
+            let count = socket.recv_slice(&mut bytes).unwrap();
+            for (&byte, at) in bytes[..count].iter().zip(self.received..) {
+                self.corrupt |= byte != pattern(part.stream + 1, at);
+            }
+            self.received += count as u64;
+        }
+        self.ended = matches!(socket.state(), State::Closed | State::TimeWait) && !socket.can_recv();
+    }
+}

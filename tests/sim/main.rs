@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Simulation: the loop of production in virtual time, in any order and with any loss.
+//!
+//! Every failure names its seed; `WHARF_SIM_SEED=N cargo test --test sim one_seed` repeats it. `WHARF_SIM_SEEDS` is
+//! how many fresh seeds a run tries.
+
+mod container;
+mod link;
+mod outside;
+mod random;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use world::{Plan, World};
+
+/// Seeds that once failed.
+const RECORDED: &[u64] = &[1, 2, 3, 1001, 1014, 1052, 1054, 2060, 2882, 4050, 6868];
+const FRESH: u64 = 2000;
+
+fn run(seed: u64) {
+    let plan = Plan::new(seed);
+    let outcome = catch_unwind(AssertUnwindSafe(|| World::new(seed, &plan).run()));
+    if let Err(panic) = outcome {
+        eprintln!("seed {seed} failed; repeat with: WHARF_SIM_SEED={seed} cargo test --test sim one_seed");
+        eprintln!("its plan: {plan:#?}");
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn from_environment(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} wants a number")))
+}
+
+/// Fresh seeds, `part` of `parts`: test threads share the work.
+fn fresh(part: u64) {
+    let first = from_environment("WHARF_SIM_FIRST").unwrap_or_else(|| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        now.as_secs() * 1_000_000
+    });
+    let count = from_environment("WHARF_SIM_SEEDS").map_or(FRESH, |all| all.div_ceil(2));
+    let first = first + part * count;
+    println!("seeds {first} to {}", first + count - 1);
+    (first..first + count).for_each(run);
+}
+
+#[test]
+fn every_byte_arrives_with_recorded_seeds() {
+    RECORDED.iter().copied().for_each(run);
+}
+
+#[test]
+fn every_byte_arrives_with_fresh_seeds_first_half() {
+    fresh(0);
+}
+
+#[test]
+fn every_byte_arrives_with_fresh_seeds_second_half() {
+    fresh(1);
+}
+
+#[test]
+fn one_seed() {
+    if let Some(seed) = from_environment("WHARF_SIM_SEED") {
+        run(seed);
+    }
+}

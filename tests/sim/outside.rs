@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The outside: host sockets whose peers follow a script.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+
+use wharf_stack::host::{
+    Datagram, Family, Host, HostError, HostEvent, IcmpReport, Io, SocketId, StreamRead, Token,
+};
+use wharf_switch::{Duration, Instant};
+
+use crate::random::{Random, pattern};
+
+/// What becomes of a connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Welcome {
+    Accept,
+    Refuse,
+    Silence,
+    Unreachable,
+}
+
+/// What a server does with a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Script {
+    pub(crate) stream: u64,
+    pub(crate) welcome: Welcome,
+    pub(crate) connect_delay: Duration,
+    /// Bytes the server expects.
+    pub(crate) expects: u64,
+    /// Bytes the server sends.
+    pub(crate) sends: u64,
+    /// Sends only once everything it expects, and the end, has come.
+    pub(crate) answers_late: bool,
+    /// Bytes the server's kernel holds for it.
+    pub(crate) receive_buffer: u64,
+    /// How often, and how much, the server reads.
+    pub(crate) read_every: Duration,
+    pub(crate) read_size: u64,
+    /// Resets after so many received bytes.
+    pub(crate) resets_after: Option<u64>,
+}
+
+/// One connection, seen from outside.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    token: Token,
+    pub(crate) script: Script,
+    open_at: Instant,
+    opened: bool,
+    announced: bool,
+    /// Bytes the relay has sent, and how many of them the server has read.
+    pub(crate) received: u64,
+    read: u64,
+    pub(crate) corrupt: bool,
+    pub(crate) finished: bool,
+    /// Bytes the relay has read.
+    pub(crate) delivered: u64,
+    /// Bytes the server has put on its way.
+    available: u64,
+    next_at: Instant,
+    write_blocked: bool,
+    reset_by_server: bool,
+    end_announced: bool,
+    pub(crate) reset_by_relay: bool,
+    pub(crate) closed: bool,
+}
+
+impl Connection {
+    fn reads_everything(&self) -> bool {
+        self.read >= self.script.expects && self.finished
+    }
+
+    fn may_send(&self) -> bool {
+        !self.script.answers_late || self.reads_everything()
+    }
+
+    fn at_end(&self) -> bool {
+        self.available == self.script.sends && self.may_send()
+    }
+}
+
+/// The simulated host.
+#[derive(Debug)]
+pub(crate) struct SimHost {
+    pub(crate) now: Instant,
+    random: Random,
+    /// Which script a destination port follows.
+    pub(crate) scripts: HashMap<u16, Script>,
+    pub(crate) connections: HashMap<u32, Connection>,
+    next_socket: u32,
+    events: VecDeque<HostEvent>,
+}
+
+impl SimHost {
+    pub(crate) fn new(random: Random) -> Self {
+        Self {
+            now: Instant::ZERO,
+            random,
+            scripts: HashMap::new(),
+            connections: HashMap::new(),
+            next_socket: 0,
+            events: VecDeque::new(),
+        }
+    }
+
+    /// Lets the servers act up to `now` and returns what the relay must hear of.
+    pub(crate) fn advance(&mut self, now: Instant) -> Vec<HostEvent> {
+        self.now = now;
+        let mut ids: Vec<u32> = self.connections.keys().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            let connection = self.connections.get_mut(&id).unwrap();
+            if connection.closed {
+                continue;
+            }
+            let event =
+                |readable, writable, error| HostEvent { token: connection.token, readable, writable, error };
+            if !connection.announced && connection.open_at <= now {
+                connection.announced = true;
+                connection.opened = connection.script.welcome == Welcome::Accept;
+                self.events.push_back(event(false, true, !connection.opened));
+            }
+            if !connection.opened || connection.next_at > now || connection.reset_by_server {
+                continue;
+            }
+            connection.next_at = now + connection.script.read_every;
+            let readable_was = connection.available;
+            let read = (connection.received - connection.read).min(connection.script.read_size);
+            connection.read += read;
+            if connection.script.resets_after.is_some_and(|limit| connection.read >= limit) {
+                connection.reset_by_server = true;
+                self.events.push_back(event(true, true, true));
+                continue;
+            }
+            if connection.may_send() {
+                let more = 1 + self.random.below(100_000);
+                connection.available = (connection.available + more).min(connection.script.sends);
+            }
+            let ended = connection.at_end() && !connection.end_announced;
+            connection.end_announced |= ended;
+            let readable = connection.available > readable_was || ended;
+            let writable = connection.write_blocked && read > 0;
+            if writable {
+                connection.write_blocked = false;
+            }
+            if readable || writable {
+                self.events.push_back(event(readable, writable, ended));
+            }
+        }
+        self.events.drain(..).collect()
+    }
+
+    /// When a server acts next.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.connections
+            .values()
+            .filter(|connection| !connection.closed)
+            .filter_map(|connection| {
+                if !connection.announced {
+                    return (connection.open_at < Instant::FAR).then_some(connection.open_at);
+                }
+                let waits = connection.received > connection.read
+                    || (connection.may_send() && !connection.end_announced)
+                    || connection.write_blocked;
+                (connection.opened && waits && !connection.reset_by_server).then_some(connection.next_at)
+            })
+            .min()
+    }
+
+    /// Sockets that the relay holds.
+    pub(crate) fn open_sockets(&self) -> usize {
+        self.connections.values().filter(|connection| !connection.closed).count()
+    }
+
+    fn connection(&mut self, socket: SocketId) -> &mut Connection {
+        let connection = self.connections.get_mut(&socket.0).expect("a socket that was never opened");
+        assert!(!connection.closed, "a socket is used after it was closed");
+        connection
+    }
+}
+
+impl Host for SimHost {
+    fn tcp_connect(&mut self, token: Token, to: SocketAddr, hop_limit: u8) -> Result<SocketId, HostError> {
+        assert!(hop_limit > 0);
+        let script = self.scripts[&to.port()];
+        self.next_socket += 1;
+        let open_at = match script.welcome {
+            Welcome::Silence => Instant::FAR,
+            _ => self.now + script.connect_delay,
+        };
+        let connection = Connection {
+            token,
+            script,
+            open_at,
+            opened: false,
+            announced: false,
+            received: 0,
+            read: 0,
+            corrupt: false,
+            finished: false,
+            delivered: 0,
+            available: 0,
+            next_at: open_at,
+            write_blocked: false,
+            reset_by_server: false,
+            end_announced: false,
+            reset_by_relay: false,
+            closed: false,
+        };
+        self.connections.insert(self.next_socket, connection);
+        Ok(SocketId(self.next_socket))
+    }
+
+    fn tcp_connected(&mut self, socket: SocketId) -> Result<Io<()>, HostError> {
+        let connection = self.connection(socket);
+        match (connection.announced, connection.script.welcome) {
+            (false, _) => Ok(Io::Blocked),
+            (true, Welcome::Accept) => Ok(Io::Done(())),
+            (true, Welcome::Refuse) => Err(HostError::Refused),
+            (true, Welcome::Unreachable) => Err(HostError::HostUnreachable),
+            (true, Welcome::Silence) => Err(HostError::TimedOut),
+        }
+    }
+
+    fn tcp_send(&mut self, socket: SocketId, data: &[u8]) -> Io<usize> {
+        assert!(!data.is_empty());
+        let partial = 1 + self.random.below(data.len() as u64);
+        let is_partial = self.random.chance(200);
+        let connection = self.connection(socket);
+        assert!(connection.opened, "data before the host connected");
+        assert!(!connection.finished, "data after the end of the stream");
+        if connection.reset_by_server {
+            return Io::Broken;
+        }
+        let space = connection.script.receive_buffer - (connection.received - connection.read);
+        if space == 0 {
+            connection.write_blocked = true;
+            return Io::Blocked;
+        }
+        let mut taken = (data.len() as u64).min(space);
+        if is_partial {
+            taken = taken.min(partial);
+        }
+        for (&byte, at) in data[..taken as usize].iter().zip(connection.received..) {
+            connection.corrupt |= byte != pattern(connection.script.stream, at);
+        }
+        connection.received += taken;
+        Io::Done(taken as usize)
+    }
+
+    fn tcp_recv(&mut self, socket: SocketId, buffer: &mut [u8]) -> StreamRead {
+        assert!(!buffer.is_empty());
+        let partial = 1 + self.random.below(buffer.len() as u64);
+        let is_partial = self.random.chance(100);
+        let connection = self.connection(socket);
+        let waiting = connection.available - connection.delivered;
+        if waiting > 0 {
+            let mut taken = waiting.min(buffer.len() as u64);
+            if is_partial {
+                taken = taken.min(partial);
+            }
+            for (byte, at) in buffer[..taken as usize].iter_mut().zip(connection.delivered..) {
+                *byte = pattern(connection.script.stream + 1, at);
+            }
+            connection.delivered += taken;
+            // A real socket that still has data after a short read has said so by an event of its own.
+            if taken < waiting {
+                let token = connection.token;
+                self.events.push_back(HostEvent { token, readable: true, writable: false, error: false });
+            }
+            return StreamRead::Data(taken as usize);
+        }
+        if connection.reset_by_server {
+            StreamRead::Broken
+        } else if connection.at_end() && connection.end_announced {
+            StreamRead::End
+        } else {
+            StreamRead::Blocked
+        }
+    }
+
+    fn tcp_finish(&mut self, socket: SocketId) {
+        let connection = self.connection(socket);
+        assert!(!connection.finished, "the stream ends twice");
+        connection.finished = true;
+        connection.next_at = connection.next_at.max(Instant::ZERO);
+    }
+
+    fn tcp_reset(&mut self, socket: SocketId) {
+        let connection = self.connection(socket);
+        connection.reset_by_relay = true;
+        connection.closed = true;
+    }
+
+    fn udp_open(&mut self, _: Token, _: Family) -> Result<SocketId, HostError> {
+        Err(HostError::Exhausted)
+    }
+
+    fn echo_open(&mut self, _: Token, _: Family) -> Result<SocketId, HostError> {
+        Err(HostError::NotPermitted)
+    }
+
+    fn send_to(&mut self, _: SocketId, _: SocketAddr, _: u8, _: &[u8]) -> Result<Io<()>, HostError> {
+        Ok(Io::Blocked)
+    }
+
+    fn recv_from(&mut self, _: SocketId, _: &mut [u8]) -> Io<Datagram> {
+        Io::Blocked
+    }
+
+    fn icmp_report(&mut self, _: SocketId) -> Option<IcmpReport> {
+        None
+    }
+
+    fn close(&mut self, socket: SocketId) {
+        self.connection(socket).closed = true;
+    }
+}
