@@ -61,5 +61,9 @@ wharf_switch::drop_reasons! {
         DhcpOtherServer(Elsewhere, "DHCP client chose another server"),
         DhcpNotOwner(Elsewhere, "DHCP release or decline of an address that is not the client's"),
         DhcpRangeExhausted(Exhausted, "every address of the DHCP range is leased"),
+        DnsMalformed(Malformed, "DNS message without a whole header"),
+        DnsNotQuery(Elsewhere, "DNS message to the forwarder that is no query"),
+        DnsRepeated(Elsewhere, "DNS query that is under way already"),
+        DnsTableFull(Exhausted, "too many DNS queries under way"),
     }
 }

@@ -147,6 +147,10 @@ impl Gateway {
         host: &mut H,
         out: &mut O,
     ) {
+        if event.token.owner == Owner::Dns {
+            self.local.handle_host(now, host, event);
+            return;
+        }
         let mut cx = Cx { now, host, out, env: &mut self.env };
         self.transit.handle_host(&mut cx, event);
     }
@@ -154,6 +158,7 @@ impl Gateway {
     /// Lets everything that has something to say speak, once per turn.
     pub fn exhale<H: Host, O: Outbox>(&mut self, now: Instant, host: &mut H, out: &mut O) {
         let mut cx = Cx { now, host, out, env: &mut self.env };
+        self.local.exhale(&mut cx);
         self.transit.exhale(&mut cx);
     }
 
@@ -183,6 +188,7 @@ impl Gateway {
 
     /// Other nameservers from now on.
     pub fn set_nameservers(&mut self, nameservers: Vec<SocketAddr>) {
+        self.local.set_nameservers(&nameservers);
         self.env.config.nameservers = nameservers;
     }
 

@@ -6,18 +6,19 @@
 //! Whoever sends to a port without a service hears so at once (RFC 1122 section 4.1.3.1, RFC 9293 section 3.5.2).
 
 pub mod dhcp4;
+pub mod dns;
 mod echo;
 pub mod name;
 pub mod router_advert;
 
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use smoltcp::wire::{IpProtocol, TcpPacket, TcpRepr, UdpPacket};
 use wharf_switch::frame::ETHERNET_HEADER_LEN;
 use wharf_switch::{Frame, Instant};
 
 use crate::env::{Cx, Outbox};
-use crate::host::Host;
+use crate::host::{Host, HostEvent};
 use crate::link::RouterSolicitation;
 use crate::transit::icmp_error::{self, Cause};
 use crate::transit::tcp;
@@ -29,6 +30,7 @@ use crate::{Config, DropReason};
 pub(crate) struct Local {
     dhcp4: Option<dhcp4::Server>,
     advertiser: Option<router_advert::Advertiser>,
+    dns: dns::service::Service,
 }
 
 /// Whether an address belongs to the gateway or reaches every host of the link.
@@ -49,6 +51,18 @@ fn is_ours(config: &Config, address: IpAddr) -> bool {
     }
 }
 
+/// Whether an address is one of the gateway's own, not a group it listens to.
+fn is_own_unicast(config: &Config, address: IpAddr) -> bool {
+    let is_group = match address {
+        IpAddr::V4(address) => {
+            address == Ipv4Addr::BROADCAST
+                || config.ipv4.is_some_and(|plan| plan.subnet.broadcast() == Some(address))
+        }
+        IpAddr::V6(address) => address.is_multicast(),
+    };
+    is_ours(config, address) && !is_group
+}
+
 /// Whether host loopback is open and the packet goes to the gateway's own address.
 fn leads_to_host_loopback(config: &Config, address: IpAddr) -> bool {
     config.host_loopback
@@ -62,7 +76,11 @@ impl Local {
     /// The services of the network `config` describes; only the first worker speaks unasked.
     pub(crate) fn new(config: &Config, is_first: bool) -> Self {
         let advertiser = router_advert::Advertiser::new(config, Instant::ZERO);
-        Self { dhcp4: dhcp4::Server::new(config), advertiser: advertiser.filter(|_| is_first) }
+        Self {
+            dhcp4: dhcp4::Server::new(config),
+            advertiser: advertiser.filter(|_| is_first),
+            dns: dns::service::Service::new(config, Instant::ZERO),
+        }
     }
 
     /// Whether a packet ends at the gateway.
@@ -87,8 +105,27 @@ impl Local {
         Ok(())
     }
 
+    /// A socket of a service became usable.
+    pub(crate) fn handle_host<H: Host>(&mut self, now: Instant, host: &mut H, event: HostEvent) {
+        self.dns.handle_event(now, host, event);
+    }
+
+    /// Lets every service say what it has to say.
+    pub(crate) fn exhale<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {
+        self.dns.poll(cx.now, cx.host);
+        while let Some(mut frame) = self.dns.poll_frame(&cx.env.pool, |_| None) {
+            cx.send(&mut frame);
+        }
+    }
+
+    /// Other nameservers from now on.
+    pub(crate) fn set_nameservers(&mut self, nameservers: &[SocketAddr]) {
+        self.dns.set_nameservers(nameservers);
+    }
+
     /// Whatever is due.
-    pub(crate) fn handle_timers<H, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {
+    pub(crate) fn handle_timers<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {
+        self.exhale(cx);
         let Some(advertiser) = self.advertiser.as_mut() else { return };
         if let Some(recipient) = advertiser.poll(cx.now) {
             let mut frame = cx.env.pool.for_len(MAX_ADVERT_LEN);
@@ -99,7 +136,9 @@ impl Local {
 
     /// When [`Local::handle_timers`] has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.advertiser.as_ref().map(router_advert::Advertiser::poll_at)
+        let advertiser = self.advertiser.as_ref().map(router_advert::Advertiser::poll_at);
+        let dns = Some(self.dns.poll_at()).filter(|&at| at < Instant::FAR);
+        advertiser.into_iter().chain(dns).min()
     }
 
     /// A whole packet for the gateway, other than Neighbor Discovery.
@@ -133,6 +172,11 @@ impl Local {
         if datagram.dst_port() == dhcp4::SERVER_PORT && packet.src.is_ipv4() {
             return self.handle_dhcp4(cx, packet, datagram.payload());
         }
+        if datagram.dst_port() == dns::PORT && is_own_unicast(&cx.env.config, packet.dst) {
+            let from = SocketAddr::new(packet.src, datagram.src_port());
+            let way = (packet.src_mac, from, packet.dst);
+            return self.dns.handle_datagram(cx.now, cx.host, way, datagram.payload());
+        }
         icmp_error::answer(cx, packet, frame, Cause::PortUnreachable);
         Err(DropReason::PortClosed)
     }
@@ -165,8 +209,12 @@ impl Local {
         let ignored = smoltcp::phy::ChecksumCapabilities::ignored();
         let segment = TcpRepr::parse(&view, &packet.src.into(), &packet.dst.into(), &ignored)
             .map_err(|_| DropReason::TcpMalformed)?;
-        if packet.dst.is_multicast() {
+        if !is_own_unicast(&cx.env.config, packet.dst) {
             return Err(DropReason::GroupUnknown);
+        }
+        if segment.dst_port == dns::PORT {
+            self.dns.handle_packet(packet.src_mac, packet.whole(frame));
+            return Ok(());
         }
         tcp::refuse(cx, packet, &segment);
         Err(DropReason::PortClosed)
