@@ -82,7 +82,10 @@ impl Lab {
     /// Makes the namespaces. The host's resolver is a server that does not exist until a test starts one.
     pub(crate) fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        assert!(rustix::process::geteuid().is_root(), "end-to-end tests make network namespaces: run them as root");
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "end-to-end tests make network namespaces: run them as root"
+        );
         let id = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let (host, server) = (format!("wh{id}"), format!("ws{id}"));
         for name in [&host, &server] {
@@ -149,7 +152,8 @@ impl Lab {
     pub(crate) fn serve(&mut self, line: &str, port: u16) {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.server, "sh", "-c", &format!("exec {line}")]);
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         self.children.push(child);
         let end = Instant::now() + PATIENCE;
         while self.on_server(&format!("ss -Htuln 'sport = :{port}' | grep -q .")).status != Some(0) {

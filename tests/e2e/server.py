@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """The server of the end-to-end tests: HTTP on 80, TCP and UDP echo on 7, discard on 9, who-are-you on 11."""
 
+import contextlib
 import hashlib
-import os
 import selectors
 import socket
 import threading
@@ -58,6 +58,11 @@ def listen(port):
     return listener
 
 
+def quietly(handle, connection):
+    with contextlib.suppress(OSError):
+        handle(connection)
+
+
 def echo_until_end(connection):
     """Sends everything back, and its own end only after the client's: shows half-closes."""
     kept = []
@@ -71,7 +76,7 @@ def serve(port, handle):
     listener = listen(port)
     while True:
         connection, _ = listener.accept()
-        threading.Thread(target=handle, args=(connection,), daemon=True).start()
+        background(quietly, handle, connection)
 
 
 def hold(connection):
@@ -92,8 +97,8 @@ def brief(port):
     listener = listen(port)
     while True:
         connection, _ = listener.accept()
-        connection.send(b"x")
-        connection.close()
+        with connection, contextlib.suppress(OSError):
+            connection.send(b"x")
 
 
 def udp_echo(port, host):
@@ -111,7 +116,6 @@ def background(function, *args):
     threading.Thread(target=function, args=args, daemon=True).start()
 
 
-os.nice(0)
 background(serve, 7, echo_until_end)
 background(serve, 8, hold)
 background(serve, 9, discard)

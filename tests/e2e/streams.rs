@@ -126,7 +126,10 @@ fn half_closed_connections_still_carry_the_answer() {
 #[test]
 fn refusals_and_errors_look_as_the_kernel_would_show_them() {
     let lab = Lab::new();
-    assert_eq!(lab.on_host("ip route add unreachable 198.51.100.66; ip route add prohibit 198.51.100.67").status, Some(0));
+    assert_eq!(
+        lab.on_host("ip route add unreachable 198.51.100.66; ip route add prohibit 198.51.100.67").status,
+        Some(0)
+    );
     let script = r#"python3 -c '
 import errno, socket
 def attempt(address, port):
@@ -158,7 +161,8 @@ fn a_filtered_port_is_silent_and_a_rejecting_one_speaks() {
                       add rule t in tcp dport 5555 drop
                       add rule t in tcp dport 5556 reject with icmp type admin-prohibited'";
     lab.on_server(rules).text();
-    let script = "curl -sS -m 2 http://198.51.100.1:5555/; echo $?; curl -sS -m 5 http://198.51.100.1:5556/ 2>&1";
+    let script =
+        "curl -sS -m 2 http://198.51.100.1:5555/; echo $?; curl -sS -m 5 http://198.51.100.1:5556/ 2>&1";
     let result = lab.inside(&[], script);
     assert!(result.stdout.starts_with("28\n"), "{result:?}");
     assert!(result.stdout.contains("Failed to connect"), "{result:?}");
