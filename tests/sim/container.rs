@@ -190,7 +190,9 @@ impl Container {
 impl Conversation {
     fn advance(&mut self, socket: &mut Socket<'_>) {
         let part = self.part;
-        if part.aborts_after.is_some_and(|limit| self.received >= limit) && socket.state() == State::Established {
+        if part.aborts_after.is_some_and(|limit| self.received >= limit)
+            && socket.state() == State::Established
+        {
             socket.abort();
             self.aborted = true;
             self.ended = true;

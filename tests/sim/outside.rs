@@ -114,12 +114,8 @@ impl SimHost {
             if connection.closed {
                 continue;
             }
-            let event = |readable, writable, error| HostEvent {
-                token: connection.token,
-                readable,
-                writable,
-                error,
-            };
+            let event =
+                |readable, writable, error| HostEvent { token: connection.token, readable, writable, error };
             if !connection.announced && connection.open_at <= now {
                 connection.announced = true;
                 connection.opened = connection.script.welcome == Welcome::Accept;

@@ -165,7 +165,12 @@ impl World {
     /// Runs until everybody is done, then until every timer of the relay has run out.
     pub(crate) fn run(&mut self) {
         for step in 0.. {
-            assert!(step < MAX_STEPS, "no end after {MAX_STEPS} steps at {:?}: {}", self.now, self.describe());
+            assert!(
+                step < MAX_STEPS,
+                "no end after {MAX_STEPS} steps at {:?}: {}",
+                self.now,
+                self.describe()
+            );
             self.step();
             if self.is_over() {
                 break;
@@ -222,10 +227,16 @@ impl World {
 
     fn next(&mut self) -> Option<Instant> {
         let deadline = self.worker.turn(self.now, &[]).deadline;
-        [self.to_container.next(), self.to_gateway.next(), self.container.next(self.now), self.worker.host.next(), deadline]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.to_container.next(),
+            self.to_gateway.next(),
+            self.container.next(self.now),
+            self.worker.host.next(),
+            deadline,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Every conversation that can end has ended.
@@ -250,7 +261,10 @@ impl World {
             let connections: Vec<_> =
                 self.worker.host.connections.values().filter(|c| c.script.stream == part.stream).collect();
             assert!(!conversation.corrupt, "the container got other bytes than were sent: {part:?}");
-            assert!(connections.iter().all(|c| !c.corrupt), "the server got other bytes than were sent: {part:?}");
+            assert!(
+                connections.iter().all(|c| !c.corrupt),
+                "the server got other bytes than were sent: {part:?}"
+            );
             let script = self.worker.host.scripts[&part.port];
             if script.welcome != Welcome::Accept {
                 assert_eq!((conversation.received, conversation.sent), (0, 0));
@@ -259,7 +273,10 @@ impl World {
             if conversation.aborted || script.resets_after.is_some() {
                 continue;
             }
-            assert_eq!(conversation.received, part.expects, "bytes missing in the container: {part:?} {connections:#?}");
+            assert_eq!(
+                conversation.received, part.expects,
+                "bytes missing in the container: {part:?} {connections:#?}"
+            );
             let received: u64 = connections.iter().map(|c| c.received).sum();
             assert_eq!(received, part.sends, "bytes missing at the server: {connections:#?}");
         }
