@@ -89,13 +89,12 @@ fn live(setup: &Setup, channel: &Channel) -> Result<(), Failure> {
     armed.map_err(|e| Failure::new("asking to be killed with wharf", &e.into()))?;
     close_all_except(channel.raw_fd());
     let _ = rustix::thread::set_name(c"wharf-init");
-    let warn = |text: String| drop(channel.send(&FromInit::Warning(text), &[]));
 
     cable(setup, channel)?;
     let Some(ToInit::Mapped { ping_groups }) = receive(channel)? else { return Ok(()) };
     // From here on the command's root must not look into our memory, a copy of wharf's, or take our descriptors.
     let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
-    let cover = furnish(setup, ping_groups, &warn)?;
+    let cover = furnish(setup, channel, ping_groups)?;
     let mut init = loop {
         match receive(channel)? {
             Some(ToInit::Go) => break start(setup, channel, cover)?,
@@ -137,10 +136,11 @@ fn cable(setup: &Setup, channel: &Channel) -> Result<(), Failure> {
 }
 
 /// Everything else the command finds: /proc, names, permissions.
-fn furnish(setup: &Setup, (first, last): (u32, u32), warn: &dyn Fn(String)) -> Result<Cover, Failure> {
+fn furnish(setup: &Setup, channel: &Channel, (first, last): (u32, u32)) -> Result<Cover, Failure> {
     // Mounts of the host go on appearing inside; ours must not appear outside. The kernel has seen to that already,
     // as our user namespace does not own the host's mounts; and "/" need not be a mount.
     let _ = mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC);
+    let warn = |text: String| drop(channel.send(&FromInit::Warning(text), &[]));
     let mut cover = Cover::new(setup.resolv_conf.clone());
     if let Err(error) = cover.keep() {
         warn(format!(
@@ -157,7 +157,8 @@ fn furnish(setup: &Setup, (first, last): (u32, u32), warn: &dyn Fn(String)) -> R
     }
     let groups = format!("{first}\t{last}");
     if let Err(error) = fs::write("/proc/sys/net/ipv4/ping_group_range", groups) {
-        warn(format!("cannot open net.ipv4.ping_group_range ({error}): ping inside needs root"));
+        let text = format!("cannot open net.ipv4.ping_group_range ({error}): ping inside needs root");
+        let _ = channel.send(&FromInit::Note(text), &[]);
     }
     if let Some(hostname) = &setup.hostname {
         let set = rustix::system::sethostname(hostname.as_bytes());
