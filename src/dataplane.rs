@@ -9,21 +9,23 @@
 //! # Bounds
 //! Without traffic and due timers a worker sleeps in `epoll_wait` and is never woken.
 
+pub mod exchange;
 mod idle;
 pub mod worker;
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use rustix::event::{EventfdFlags, epoll, eventfd};
-use wharf_stack::Config;
 use wharf_stack::host::{HostEvent, Token};
+use wharf_stack::{Config, Ownership};
 use wharf_switch::{Fdb, Offloads, Pool, PortId, fdb};
 
+use self::exchange::Exchange;
 pub use self::idle::PollMode;
 use self::idle::{Clock, Spin};
 use self::worker::Worker;
@@ -35,7 +37,7 @@ const IDLE_FRAMES: usize = 64;
 /// Events taken from the kernel at once.
 const EVENTS: usize = 256;
 /// Event data that is no token of a socket: a token's owner makes it larger.
-const ORDERS: u64 = 0;
+const BELL: u64 = 0;
 const FIRST_PORT: u64 = 1;
 
 /// How the workers run.
@@ -61,7 +63,7 @@ pub struct Running {
 #[derive(Debug)]
 struct Thread {
     orders: Sender<Order>,
-    bell: OwnedFd,
+    bell: Arc<OwnedFd>,
     handle: Option<JoinHandle<()>>,
 }
 
@@ -69,9 +71,15 @@ impl Thread {
     fn order(&self, order: Order) {
         // A worker that is gone needs no orders.
         if self.orders.send(order).is_ok() {
-            let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+            ring(&self.bell);
         }
     }
+}
+
+/// Wakes the worker that waits on `bell`.
+fn ring(bell: &OwnedFd) {
+    // It can only fail when the count is at its maximum, and then the worker is awake.
+    let _ = rustix::io::write(bell, &1u64.to_ne_bytes());
 }
 
 impl Running {
@@ -106,14 +114,22 @@ impl Drop for Running {
 pub fn start(config: Config, taps: Vec<OwnedFd>, options: &Options) -> io::Result<Running> {
     let key = config.seed.first_chunk().copied().unwrap_or_default();
     let fdb = Arc::new(Fdb::new(fdb::DEFAULT_CAPACITY, key));
+    let exchanges = Exchange::new(Ownership::new(config.clone(), taps.len()), taps.len());
+    let share = Config { memory_bytes: config.memory_bytes / taps.len().max(1), ..config };
+    let bells = taps
+        .iter()
+        .map(|_| Ok(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))
+        .collect::<io::Result<Vec<_>>>()?;
+    // One clock: the workers share the forwarding database, which ages.
+    let clock = Clock::start();
     let mut threads = Vec::new();
-    for (number, tap) in taps.into_iter().enumerate() {
+    for ((tap, exchange), bell) in taps.into_iter().zip(exchanges).zip(&bells) {
         let (orders, inbox) = channel();
-        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let mut driver = Driver::new(config.clone(), Arc::clone(&fdb), tap, &bell, options.poll)?;
-        let handle =
-            std::thread::Builder::new().name(format!("wharf-{number}")).spawn(move || driver.run(&inbox))?;
-        threads.push(Thread { orders, bell, handle: Some(handle) });
+        let name = format!("wharf-{}", exchange.number());
+        let mut driver =
+            Driver::new(share.clone(), Arc::clone(&fdb), tap, exchange, &bells, clock, options.poll)?;
+        let handle = std::thread::Builder::new().name(name).spawn(move || driver.run(&inbox))?;
+        threads.push(Thread { orders, bell: Arc::clone(bell), handle: Some(handle) });
     }
     Ok(Running { threads })
 }
@@ -121,29 +137,33 @@ pub fn start(config: Config, taps: Vec<OwnedFd>, options: &Options) -> io::Resul
 /// One worker with what wakes it.
 struct Driver {
     worker: Worker<Tap, Sockets>,
-    bell: OwnedFd,
+    bells: Vec<Arc<OwnedFd>>,
     clock: Clock,
     spin: Spin,
     ports: Vec<PortId>,
 }
 
 impl Driver {
-    fn new(config: Config, fdb: Arc<Fdb>, tap: OwnedFd, bell: &OwnedFd, poll: PollMode) -> io::Result<Self> {
+    fn new(
+        config: Config,
+        fdb: Arc<Fdb>,
+        tap: OwnedFd,
+        exchange: Exchange,
+        bells: &[Arc<OwnedFd>],
+        clock: Clock,
+        poll: PollMode,
+    ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        epoll::add(&epoll, bell, epoll::EventData::new_u64(ORDERS), edge)?;
+        if let Some(bell) = bells.get(exchange.number()) {
+            epoll::add(&epoll, bell, epoll::EventData::new_u64(BELL), edge)?;
+        }
         epoll::add(&epoll, &tap, epoll::EventData::new_u64(FIRST_PORT), edge)?;
-        let mut worker = Worker::new(config, fdb, Pool::new(IDLE_FRAMES), Sockets::new(epoll));
+        let mut worker = Worker::new(config, fdb, Pool::new(IDLE_FRAMES), Sockets::new(epoll), exchange);
         let port = worker
             .attach(Tap::new(tap, Offloads { uso: false, ..Offloads::ALL }))
             .map_err(io::Error::other)?;
-        Ok(Self {
-            worker,
-            bell: bell.as_fd().try_clone_to_owned()?,
-            clock: Clock::start(),
-            spin: Spin::new(poll),
-            ports: vec![port],
-        })
+        Ok(Self { worker, bells: bells.to_vec(), clock, spin: Spin::new(poll), ports: vec![port] })
     }
 
     fn run(&mut self, inbox: &Receiver<Order>) {
@@ -152,6 +172,11 @@ impl Driver {
         loop {
             let now = self.clock.now();
             let outlook = self.worker.turn(now, &events);
+            for number in self.worker.exchange.take_wakes() {
+                if let Some(bell) = self.bells.get(number) {
+                    ring(bell);
+                }
+            }
             let timeout = self.spin.timeout(&outlook, self.clock.now());
             kernel_events.clear();
             let spare = rustix::buffer::spare_capacity(&mut kernel_events);
@@ -167,7 +192,7 @@ impl Driver {
                 let data = event.data.u64();
                 if let Some(event) = host_event(data, event.flags) {
                     events.push(event);
-                } else if data == ORDERS {
+                } else if data == BELL {
                     if !self.obey(inbox) {
                         return;
                     }
@@ -182,8 +207,10 @@ impl Driver {
 
     /// Applies orders. Returns whether the worker goes on.
     fn obey(&mut self, inbox: &Receiver<Order>) -> bool {
-        let mut count = [0; 8];
-        let _ = rustix::io::read(&self.bell, &mut count);
+        if let Some(bell) = self.bells.get(self.worker.exchange.number()) {
+            let mut count = [0; 8];
+            let _ = rustix::io::read(bell, &mut count);
+        }
         for order in inbox.try_iter() {
             match order {
                 Order::Nameservers(servers) => self.worker.gateway.set_nameservers(servers),

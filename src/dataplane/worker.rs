@@ -12,7 +12,9 @@ use std::sync::Arc;
 
 use wharf_stack::host::{Host, HostEvent};
 use wharf_stack::{Config, Gateway, Outbox};
-use wharf_switch::{Fdb, Frame, Instant, Pool, Port, PortId, Received, Switch, TooManyPorts};
+use wharf_switch::{DropReason, Fdb, Frame, Instant, Pool, Port, PortId, Received, Switch, TooManyPorts};
+
+use super::exchange::{Exchange, Owned};
 
 /// Frames taken from one port in one turn.
 pub const BURST: usize = 32;
@@ -37,6 +39,9 @@ pub struct Worker<P, H> {
     pub gateway: Gateway,
     /// The host's sockets.
     pub host: H,
+    /// The way to the other workers.
+    pub exchange: Exchange,
+    pool: Pool,
     /// Ports that may have frames.
     ready: Vec<PortId>,
     /// The frame being received, kept between turns.
@@ -64,12 +69,14 @@ impl<P: Port> Outbox for Exit<'_, P> {
 impl<P: Port, H: Host> Worker<P, H> {
     /// A worker without ports.
     #[must_use]
-    pub fn new(config: Config, fdb: Arc<Fdb>, pool: Pool, host: H) -> Self {
+    pub fn new(config: Config, fdb: Arc<Fdb>, pool: Pool, host: H, exchange: Exchange) -> Self {
         let frame = pool.large();
         Self {
             switch: Switch::new(config.mac, fdb, pool.clone()),
-            gateway: Gateway::new(config, pool),
+            gateway: Gateway::new(config, pool.clone(), exchange.number()),
             host,
+            exchange,
+            pool,
             ready: Vec::new(),
             frame,
         }
@@ -94,7 +101,7 @@ impl<P: Port, H: Host> Worker<P, H> {
 
     /// Does what there is to do, a bounded amount of it.
     pub fn turn(&mut self, now: Instant, events: &[HostEvent]) -> Outlook {
-        let mut worked = self.inhale(now) || !events.is_empty();
+        let mut worked = self.inhale(now) | self.collect(now) | !events.is_empty();
         for &event in events {
             let mut out = Exit { switch: &mut self.switch, now };
             self.gateway.handle_host(now, event, &mut self.host, &mut out);
@@ -103,7 +110,7 @@ impl<P: Port, H: Host> Worker<P, H> {
         worked |= self.gateway.has_more();
         self.gateway.exhale(now, &mut self.host, &mut out);
         self.gateway.handle_timers(now, &mut self.host, &mut out);
-        let more = !self.ready.is_empty() || self.gateway.has_more();
+        let more = !self.ready.is_empty() || self.gateway.has_more() || self.exchange.has_more();
         Outlook { more, worked, deadline: self.gateway.next_deadline() }
     }
 
@@ -145,11 +152,43 @@ impl<P: Port, H: Host> Worker<P, H> {
             Err(reason) => return self.switch.discard(reason),
         };
         if delivered.gateway {
-            let mut out = Exit { switch: &mut self.switch, now };
-            match self.gateway.handle_frame(now, &self.frame, &mut self.host, &mut out) {
-                Ok(()) => self.switch.tally.absorbed += 1,
-                Err(_) => self.switch.tally.dropped += 1,
-            }
+            self.to_owner(now);
         }
+    }
+
+    /// Sees to it that the owner's gateway gets what is in `frame`.
+    fn to_owner(&mut self, now: Instant) {
+        match self.exchange.hand_over(&mut self.frame, || self.pool.large()) {
+            Owned::Here => self.enter_gateway(now),
+            Owned::Elsewhere => {}
+            Owned::Refused => self.switch.discard(DropReason::InboxFull),
+        }
+    }
+
+    /// Gives the gateway what is in `frame`.
+    fn enter_gateway(&mut self, now: Instant) {
+        let mut out = Exit { switch: &mut self.switch, now };
+        match self.gateway.handle_frame(now, &self.frame, &mut self.host, &mut out) {
+            Ok(()) => self.switch.tally.absorbed += 1,
+            Err(_) => self.switch.tally.dropped += 1,
+        }
+        if let Some(whole) = self.gateway.take_whole() {
+            // Its fragments are absorbed; the whole is a new frame.
+            self.switch.tally.originated += 1;
+            self.frame = whole;
+            self.to_owner(now);
+        }
+    }
+
+    /// Takes what other workers handed over. Returns whether there was something.
+    fn collect(&mut self, now: Instant) -> bool {
+        let mut collected = 0;
+        while collected < BURST {
+            let Some(frame) = self.exchange.receive() else { break };
+            self.frame = frame;
+            self.enter_gateway(now);
+            collected += 1;
+        }
+        collected > 0
     }
 }

@@ -33,6 +33,8 @@ pub struct Gateway {
     local: Local,
     transit: Transit,
     reassembly: Reassembly,
+    /// A packet that its last fragment completed; its owner may be another worker.
+    whole: Option<Frame>,
     /// Why packets ended here.
     pub drops: DropCounters<DropReason>,
 }
@@ -47,14 +49,15 @@ pub struct Load {
 }
 
 impl Gateway {
-    /// The gateway that `config` describes. `pool` is where its frames come from.
+    /// The gateway that `config` describes, as far as worker `number` owns it. `pool` is where its frames come from.
     #[must_use]
-    pub fn new(config: Config, pool: Pool) -> Self {
+    pub fn new(config: Config, pool: Pool, number: usize) -> Self {
         Self {
             link: Link::new(&config),
-            local: Local::new(&config),
+            local: Local::new(&config, number == 0),
             transit: Transit::new(&config),
             reassembly: Reassembly::default(),
+            whole: None,
             env: Env::new(config, pool),
             drops: DropCounters::default(),
         }
@@ -104,14 +107,13 @@ impl Gateway {
         let Some(fragment) = packet.fragment else {
             return self.route_packet(now, &packet, frame, host, out);
         };
-        let Some(whole) = self.reassembly.add(now, &self.env.pool, &packet, fragment, frame)? else {
-            return Ok(());
-        };
-        let packet = match packet.src {
-            IpAddr::V4(_) => Packet::parse_ipv4(&whole)?,
-            IpAddr::V6(_) => Packet::parse_ipv6(&whole)?,
-        };
-        self.route_packet(now, &packet, &whole, host, out)
+        self.whole = self.reassembly.add(now, &self.env.pool, &packet, fragment, frame)?;
+        Ok(())
+    }
+
+    /// The packet that the last frame completed: to be handed to its owner like any frame.
+    pub fn take_whole(&mut self) -> Option<Frame> {
+        self.whole.take()
     }
 
     /// Asks a whole IP packet the three questions.

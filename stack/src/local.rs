@@ -59,11 +59,10 @@ fn leads_to_host_loopback(config: &Config, address: IpAddr) -> bool {
 }
 
 impl Local {
-    pub(crate) fn new(config: &Config) -> Self {
-        Self {
-            dhcp4: dhcp4::Server::new(config),
-            advertiser: router_advert::Advertiser::new(config, Instant::ZERO),
-        }
+    /// The services of the network `config` describes; only the first worker speaks unasked.
+    pub(crate) fn new(config: &Config, is_first: bool) -> Self {
+        let advertiser = router_advert::Advertiser::new(config, Instant::ZERO);
+        Self { dhcp4: dhcp4::Server::new(config), advertiser: advertiser.filter(|_| is_first) }
     }
 
     /// Whether a packet ends at the gateway.

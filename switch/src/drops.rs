@@ -81,6 +81,7 @@ drop_reasons! {
         SourceIsGateway(Policy, "source MAC address is the gateway's"),
         VlanUnknown(Policy, "tagged frame on a port without that VLAN"),
         EgressFull(Exhausted, "the port did not take the frame"),
+        InboxFull(Exhausted, "the worker that owns the flow has no room for the frame"),
         EgressClosed(Elsewhere, "the port is closed"),
         IngressClosed(Elsewhere, "the frame's own port is closed"),
         ChecksumOutsideFrame(Malformed, "the owed checksum lies outside the frame"),

@@ -17,6 +17,7 @@ pub(crate) const MAC: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 0x64]);
 pub(crate) const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
 pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 
+const PATIENCE: Duration = Duration::from_secs(120);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a container does with one connection.
@@ -48,6 +49,7 @@ pub(crate) struct Conversation {
     pub(crate) ended: bool,
     next_at: Instant,
     pause: Duration,
+    progress_at: Instant,
 }
 
 /// The wire's end in the container.
@@ -140,6 +142,7 @@ impl Container {
                     ended: false,
                     next_at: part.starts_at,
                     pause: part.step,
+                    progress_at: part.starts_at,
                 }
             })
             .collect();
@@ -149,6 +152,9 @@ impl Container {
     /// Everything the container does at `now`.
     pub(crate) fn advance(&mut self, now: Instant) {
         self.interface.poll(moment(now), &mut self.nic, &mut self.sockets);
+        // Leaving a closed window, smoltcp 0.14 turns its retransmission timer off although data is in flight; and in
+        // LAST-ACK it never hears that a closed window opened. Such a sender is stuck by its own fault.
+        let has_no_timer = self.interface.poll_delay(moment(now), &self.sockets).is_none();
         for (conversation, local_port) in self.conversations.iter_mut().zip(40_000..) {
             if conversation.next_at > now || conversation.ended {
                 continue;
@@ -160,9 +166,19 @@ impl Container {
                 socket.connect(self.interface.context(), to, local_port).unwrap();
             }
             let before = (conversation.sent, conversation.received);
+            let is_deaf = has_no_timer || socket.state() == State::LastAck;
+            if is_deaf && now.since(conversation.progress_at) > PATIENCE && socket.send_queue() > 0 {
+                socket.abort();
+                conversation.aborted = true;
+                conversation.ended = true;
+                continue;
+            }
             conversation.advance(socket);
             // Whoever has nothing to do looks less and less often.
             let is_idle = before == (conversation.sent, conversation.received);
+            if !is_idle {
+                conversation.progress_at = now;
+            }
             conversation.pause = if is_idle { conversation.pause * 2 } else { Duration::ZERO };
             conversation.pause = conversation.pause.clamp(conversation.part.step, LONGEST_PAUSE);
             conversation.next_at = now + conversation.pause;

@@ -9,8 +9,9 @@
 use std::sync::Arc;
 
 use smoltcp::wire::{EthernetAddress, Ipv4Cidr};
+use wharf::dataplane::exchange::Exchange;
 use wharf::dataplane::worker::Worker;
-use wharf_stack::{Config, Ipv4Plan};
+use wharf_stack::{Config, Ipv4Plan, Ownership};
 use wharf_switch::offload::VNET_HEADER_LEN;
 use wharf_switch::{Duration, Fdb, Instant, MemoryPort, Offloads, Pool, PortId};
 
@@ -146,7 +147,8 @@ impl World {
         }
         let fdb = Arc::new(Fdb::new(64, [3; 16]));
         let config = config(plan.mtu, plan.memory_bytes, seed);
-        let mut worker = Worker::new(config, fdb, pool.clone(), host);
+        let exchange = Exchange::new(Ownership::new(config.clone(), 1), 1).remove(0);
+        let mut worker = Worker::new(config, fdb, pool.clone(), host, exchange);
         let port = MemoryPort { offloads: plan.offloads, ..MemoryPort::default() };
         let port = worker.attach(port).unwrap();
         let parts: Vec<Part> = plan.parts.iter().map(|(part, _)| *part).collect();
@@ -283,6 +285,7 @@ impl World {
     }
 
     fn describe(&self) -> String {
-        format!("{:#?}\n{:#?}", self.container.conversations, self.worker.host.connections)
+        let (conversations, connections) = (&self.container.conversations, &self.worker.host.connections);
+        format!("{conversations:#?}\n{connections:#?}\n{:?}", self.worker.gateway)
     }
 }

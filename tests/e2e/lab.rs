@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A small internet for one test: a host that wharf runs on, and a server behind it, each a network namespace.
+//!
+//! ```text
+//! sandbox -- wharf (host namespace) -- 203.0.113.0/24, 2001:db8:1::/64 -- server namespace
+//!                                                                         also 198.51.100.1, 2001:db8:2::1
+//! ```
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// The user that wharf is run by.
+const NOBODY: &str = "65534";
+/// How long anything may take before a test gives up.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Two namespaces and what runs in them. All of it is gone when this is dropped.
+pub(crate) struct Lab {
+    host: String,
+    server: String,
+    children: Vec<Child>,
+}
+
+/// What is left of a command.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) status: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Finished {
+    /// Standard output of a success.
+    #[track_caller]
+    pub(crate) fn text(&self) -> &str {
+        assert_eq!(self.status, Some(0), "{self:#?}");
+        &self.stdout
+    }
+}
+
+/// Runs a command line as root and insists on its success.
+#[track_caller]
+fn root(line: &str) {
+    let output = Command::new("sh").args(["-ec", line]).output().unwrap();
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn run(mut command: Command) -> Finished {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    Finished {
+        status: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// A directory that the ordinary user can read, with a copy of the binary under test.
+pub(crate) fn scratch() -> &'static Path {
+    static SCRATCH: OnceLock<PathBuf> = OnceLock::new();
+    SCRATCH.get_or_init(|| {
+        let path = std::env::temp_dir().join(format!("wharf-e2e-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+        fs::copy(env!("CARGO_BIN_EXE_wharf"), path.join("wharf")).unwrap();
+        fs::write(path.join("server.py"), include_str!("server.py")).unwrap();
+        path
+    })
+}
+
+/// The path of a file of the tests, for the scripts that use it.
+pub(crate) fn script(name: &str) -> String {
+    scratch().join(name).display().to_string()
+}
+
+impl Lab {
+    /// Makes the namespaces. The host's resolver is a server that does not exist until a test starts one.
+    pub(crate) fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        assert!(rustix::process::geteuid().is_root(), "end-to-end tests make network namespaces: run them as root");
+        let id = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let (host, server) = (format!("wh{id}"), format!("ws{id}"));
+        for name in [&host, &server] {
+            root(&format!(
+                "ip netns add {name}
+                 ip -n {name} link set lo up
+                 ip netns exec {name} sysctl -qw net.ipv4.ping_group_range='0 2147483647'"
+            ));
+        }
+        root(&format!(
+            "ip -n {host} link add out0 type veth peer name in0 netns {server}
+             ip -n {host} addr add 203.0.113.1/24 dev out0
+             ip -n {host} addr add 2001:db8:1::1/64 dev out0 nodad
+             ip -n {server} addr add 203.0.113.2/24 dev in0
+             ip -n {server} addr add 198.51.100.1/32 dev in0
+             ip -n {server} addr add 2001:db8:1::2/64 dev in0 nodad
+             ip -n {server} addr add 2001:db8:2::1/128 dev in0 nodad
+             ip -n {host} link set out0 up
+             ip -n {server} link set in0 up
+             ip -n {host} route add default via 203.0.113.2
+             ip -n {host} route add default via 2001:db8:1::2
+             ip -n {server} route add default via 203.0.113.1
+             mkdir -p /etc/netns/{host}
+             echo 'nameserver 203.0.113.2' > /etc/netns/{host}/resolv.conf"
+        ));
+        Self { host, server, children: Vec::new() }
+    }
+
+    /// Where the host's resolv.conf is.
+    pub(crate) fn resolv_conf(&self) -> PathBuf {
+        Path::new("/etc/netns").join(&self.host).join("resolv.conf")
+    }
+
+    /// `wharf run OPTIONS -- sh -c SCRIPT` by an ordinary user on the host.
+    pub(crate) fn inside(&self, options: &[&str], script: &str) -> Finished {
+        run(self.inside_command(options, script))
+    }
+
+    /// The command behind [`Lab::inside`], to be started by the test.
+    pub(crate) fn inside_command(&self, options: &[&str], script: &str) -> Command {
+        let mut command = Command::new("ip");
+        let wharf = scratch().join("wharf");
+        command.args(["netns", "exec", &self.host, "setpriv", "--reuid", NOBODY, "--regid", NOBODY]);
+        command.args(["--clear-groups", "--"]).arg(wharf).arg("run").args(options);
+        command.args(["--", "sh", "-c", script]).env("HOME", scratch()).current_dir("/");
+        command
+    }
+
+    /// A shell script in the server's namespace, as root.
+    pub(crate) fn on_server(&self, script: &str) -> Finished {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.server, "sh", "-c", script]);
+        run(command)
+    }
+
+    /// A shell script in the host's namespace, as root.
+    pub(crate) fn on_host(&self, script: &str) -> Finished {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.host, "sh", "-c", script]);
+        run(command)
+    }
+
+    /// Starts a server and waits until it listens on `port` (TCP) or its first line of output is there (`None`).
+    pub(crate) fn serve(&mut self, line: &str, port: u16) {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.server, "sh", "-c", &format!("exec {line}")]);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        self.children.push(child);
+        let end = Instant::now() + PATIENCE;
+        while self.on_server(&format!("ss -Htuln 'sport = :{port}' | grep -q .")).status != Some(0) {
+            let child = self.children.last_mut().unwrap();
+            if let Some(status) = child.try_wait().unwrap() {
+                let mut text = String::new();
+                child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+                panic!("{line} ended with {status}: {text}");
+            }
+            assert!(Instant::now() < end, "{line} does not listen on {port}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Starts the test server (`server.py`): HTTP on 80, echo on 7, discard on 9, and UDP echo on 7.
+    pub(crate) fn serve_everything(&mut self) {
+        let script = script("server.py");
+        self.serve(&format!("python3 {script}"), 80);
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        for name in [&self.host, &self.server] {
+            let _ = Command::new("ip").args(["netns", "del", name]).status();
+        }
+        let _ = fs::remove_dir_all(Path::new("/etc/netns").join(&self.host));
+    }
+}

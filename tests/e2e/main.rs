@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! End to end: real namespaces, the kernel's own stack, and clients that nobody here wrote.
+//!
+//! Each test has namespaces of its own, and wharf runs as an ordinary user in them. They need root to make these, and
+//! the programs that `.ci/setup` installs.
+
+mod lab;
+mod streams;
+mod surface;

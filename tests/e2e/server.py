@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""The server of the end-to-end tests: HTTP on 80, TCP and UDP echo on 7, discard on 9, who-are-you on 11."""
+
+import hashlib
+import os
+import selectors
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+BLOCK = hashlib.shake_256(b"wharf").digest(1 << 20)
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        """/N answers with N bytes of a known stream; /ip with the client's address."""
+        if self.path == "/ip":
+            return self.answer(self.client_address[0].encode())
+        size = int(self.path[1:] or 0)
+        self.send_response(200)
+        self.send_header("Content-Length", str(size))
+        self.end_headers()
+        while size:
+            part = BLOCK[: min(size, len(BLOCK))]
+            self.wfile.write(part)
+            size -= len(part)
+
+    def do_PUT(self):
+        """Answers with the SHA-256 of the body."""
+        left = int(self.headers["Content-Length"])
+        digest = hashlib.sha256()
+        while left:
+            part = self.rfile.read(min(left, 1 << 20))
+            digest.update(part)
+            left -= len(part)
+        self.answer(digest.hexdigest().encode())
+
+    def answer(self, body):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+    daemon_threads = True
+    request_queue_size = 1024
+
+
+def listen(port):
+    listener = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=4096)
+    return listener
+
+
+def echo_until_end(connection):
+    """Sends everything back, and its own end only after the client's: shows half-closes."""
+    kept = []
+    with connection:
+        while part := connection.recv(65536):
+            kept.append(part)
+        connection.sendall(b"".join(kept))
+
+
+def serve(port, handle):
+    listener = listen(port)
+    while True:
+        connection, _ = listener.accept()
+        threading.Thread(target=handle, args=(connection,), daemon=True).start()
+
+
+def hold(connection):
+    """Echoes byte by byte as they come."""
+    with connection:
+        while part := connection.recv(65536):
+            connection.sendall(part)
+
+
+def discard(connection):
+    with connection:
+        while connection.recv(65536):
+            pass
+
+
+def brief(port):
+    """One byte, then the end: for many short connections."""
+    listener = listen(port)
+    while True:
+        connection, _ = listener.accept()
+        connection.send(b"x")
+        connection.close()
+
+
+def udp_echo(port, host):
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sockets = selectors.DefaultSelector()
+    with socket.socket(family, socket.SOCK_DGRAM) as echo:
+        echo.bind((host, port))
+        sockets.register(echo, selectors.EVENT_READ)
+        while True:
+            data, client = echo.recvfrom(65535)
+            echo.sendto(data, client)
+
+
+def background(function, *args):
+    threading.Thread(target=function, args=args, daemon=True).start()
+
+
+os.nice(0)
+background(serve, 7, echo_until_end)
+background(serve, 8, hold)
+background(serve, 9, discard)
+background(brief, 10)
+for address in ["203.0.113.2", "198.51.100.1", "2001:db8:1::2", "2001:db8:2::1"]:
+    background(udp_echo, 7, address)
+Server(("::", 80), Handler).serve_forever()
