@@ -12,7 +12,7 @@ use super::{Class, Point};
 use crate::netns::{Device, DeviceChoice, DeviceKind};
 use crate::run::idmap;
 use crate::run::messages::Channel;
-use crate::sys::process::{Cloned, clone_into_namespaces, close_all_except, exit_now};
+use crate::sys::process::{Cloned, clone_into_namespaces, close_all_except, exit_now, new_network_namespace};
 use crate::sys::signal::default_child_signal;
 
 const MTU_BYTES: usize = 1500;
@@ -61,9 +61,9 @@ fn inside(channel: &Channel) -> ! {
     if let Ok(Some(((), _))) = channel.receive::<()>() {
         let errno = |error: io::Error| error.raw_os_error().unwrap_or(libc::EIO);
         let open = |choice| Device::open(choice, 1, MTU_BYTES).map(|device| device.kind).map_err(errno);
-        // The TAP is gone, and its name free, when its only descriptor is closed.
         let tap = open(DeviceChoice::Tap);
-        let veth = open(DeviceChoice::Veth).map(drop);
+        // In a namespace of its own: the name is taken in this one.
+        let veth = new_network_namespace().map_err(errno).and_then(|()| open(DeviceChoice::Veth)).map(drop);
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         let proc = mount("proc", "/proc", "proc", flags, None).map_err(|error| error.raw_os_error());
         drop(channel.send(&Tried { tap, veth, proc }, &[]));

@@ -88,8 +88,13 @@ impl Device {
     fn tap(queues: usize) -> io::Result<Self> {
         let queues: Vec<OwnedFd> =
             (0..queues.max(1)).map(|_| tun::open_queue(INTERFACE, queues > 1)).collect::<io::Result<_>>()?;
-        let offloads =
-            queues.first().map_or(Ok(Offloads::default()), |queue| tun::set_offloads(queue, false))?;
+        let mut offloads = Offloads::default();
+        if let Some(queue) = queues.first() {
+            offloads = tun::set_offloads(queue, false)?;
+            // It is gone with its namespace in any case, which the kernel cleans up by itself after the last process.
+            // Without persistence, closing the last queue would unregister it there and then, some 15 ms of every run.
+            tun::make_persistent(queue)?;
+        }
         Ok(Self { kind: DeviceKind::Tap(offloads), queues, fell_back: None })
     }
 

@@ -149,11 +149,12 @@ pub fn write(pid: Pid, mode: Mode, caller: Caller) -> Result<Written, Error> {
     if !has_map(pid, "uid_map") {
         put(pid, "uid_map", &render(&[uid]))?;
     }
-    // user_namespaces(7): without CAP_SETGID outside, setgroups must be given up before gid_map can be written.
-    if caller.uid != 0 {
+    // user_namespaces(7): without CAP_SETGID outside, setgroups must be given up before gid_map can be written. Root has
+    // it, unless it is the root of a container that was stripped of it.
+    if caller.uid != 0 || put(pid, "gid_map", &render(&[gid])).is_err() {
         put(pid, "setgroups", "deny")?;
+        put(pid, "gid_map", &render(&[gid]))?;
     }
-    put(pid, "gid_map", &render(&[gid]))?;
     Ok(Written { ping_groups: (gid.inside, gid.inside), fell_back })
 }
 

@@ -3,8 +3,8 @@
 //!
 //! # How it works
 //! Init is a copy of wharf's process without its descriptors. All its signals are blocked and read from a
-//! descriptor, so one poll over that, the channel to wharf and the watch on resolv.conf is its whole life; and there
-//! is no timer. It dies with wharf twice over: by its parent-death signal, armed before anything else, and by the end of
+//! descriptor, so one poll over that and the channel to wharf is its whole life; there is no timer, but for the moment
+//! a vanished resolv.conf is waited for. It dies with wharf twice over: by its parent-death signal, armed before anything else, and by the end of
 //! the channel, which also covers a wharf that died before the signal was armed. With PID 1 the kernel ends
 //! everything else in the PID namespace.
 //!
@@ -15,7 +15,6 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -29,7 +28,6 @@ use crate::netns::plan::Plan;
 use crate::netns::{self, Device, DeviceChoice};
 use crate::resolv;
 use crate::resolv::mount::Cover;
-use crate::resolv::watch::Watch;
 use crate::sys::process::{close_all_except, exit_now, process_group, spawn};
 use crate::sys::signal::{self, Mask, SignalFd};
 
@@ -91,15 +89,19 @@ fn live(setup: &Setup, channel: &Channel) -> Result<(), Failure> {
     armed.map_err(|e| Failure::new("asking to be killed with wharf", &e.into()))?;
     close_all_except(channel.raw_fd());
     let _ = rustix::thread::set_name(c"wharf-init");
-    let warn = |text: String| drop(channel.send(&FromInit::Warning(text), &[]));
 
     cable(setup, channel)?;
     let Some(ToInit::Mapped { ping_groups }) = receive(channel)? else { return Ok(()) };
     // From here on the command's root must not look into our memory, a copy of wharf's, or take our descriptors.
     let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
-    let watch = furnish(setup, ping_groups, &warn)?;
-    let Some(ToInit::Go) = receive(channel)? else { return Ok(()) };
-    let mut init = start(setup, channel, watch)?;
+    let cover = furnish(setup, channel, ping_groups)?;
+    let mut init = loop {
+        match receive(channel)? {
+            Some(ToInit::Go) => break start(setup, channel, cover)?,
+            Some(_) => {}
+            None => return Ok(()),
+        }
+    };
     init.serve()
 }
 
@@ -134,14 +136,11 @@ fn cable(setup: &Setup, channel: &Channel) -> Result<(), Failure> {
 }
 
 /// Everything else the command finds: /proc, names, permissions.
-fn furnish(
-    setup: &Setup,
-    (first, last): (u32, u32),
-    warn: &dyn Fn(String),
-) -> Result<(Cover, Option<Watch>), Failure> {
+fn furnish(setup: &Setup, channel: &Channel, (first, last): (u32, u32)) -> Result<Cover, Failure> {
     // Mounts of the host go on appearing inside; ours must not appear outside. The kernel has seen to that already,
     // as our user namespace does not own the host's mounts; and "/" need not be a mount.
     let _ = mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC);
+    let warn = |text: String| drop(channel.send(&FromInit::Warning(text), &[]));
     let mut cover = Cover::new(setup.resolv_conf.clone());
     if let Err(error) = cover.keep() {
         warn(format!(
@@ -149,8 +148,6 @@ fn furnish(
             resolv::PATH
         ));
     }
-    let watch = Watch::new(Path::new(resolv::PATH));
-    let watch = watch.map_err(|e| warn(format!("cannot watch {}: {e}", resolv::PATH))).ok();
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     if let Err(error) = mount("proc", "/proc", "proc", flags, None) {
         warn(format!(
@@ -160,20 +157,17 @@ fn furnish(
     }
     let groups = format!("{first}\t{last}");
     if let Err(error) = fs::write("/proc/sys/net/ipv4/ping_group_range", groups) {
-        warn(format!("cannot open net.ipv4.ping_group_range ({error}): ping inside needs root"));
+        let text = format!("cannot open net.ipv4.ping_group_range ({error}): ping inside needs root");
+        let _ = channel.send(&FromInit::Note(text), &[]);
     }
     if let Some(hostname) = &setup.hostname {
         let set = rustix::system::sethostname(hostname.as_bytes());
         set.map_err(|e| Failure::new("setting the host name", &e.into()))?;
     }
-    Ok((cover, watch))
+    Ok(cover)
 }
 
-fn start<'a>(
-    setup: &Setup,
-    channel: &'a Channel,
-    (cover, watch): (Cover, Option<Watch>),
-) -> Result<Init<'a>, Failure> {
+fn start<'a>(setup: &Setup, channel: &'a Channel, cover: Cover) -> Result<Init<'a>, Failure> {
     let signals = SignalFd::new().map_err(|e| Failure::new("listening to signals", &e))?;
     let (program, args) = setup
         .command
@@ -182,9 +176,7 @@ fn start<'a>(
     let mut command = Command::new(program);
     command.args(args);
     match spawn(&mut command, setup.mask, setup.nofile) {
-        Ok(pid) => {
-            Ok(Init { channel, signals, cover, watch, cover_due: None, command: pid, seen: [None; 65] })
-        }
+        Ok(pid) => Ok(Init { channel, signals, cover, cover_due: None, command: pid, seen: [None; 65] }),
         Err(error) => {
             let errno = match error.raw_os_error() {
                 Some(libc::EACCES) if !is_anywhere(program) => libc::ENOENT,
@@ -210,7 +202,6 @@ struct Init<'a> {
     channel: &'a Channel,
     signals: SignalFd,
     cover: Cover,
-    watch: Option<Watch>,
     /// When to see to it that the host's resolv.conf is covered; only after an event.
     cover_due: Option<Instant>,
     command: Pid,
@@ -222,15 +213,12 @@ impl Init<'_> {
     /// Serves until wharf is gone; the command's end ends the process.
     fn serve(&mut self) -> Result<(), Failure> {
         loop {
-            let (signal, message, file) = self.wait()?;
+            let (signal, message) = self.wait()?;
             if signal {
                 self.take_signals();
             }
             if message && !self.take_message()? {
                 return Ok(());
-            }
-            if file {
-                self.look_at_file();
             }
             if self.cover_due.is_some_and(|due| due <= Instant::now()) {
                 self.cover_again();
@@ -238,20 +226,16 @@ impl Init<'_> {
         }
     }
 
-    fn wait(&self) -> Result<(bool, bool, bool), Failure> {
-        let mut fds =
-            vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(self.channel, PollFlags::IN)];
-        if let Some(watch) = &self.watch {
-            fds.push(PollFd::new(watch, PollFlags::IN));
-        }
+    fn wait(&self) -> Result<(bool, bool), Failure> {
+        let mut fds = [PollFd::new(&self.signals, PollFlags::IN), PollFd::new(self.channel, PollFlags::IN)];
         let timeout = self.cover_due.map(|due| due.saturating_duration_since(Instant::now()));
         let timeout = timeout.and_then(|left| Timespec::try_from(left).ok());
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(Failure::new("waiting", &error.into())),
         }
-        let ready = |n: usize| fds.get(n).is_some_and(|fd| !fd.revents().is_empty());
-        Ok((ready(0), ready(1), ready(2)))
+        let [signal, message] = fds.map(|fd| !fd.revents().is_empty());
+        Ok((signal, message))
     }
 
     fn take_signals(&mut self) {
@@ -283,6 +267,7 @@ impl Init<'_> {
     fn take_message(&mut self) -> Result<bool, Failure> {
         match receive(self.channel)? {
             Some(ToInit::Signal(number)) => self.forward(number),
+            Some(ToInit::ResolvConfChanged) => self.look_at_file(),
             Some(_) => {}
             None => return Ok(false),
         }
@@ -313,17 +298,8 @@ impl Init<'_> {
     /// Something happened to the host's file: covers it again, but gives a host that removes it first and then writes
     /// a new one a moment for that, since covering the lack of a file covers its whole directory.
     fn look_at_file(&mut self) {
-        let Some(watch) = &mut self.watch else { return };
-        match watch.changed() {
-            Ok(false) => {}
-            Ok(true) if self.cover.has_file() => self.cover_due = Some(Instant::now()),
-            Ok(true) => self.cover_due = Some(Instant::now() + REPLACEMENT),
-            Err(error) => {
-                let text = format!("stopped watching {}: {error}", resolv::PATH);
-                self.watch = None;
-                let _ = self.channel.send(&FromInit::Warning(text), &[]);
-            }
-        }
+        let patience = if self.cover.has_file() { Duration::ZERO } else { REPLACEMENT };
+        self.cover_due = Some(Instant::now() + patience);
     }
 
     fn cover_again(&mut self) {

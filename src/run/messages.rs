@@ -30,6 +30,8 @@ pub(crate) enum ToInit {
     Go,
     /// Send the command this signal, unless it got it already together with init.
     Signal(i32),
+    /// What the host's resolv.conf leads to may have changed: see to it that it is covered.
+    ResolvConfChanged,
 }
 
 /// From init to wharf.

@@ -150,7 +150,8 @@ fn gateway(
     channel: Channel,
     nofile: Rlimit,
 ) -> Result<Outcome, Error> {
-    let written = idmap::write(init, options.ids, idmap::Caller::current())?;
+    let written = idmap::write(init, options.ids, idmap::Caller::current())
+        .map_err(|error| failure_of_init(init, &channel).unwrap_or(error.into()))?;
     if let Some(reason) = written.fell_back {
         tracing::info!("only your own user id exists in the sandbox: {}", reason.advice());
     }
@@ -203,13 +204,35 @@ fn receive_device(channel: &Channel) -> Result<Vec<OwnedFd>, Error> {
             }
             FromInit::Note(text) => tracing::info!("{text}"),
             FromInit::Warning(text) => tracing::warn!("{text}"),
-            FromInit::NoDevice { errno } => {
-                return Err(Error::Device(advice::device(&io::Error::from_raw_os_error(errno))));
-            }
-            FromInit::Failed { step, errno } => return Err(Error::Sandbox { step, errno }),
-            other => tracing::debug!(?other, "unexpected message"),
+            other => match failure(other) {
+                Some(error) => return Err(error),
+                None => tracing::debug!("unexpected message"),
+            },
         }
     }
+}
+
+/// The error that a message of init stands for.
+fn failure(message: FromInit) -> Option<Error> {
+    match message {
+        FromInit::NoDevice { errno } => {
+            Some(Error::Device(advice::device(&io::Error::from_raw_os_error(errno))))
+        }
+        FromInit::Failed { step, errno } => Some(Error::Sandbox { step, errno }),
+        _ => None,
+    }
+}
+
+/// Ends init and looks whether it failed by itself, in which case it is no wonder that its ids could not be mapped.
+fn failure_of_init(init: Pid, channel: &Channel) -> Option<Error> {
+    // An error means that it is gone already.
+    let _ = rustix::process::kill_process(init, rustix::process::Signal::KILL);
+    while let Ok(Some((message, _))) = channel.receive::<FromInit>() {
+        if let Some(error) = failure(message) {
+            return Some(error);
+        }
+    }
+    None
 }
 
 fn random_seed() -> Result<[u8; 32], Error> {

@@ -30,28 +30,28 @@ pub(super) struct Supervisor<'a> {
     init: std::os::fd::OwnedFd,
     terminal: Terminal,
     running: &'a Running,
-    host: Option<HostResolver>,
-}
-
-struct HostResolver {
-    watch: Watch,
-    last: Vec<SocketAddr>,
+    /// Without inotify the nameservers stay those of the start, and a replaced file shows in the sandbox.
+    watch: Option<Watch>,
+    /// The host's nameservers as last read, if the gateway follows them.
+    nameservers: Option<Vec<SocketAddr>>,
 }
 
 impl<'a> Supervisor<'a> {
-    /// `follow` holds the nameservers read from the host's resolv.conf, if that is to be followed.
+    /// `nameservers` are those read from the host's resolv.conf, if the gateway is to follow that.
     pub(super) fn new(
         init: Pid,
         channel: Channel,
         running: &'a Running,
-        follow: Option<Vec<SocketAddr>>,
+        nameservers: Option<Vec<SocketAddr>>,
     ) -> Result<Self, Error> {
         let signals = SignalFd::new().doing("listening to signals")?;
         let init = pidfd_open(init, PidfdFlags::empty()).doing("watching the sandbox's init")?;
-        let host = follow.and_then(HostResolver::new);
-        let mut this = Self { channel, signals, init, terminal: Terminal::open(), running, host };
-        // What changed since the file was read, before the watch was there.
-        this.publish_nameservers();
+        let watch = Watch::new(Path::new(resolv::PATH));
+        let watch = watch.map_err(|error| tracing::warn!(%error, "cannot follow {}", resolv::PATH)).ok();
+        let terminal = Terminal::open();
+        let mut this = Self { channel, signals, init, terminal, running, watch, nameservers };
+        // What changed since the file was read and covered, before the watch was there.
+        this.resolv_conf_changed();
         Ok(this)
     }
 
@@ -70,9 +70,13 @@ impl<'a> Supervisor<'a> {
                 self.take_signals();
             }
             if ready.file {
-                self.take_nameservers();
+                self.take_file_events();
             }
         };
+        // Closing it waits for the kernel to forget the watches, some 10 ms, which need not add to what is to come.
+        if let Some(watch) = self.watch.take() {
+            std::thread::spawn(|| drop(watch));
+        }
         // Init is a zombie only after the kernel has reaped everything else in its PID namespace.
         let mut fds = [PollFd::new(&self.init, PollFlags::IN)];
         rustix::io::retry_on_intr(|| poll(&mut fds, None)).doing("waiting for the sandbox's end")?;
@@ -83,8 +87,8 @@ impl<'a> Supervisor<'a> {
     fn wait(&self) -> Result<Ready, Error> {
         let mut fds =
             vec![PollFd::new(&self.channel, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
-        if let Some(host) = &self.host {
-            fds.push(PollFd::new(&host.watch, PollFlags::IN));
+        if let Some(watch) = &self.watch {
+            fds.push(PollFd::new(watch, PollFlags::IN));
         }
         rustix::io::retry_on_intr(|| poll(&mut fds, None)).doing("waiting for the command")?;
         let ready = |n: usize| fds.get(n).is_some_and(|fd| !fd.revents().is_empty());
@@ -135,22 +139,27 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn take_nameservers(&mut self) {
-        let Some(host) = &mut self.host else { return };
-        match host.watch.changed() {
-            Ok(false) => {}
-            Ok(true) => self.publish_nameservers(),
-            Err(error) => {
+    fn take_file_events(&mut self) {
+        match self.watch.as_mut().map(Watch::changed) {
+            None | Some(Ok(false)) => {}
+            Some(Ok(true)) => self.resolv_conf_changed(),
+            Some(Err(error)) => {
                 tracing::warn!(%error, "no longer following {}", resolv::PATH);
-                self.host = None;
+                self.watch = None;
             }
         }
     }
 
-    fn publish_nameservers(&mut self) {
-        if let Some(servers) = self.host.as_mut().and_then(HostResolver::news) {
-            tracing::info!(?servers, "the host's nameservers changed");
-            self.running.set_nameservers(servers);
+    /// Init covers the host's new file; the gateway asks the servers it names. A file that is missing or names none, as
+    /// in the middle of a replacement, leaves the gateway those it has.
+    fn resolv_conf_changed(&mut self) {
+        drop(self.channel.send(&ToInit::ResolvConfChanged, &[]));
+        let Some(before) = &mut self.nameservers else { return };
+        let now = ResolvConf::read(Path::new(resolv::PATH)).unwrap_or_default().nameservers;
+        if !now.is_empty() && now != *before {
+            tracing::info!(servers = ?now, "the host's nameservers changed");
+            before.clone_from(&now);
+            self.running.set_nameservers(now);
         }
     }
 }
@@ -159,24 +168,4 @@ struct Ready {
     message: bool,
     signal: bool,
     file: bool,
-}
-
-impl HostResolver {
-    /// Without inotify the nameservers stay those of the start.
-    fn new(last: Vec<SocketAddr>) -> Option<Self> {
-        let watch = Watch::new(Path::new(resolv::PATH));
-        let watch = watch.map_err(|error| tracing::warn!(%error, "cannot follow {}", resolv::PATH)).ok()?;
-        Some(Self { watch, last })
-    }
-
-    /// The servers the file names, if they are others than before. A file that is missing or names none, as in the
-    /// middle of a replacement, changes nothing.
-    fn news(&mut self) -> Option<Vec<SocketAddr>> {
-        let now = ResolvConf::read(Path::new(resolv::PATH)).unwrap_or_default().nameservers;
-        if now.is_empty() || now == self.last {
-            return None;
-        }
-        self.last.clone_from(&now);
-        Some(now)
-    }
 }

@@ -59,6 +59,16 @@ pub fn open_queue(name: &str, multi_queue: bool) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
+/// Lets the device outlive its queues; it goes with its network namespace.
+///
+/// # Errors
+/// What the kernel says.
+pub fn make_persistent(queue: impl AsFd) -> io::Result<()> {
+    let on: libc::c_ulong = 1;
+    // SAFETY: TUNSETPERSIST takes its argument by value.
+    check(unsafe { libc::ioctl(queue.as_fd().as_raw_fd(), libc::TUNSETPERSIST, on) })
+}
+
 /// Offers as many offloads as the kernel takes; `udp` asks for UDP segmentation too. Returns the accepted set.
 ///
 /// The mask belongs to the device, not to the queue: one call is enough.

@@ -35,11 +35,25 @@ pub(crate) fn scratch(name: &str) -> PathBuf {
 fn base() -> &'static Path {
     static BASE: OnceLock<PathBuf> = OnceLock::new();
     BASE.get_or_init(|| {
-        let path = std::env::temp_dir().join(format!("wharf-process-{}", std::process::id()));
+        forget_earlier_runs();
+        let path = std::env::temp_dir().join(format!("{SCRATCH}{}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
         open_to_all(&path);
         fs::canonicalize(path).unwrap()
     })
+}
+
+const SCRATCH: &str = "wharf-process-";
+
+/// Removes the directories of test processes that are no more.
+fn forget_earlier_runs() {
+    for entry in fs::read_dir(std::env::temp_dir()).unwrap().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.strip_prefix(SCRATCH).and_then(|pid| pid.parse().ok()).is_some_and(|pid| !is_alive(pid)) {
+            // Another user's is not ours to remove.
+            drop(fs::remove_dir_all(entry.path()));
+        }
+    }
 }
 
 fn open_to_all(path: &Path) {

@@ -229,6 +229,16 @@ fn a_sandbox_works_inside_a_sandbox() {
 }
 
 #[test]
+fn where_proc_is_partly_hidden_run_warns_and_goes_on() {
+    // As container runtimes do it; the kernel then lets nobody below mount a /proc that shows what is hidden.
+    let script = "mount -t tmpfs none /proc/irq && $WHARF run -- sh -c \"ping -q -c 1 -W 5 10.0.2.2; cat /etc/resolv.conf\"";
+    let finished = outside(&format!("unshare -Urmn sh -c '{script}'"));
+    assert!(finished.text().contains("1 received"), "{finished:?}");
+    assert!(finished.stdout.contains("nameserver 10.0.2.3"), "{finished:?}");
+    assert!(finished.stderr.contains("/proc of the sandbox's own"), "{finished:?}");
+}
+
+#[test]
 fn nothing_of_the_sandboxs_mounts_shows_outside() {
     let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(inside(&[], "grep -c wharf /proc/mounts").text().trim_end() != "0");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use super::caller::{Running, user_command, wharf_run};
+use super::caller::{Running, eventually, is_alive, kill, tree, user_command, wharf_run};
 
 /// A command that says when it is there and when it is continued. It has no children: a shell that is stopped while it
 /// starts one is stuck in vfork, with or without wharf.
@@ -195,6 +195,22 @@ fn the_foreground_is_given_back_after_a_shell_inside_took_it() {
 }
 
 #[test]
+fn a_terminal_whose_session_ends_ends_what_runs_in_it() {
+    let mut terminal = Terminal::open();
+    terminal.does(&format!("$WHARF run -- {SLEEPER}"), "up");
+    let family = tree(i32::try_from(terminal.shell.id()).unwrap());
+    let is_bash = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() == "bash\n";
+    let leader = *family.iter().find(|pid| is_bash(pid)).unwrap();
+    let below = tree(leader);
+    assert_eq!(below.len(), 4, "bash, wharf, init and the command: {below:?}");
+    // The kernel then hangs the terminal up for the foreground group.
+    kill(leader, 9);
+    for pid in below {
+        eventually("everything on the terminal is gone", || !is_alive(pid));
+    }
+}
+
+#[test]
 fn wharf_works_without_any_terminal() {
     let mut command = user_command("setsid");
     command.args(["--wait", super::caller::binary().to_str().unwrap(), "run", "--", "sh", "-c", "echo fine"]);
@@ -207,7 +223,7 @@ fn a_command_stopped_and_continued_by_signals_goes_on() {
         Running::start(&mut wharf_run(&["--", "sh", "-c", "echo up; kill -STOP $$; echo on; read x"]));
     assert_eq!(running.line(), "up");
     let stat = format!("/proc/{}/stat", running.pid());
-    super::caller::eventually("wharf stops itself", || {
+    eventually("wharf stops itself", || {
         std::fs::read_to_string(&stat)
             .unwrap()
             .rsplit_once(") ")
