@@ -119,7 +119,14 @@ impl SimHost {
             if !connection.announced && connection.open_at <= now {
                 connection.announced = true;
                 connection.opened = connection.script.welcome == Welcome::Accept;
-                self.events.push_back(event(false, true, !connection.opened));
+                // Whatever came with the connect is told together with it, and once only.
+                if connection.opened && connection.may_send() && self.random.chance(500) {
+                    connection.available = connection.script.sends.min(self.random.below(3000));
+                    connection.end_announced = connection.at_end();
+                }
+                let readable = connection.available > 0 || connection.end_announced;
+                let error = !connection.opened || connection.end_announced;
+                self.events.push_back(event(readable, true, error));
             }
             if !connection.opened || connection.next_at > now || connection.reset_by_server {
                 continue;

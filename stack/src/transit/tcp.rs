@@ -366,11 +366,12 @@ impl Flow {
     }
 
     fn handle_host<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>, event: HostEvent) -> Fate {
-        if self.phase == Phase::Connecting {
-            return self.handle_connect_end(cx);
-        }
+        // One event may tell of the connect and of the first data: it comes once only.
         if event.readable || event.error {
             self.download.readable(event.error);
+        }
+        if self.phase == Phase::Connecting {
+            return self.handle_connect_end(cx);
         }
         if event.writable || event.error {
             self.upload.drain(cx, self.socket);
