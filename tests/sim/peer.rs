@@ -22,7 +22,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use smoltcp::wire::EthernetAddress;
-use wharf_switch::{Instant, Offloads};
+use wharf_switch::{Duration, Instant, Offloads};
 
 use self::connection::Connection;
 use self::wire::{Device, Ends, Segment};
@@ -46,6 +46,8 @@ pub(crate) struct Habits {
     leaves_quietly: bool,
     /// Nobody reads any more.
     is_deaf: bool,
+    /// A program stops reading for so long, once, and the window closes over what is in flight.
+    nap: Option<Duration>,
     /// All in thousandths.
     shrinks: u64,
     forgets: u64,
@@ -66,6 +68,7 @@ impl Habits {
             checks_edge: keeps_order,
             leaves_quietly: random.chance(500),
             is_deaf: false,
+            nap: random.chance(100).then(|| Duration::from_secs(1 + random.below(200))),
             shrinks: random.pick(&[0, 0, 0, 20, 200]),
             forgets: random.pick(&[0, 0, 0, 20]),
             urgent: random.pick(&[0, 0, 10]),
@@ -121,8 +124,7 @@ impl Peer {
             .iter()
             .zip(50_000..)
             .map(|(&part, port)| {
-                let ends =
-                    Ends { mac: MAC, gateway_mac, local: (local, port), remote: (remote, part.port) };
+                let ends = Ends { mac: MAC, gateway_mac, local: (local, port), remote: (remote, part.port) };
                 let own = Random::new(random.next());
                 Connection::new(part, ends, device, habits, (mtu - headers) as u16, own)
             })

@@ -6,10 +6,10 @@
 
 use wharf_switch::{Duration, Instant};
 
+use super::Habits;
 use super::receiver::Receiver;
 use super::sender::{Next, Sender};
 use super::wire::{Device, Ends, Segment};
-use super::Habits;
 use crate::container::Part;
 use crate::random::{Random, pattern};
 use crate::station::Outcome;
@@ -48,6 +48,7 @@ pub(super) struct Connection {
     scaled: bool,
     next_at: Instant,
     pause: Duration,
+    nap: Option<Duration>,
     out: Vec<Segment>,
 }
 
@@ -64,7 +65,8 @@ impl Connection {
         let mut habits = habits;
         habits.scale = habits.scale.map(|scale| scale.min((part.receive_buffer as u64 / 16).ilog2() as u8));
         // Near the wrap, now and then.
-        let iss = if random.chance(300) { u32::MAX - random.below(50_000) as u32 } else { random.next() as u32 };
+        let iss =
+            if random.chance(300) { u32::MAX - random.below(50_000) as u32 } else { random.next() as u32 };
         Self {
             ends,
             device,
@@ -81,6 +83,7 @@ impl Connection {
             scaled: false,
             next_at: part.starts_at,
             pause: part.step,
+            nap: None,
             out: Vec::new(),
             random,
         }
@@ -93,12 +96,13 @@ impl Connection {
 
     /// When the connection acts next.
     pub(super) fn next(&self) -> Option<Instant> {
+        let application = if self.outcome.ended { Instant::FAR } else { self.next_at };
         let timers = match self.phase {
             Phase::Waiting => self.next_at,
             Phase::SynSent => self.syn_at,
-            Phase::Open => self.sender.timer.min(self.receiver.ack_at).min(self.next_at),
-            Phase::TimeWait if !self.outcome.ended => self.next_at,
-            Phase::TimeWait | Phase::Closed => Instant::FAR,
+            Phase::Open => self.sender.timer.min(self.receiver.ack_at).min(application),
+            Phase::TimeWait => application,
+            Phase::Closed => Instant::FAR,
         };
         (timers < Instant::FAR).then_some(timers)
     }
@@ -134,7 +138,7 @@ impl Connection {
             let is_idle = was == (self.outcome.sent, self.outcome.received);
             self.pause = if is_idle { self.pause * 2 } else { Duration::ZERO };
             self.pause = self.pause.clamp(self.outcome.part.step, LONGEST_PAUSE);
-            self.next_at = now + self.pause;
+            self.next_at = now + self.nap.take().unwrap_or(self.pause);
         }
         if self.phase != Phase::Open {
             return;
@@ -179,6 +183,13 @@ impl Connection {
         if self.outcome.sent == part.sends && self.phase == Phase::Open {
             self.sender.limit = part.sends + 2;
         }
+        if self.outcome.received > part.expects / 2
+            && let Some(nap) = self.habits.nap.take()
+        {
+            self.receiver.close_window();
+            self.nap = Some(nap);
+            return;
+        }
         self.outcome.received += self.receiver.take(part.read_size);
         self.outcome.corrupt |= self.receiver.corrupt;
         if self.phase == Phase::TimeWait && self.receiver.waiting() == 0 {
@@ -218,7 +229,8 @@ impl Connection {
             (from..end).map(|offset| pattern(self.outcome.part.stream, offset - 1)).collect();
         let is_long = payload.len() as u64 > self.sender.mss;
         let pieces_of = if is_long { self.sender.mss as u16 } else { 0 };
-        let urgent = (!payload.is_empty() && self.random.chance(self.habits.urgent)).then_some(payload.len() as u16);
+        let urgent =
+            (!payload.is_empty() && self.random.chance(self.habits.urgent)).then_some(payload.len() as u16);
         let seq = self.sender.number(from);
         self.send(Segment { seq, payload, pieces_of, urgent, fin: fin && !alone, ..Segment::default() });
         if alone {
@@ -334,9 +346,12 @@ impl Connection {
         }
         if segment.rst {
             // RFC 5961 section 3.2.
-            if from == self.receiver.next.cast_signed() {
+            if from == self.receiver.next.cast_signed() && self.phase == Phase::Open {
+                // What came before it can be read still.
+                self.outcome.received += self.receiver.take(u64::MAX);
+                self.outcome.corrupt |= self.receiver.corrupt;
                 self.close(true);
-            } else {
+            } else if self.phase == Phase::Open {
                 self.receiver.ack_now = true;
             }
             return;
@@ -383,7 +398,8 @@ impl Connection {
     }
 
     fn see_to_the_end(&mut self) {
-        let fin_acknowledged = self.sender.una == self.fin_offset() + 1 && self.sender.limit > self.fin_offset();
+        let fin_acknowledged =
+            self.sender.una == self.fin_offset() + 1 && self.sender.limit > self.fin_offset();
         if !(fin_acknowledged && self.receiver.finished) || self.phase != Phase::Open {
             return;
         }

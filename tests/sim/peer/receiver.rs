@@ -36,6 +36,8 @@ pub(super) struct Receiver {
     /// Right edge of the window as advertised.
     edge: u64,
     buffer: u64,
+    /// What the buffer was before a nap.
+    buffer_was: u64,
     shift: u8,
     mss: u64,
     /// Bytes the application has read.
@@ -63,6 +65,7 @@ impl Receiver {
             next: 1,
             edge: 1 + buffer.min(65_535),
             buffer,
+            buffer_was: buffer,
             shift,
             mss,
             read: 0,
@@ -116,6 +119,14 @@ impl Receiver {
         // What the field cannot say is not offered.
         let field = (self.edge.saturating_sub(self.next) >> self.shift).min(65_535);
         field as u16
+    }
+
+    /// Nobody will read for a while: the window closes, also over what is in flight.
+    pub(super) fn close_window(&mut self) {
+        self.edge = self.next;
+        self.buffer_was = self.buffer;
+        self.buffer = self.waiting();
+        self.ack_now = true;
     }
 
     /// Takes in the bytes from `from` on; `fin` follows them.
@@ -203,12 +214,13 @@ impl Receiver {
 
     /// The application reads up to `size` bytes. Returns how many.
     pub(super) fn take(&mut self, size: u64) -> u64 {
+        self.buffer = self.buffer_was;
         let taken = size.min(self.waiting());
         self.read += taken;
         let free = self.buffer.saturating_sub(self.waiting());
         let window = self.edge.saturating_sub(self.next);
         // Linux says so when the window has become twice as large.
-        if taken > 0 && !self.finished && free >= 2 * window && free >= self.mss.min(self.buffer / 2) {
+        if !self.finished && free > window && free >= 2 * window && free >= self.mss.min(self.buffer / 2) {
             self.ack_now = true;
         }
         taken
