@@ -101,9 +101,7 @@ impl Relay {
         let shift = if segment.window_scale.is_some() { WINDOW_SHIFT } else { 0 };
         let irs = Seq::from(segment.seq_number);
         let flow = Flow {
-            id,
             key,
-            outside,
             container_mac: packet.src_mac,
             socket: Some(socket),
             phase: Phase::Connecting,
