@@ -14,22 +14,31 @@
 mod container;
 mod link;
 mod outside;
+mod peer;
 mod random;
+mod station;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use world::{Plan, World};
+use world::{Cast, Plan, World};
 
 /// Seeds that once failed.
 const RECORDED: &[u64] = &[1, 2, 3, 1001, 1014, 1052, 1054, 2060, 2882, 4050, 6868];
 const FRESH: u64 = 2000;
 
+/// Runs a seed with every cast of containers.
 fn run(seed: u64) {
-    let plan = Plan::new(seed);
+    for cast in [Cast::Mild, Cast::Harsh, Cast::Both] {
+        run_with(seed, cast);
+    }
+}
+
+fn run_with(seed: u64, cast: Cast) {
+    let plan = Plan::new(seed, cast);
     let outcome = catch_unwind(AssertUnwindSafe(|| World::new(seed, &plan).run()));
     if let Err(panic) = outcome {
-        eprintln!("seed {seed} failed; repeat with: WHARF_SIM_SEED={seed} cargo test --test sim one_seed");
+        eprintln!("seed {seed} ({cast:?}) failed; repeat with: WHARF_SIM_SEED={seed} cargo test --test sim one_seed");
         eprintln!("its plan: {plan:#?}");
         std::panic::resume_unwind(panic);
     }
