@@ -231,7 +231,8 @@ impl Conversation {
         }
         let wanted = part.write_size.min(part.sends - self.outcome.sent);
         if wanted > 0 && socket.can_send() {
-            let bytes: Vec<u8> = (self.outcome.sent..self.outcome.sent + wanted).map(|at| pattern(part.stream, at)).collect();
+            let bytes: Vec<u8> =
+                (self.outcome.sent..self.outcome.sent + wanted).map(|at| pattern(part.stream, at)).collect();
             self.outcome.sent += socket.send_slice(&bytes).unwrap() as u64;
         }
         if self.outcome.sent == part.sends && socket.may_send() {

@@ -38,7 +38,9 @@ fn run_with(seed: u64, cast: Cast) {
     let plan = Plan::new(seed, cast);
     let outcome = catch_unwind(AssertUnwindSafe(|| World::new(seed, &plan).run()));
     if let Err(panic) = outcome {
-        eprintln!("seed {seed} ({cast:?}) failed; repeat with: WHARF_SIM_SEED={seed} cargo test --test sim one_seed");
+        eprintln!(
+            "seed {seed} ({cast:?}) failed; repeat with: WHARF_SIM_SEED={seed} cargo test --test sim one_seed"
+        );
         eprintln!("its plan: {plan:#?}");
         std::panic::resume_unwind(panic);
     }

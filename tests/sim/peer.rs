@@ -121,8 +121,7 @@ impl Peer {
             .iter()
             .zip(50_000..)
             .map(|(&part, port)| {
-                let ends =
-                    Ends { mac: MAC, gateway_mac, local: (local, port), remote: (remote, part.port) };
+                let ends = Ends { mac: MAC, gateway_mac, local: (local, port), remote: (remote, part.port) };
                 let own = Random::new(random.next());
                 Connection::new(part, ends, device, habits, (mtu - headers) as u16, own)
             })

@@ -95,7 +95,8 @@ impl Plan {
         let count = 1 + random.below(5);
         let mild = (0..count).map(|number| conversation(number, random)).collect();
         let mtu = random.pick(&[576, 1500, 9000, 65_520]);
-        let offloads = random.pick(&[Offloads::ALL, Offloads::NONE, Offloads { tso: false, ..Offloads::ALL }]);
+        let offloads =
+            random.pick(&[Offloads::ALL, Offloads::NONE, Offloads { tso: false, ..Offloads::ALL }]);
         let memory_bytes = random.pick(&[1 << 20, 256 << 20]);
         // A stream of its own, so that the rest of a seed's plan stays what it was.
         let random = &mut Random::new(seed ^ 0x11ee);
@@ -104,8 +105,11 @@ impl Plan {
         let workers = random.pick(&[1, 1, 2, 3]);
         let keeps_order = weather.reordering == 0 && weather.duplication == 0 && workers == 1;
         let habits = Habits::new(random, keeps_order);
-        let family =
-            if mtu < 1280 { Family::V4 } else { random.pick(&[Family::V4, Family::V4, Family::V6, Family::Nat64]) };
+        let family = if mtu < 1280 {
+            Family::V4
+        } else {
+            random.pick(&[Family::V4, Family::V4, Family::V6, Family::Nat64])
+        };
         let mut plan = Self { mtu, offloads, memory_bytes, weather, mild, harsh, habits, family, workers };
         match cast {
             Cast::Mild => plan.harsh.clear(),
@@ -212,8 +216,7 @@ impl World {
         }
         if !plan.harsh.is_empty() {
             let (mac, parts) = (config.mac, parts(&plan.harsh));
-            let peer =
-                Peer::new(plan.mtu, plan.offloads, plan.family, mac, plan.habits, &parts, &mut random);
+            let peer = Peer::new(plan.mtu, plan.offloads, plan.family, mac, plan.habits, &parts, &mut random);
             world.add(Box::new(peer), plan, &mut random);
         }
         world
@@ -329,9 +332,10 @@ impl World {
     fn next(&mut self) -> Option<Instant> {
         let now = self.now;
         let workers = self.workers.iter().flat_map(|w| [w.host.next(), w.gateway.next_deadline()]);
-        let places = self.places.iter_mut().flat_map(|place| {
-            [place.to_container.next(), place.to_gateway.next(), place.station.next(now)]
-        });
+        let places = self
+            .places
+            .iter_mut()
+            .flat_map(|place| [place.to_container.next(), place.to_gateway.next(), place.station.next(now)]);
         workers.chain(places).flatten().min()
     }
 
@@ -358,9 +362,7 @@ impl World {
         }) && self.connections().all(|connection| {
             // A reset that was lost leaves a connection that only its idle timeout ends.
             let aborted = |o: &Outcome| o.aborted && o.part.stream == connection.script.stream;
-            connection.closed
-                || connection.script.welcome == Welcome::Silence
-                || outcomes.iter().any(aborted)
+            connection.closed || connection.script.welcome == Welcome::Silence || outcomes.iter().any(aborted)
         })
     }
 
@@ -382,8 +384,10 @@ impl World {
                 continue;
             }
             assert_eq!(
-                outcome.received, part.expects,
-                "bytes missing in the container: {part:?} {connections:#?} {}", self.describe()
+                outcome.received,
+                part.expects,
+                "bytes missing in the container: {part:?} {connections:#?} {}",
+                self.describe()
             );
             let received: u64 = connections.iter().map(|c| c.received).sum();
             assert_eq!(received, part.sends, "bytes missing at the server: {connections:#?}");

@@ -6,10 +6,10 @@
 
 use wharf_switch::{Duration, Instant};
 
+use super::Habits;
 use super::receiver::Receiver;
 use super::sender::{Next, Sender};
 use super::wire::{Device, Ends, Segment};
-use super::Habits;
 use crate::container::Part;
 use crate::random::{Random, pattern};
 use crate::station::Outcome;
@@ -64,7 +64,8 @@ impl Connection {
         let mut habits = habits;
         habits.scale = habits.scale.map(|scale| scale.min((part.receive_buffer as u64 / 16).ilog2() as u8));
         // Near the wrap, now and then.
-        let iss = if random.chance(300) { u32::MAX - random.below(50_000) as u32 } else { random.next() as u32 };
+        let iss =
+            if random.chance(300) { u32::MAX - random.below(50_000) as u32 } else { random.next() as u32 };
         Self {
             ends,
             device,
@@ -218,7 +219,8 @@ impl Connection {
             (from..end).map(|offset| pattern(self.outcome.part.stream, offset - 1)).collect();
         let is_long = payload.len() as u64 > self.sender.mss;
         let pieces_of = if is_long { self.sender.mss as u16 } else { 0 };
-        let urgent = (!payload.is_empty() && self.random.chance(self.habits.urgent)).then_some(payload.len() as u16);
+        let urgent =
+            (!payload.is_empty() && self.random.chance(self.habits.urgent)).then_some(payload.len() as u16);
         let seq = self.sender.number(from);
         self.send(Segment { seq, payload, pieces_of, urgent, fin: fin && !alone, ..Segment::default() });
         if alone {
@@ -383,7 +385,8 @@ impl Connection {
     }
 
     fn see_to_the_end(&mut self) {
-        let fin_acknowledged = self.sender.una == self.fin_offset() + 1 && self.sender.limit > self.fin_offset();
+        let fin_acknowledged =
+            self.sender.una == self.fin_offset() + 1 && self.sender.limit > self.fin_offset();
         if !(fin_acknowledged && self.receiver.finished) || self.phase != Phase::Open {
             return;
         }

@@ -149,7 +149,8 @@ impl Sender {
         }
         let highest = self.reported.last().map_or(0, |range| range.1);
         let above: u64 = self.reported.iter().map(|range| range.1 - range.0).sum();
-        if self.una < self.next && self.recover <= self.una && (self.duplicates >= 3 || above > 3 * self.mss) {
+        if self.una < self.next && self.recover <= self.una && (self.duplicates >= 3 || above > 3 * self.mss)
+        {
             self.recover = self.next;
             self.threshold = (self.congestion / 2).max(2 * self.mss);
             self.congestion = self.threshold;
@@ -239,7 +240,8 @@ impl Sender {
             return Some(span);
         }
         let open_to = self.una + self.window.min(self.congestion);
-        let most = if self.super_frames { LARGEST_SUPER_FRAME - LARGEST_SUPER_FRAME % self.mss } else { self.mss };
+        let most =
+            if self.super_frames { LARGEST_SUPER_FRAME - LARGEST_SUPER_FRAME % self.mss } else { self.mss };
         let to = self.limit.min(self.next + most.max(self.mss)).min(open_to);
         if self.next < to {
             let from = self.next;
@@ -258,7 +260,9 @@ impl Sender {
 
     fn poll_lost(&mut self) -> Option<Next> {
         self.resent_to = self.resent_to.max(self.una);
-        if let Some(range) = self.reported.iter().find(|range| range.0 <= self.resent_to && self.resent_to < range.1) {
+        if let Some(range) =
+            self.reported.iter().find(|range| range.0 <= self.resent_to && self.resent_to < range.1)
+        {
             self.resent_to = range.1;
         }
         let hole_ends = self.reported.iter().map(|range| range.0).find(|&from| from > self.resent_to);

@@ -143,7 +143,11 @@ impl Segment {
                 if ip.next_header() != IpProtocol::Tcp {
                     return None;
                 }
-                (ip.src_addr().into(), ip.dst_addr().into(), &ethernet.payload()[20..usize::from(ip.total_len())])
+                (
+                    ip.src_addr().into(),
+                    ip.dst_addr().into(),
+                    &ethernet.payload()[20..usize::from(ip.total_len())],
+                )
             }
             EthernetProtocol::Ipv6 => {
                 let ip = Ipv6Packet::new_checked(ethernet.payload()).expect("a whole IPv6 packet");
@@ -160,7 +164,8 @@ impl Segment {
         let tcp = TcpPacket::new_checked(payload).expect("a whole TCP header");
         let owed = vnet.first().is_some_and(|flags| flags & NEEDS_CHECKSUM != 0);
         if owed {
-            let sum = checksum::pseudo_header(&src.into(), &dst.into(), IpProtocol::Tcp, payload.len() as u32);
+            let sum =
+                checksum::pseudo_header(&src.into(), &dst.into(), IpProtocol::Tcp, payload.len() as u32);
             assert_eq!(tcp.checksum(), sum, "an owed checksum starts as the pseudo-header's sum");
         } else {
             assert!(tcp.verify_checksum(&src.into(), &dst.into()), "TCP checksum");
