@@ -110,6 +110,11 @@ impl AsFd for Watch {
     }
 }
 
+/// The directories that decide what `path` leads to; for a missing one its nearest existing ancestor.
+pub(crate) fn directories(path: &Path) -> Vec<PathBuf> {
+    steps(path).into_iter().map(|(directory, _)| directory).collect()
+}
+
 /// The (directory, name) pairs that decide what `path` leads to, following links.
 pub(crate) fn steps(path: &Path) -> Vec<(PathBuf, OsString)> {
     let mut steps = Vec::new();

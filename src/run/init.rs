@@ -23,6 +23,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::process::{DumpableBehavior, Pid, Rlimit, Signal, WaitOptions};
 
 use super::messages::{Channel, FromInit, ToInit};
+use super::terminal::foreground_is_ours;
 use crate::doctor::advice;
 use crate::netns::plan::Plan;
 use crate::netns::{self, Device, DeviceChoice};
@@ -252,7 +253,8 @@ impl Init<'_> {
                 continue;
             }
             if status.stopped() {
-                drop(self.channel.send(&FromInit::Stopped, &[]));
+                let in_foreground = foreground_is_ours();
+                drop(self.channel.send(&FromInit::Stopped { in_foreground }, &[]));
             } else if let Some(code) = status.exit_status() {
                 drop(self.channel.send(&FromInit::Exited(code), &[]));
                 exit_now(0);

@@ -49,8 +49,8 @@ pub(crate) enum FromInit {
     Failed { step: String, errno: Option<i32> },
     /// The command could not be started.
     NotStarted { errno: i32 },
-    /// The command was stopped.
-    Stopped,
+    /// The command was stopped; whether the terminal's foreground is a group of the sandbox.
+    Stopped { in_foreground: bool },
     /// The command ended with this status.
     Exited(i32),
     /// This signal ended the command.
@@ -142,6 +142,6 @@ mod tests {
         let (a, b) = Channel::pair().unwrap();
         drop(a);
         assert!(b.receive::<ToInit>().unwrap().is_none());
-        assert!(b.send(&FromInit::Stopped, &[]).is_err());
+        assert!(b.send(&FromInit::Stopped { in_foreground: false }, &[]).is_err());
     }
 }

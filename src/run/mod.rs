@@ -26,7 +26,7 @@ use std::ffi::OsString;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, Resource, Rlimit};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -41,7 +41,7 @@ use crate::dataplane;
 use crate::doctor::{self, advice};
 use crate::netns::plan::{Families, GATEWAY_MAC, Plan, Wishes, overlap};
 use crate::netns::{DeviceChoice, Netlink};
-use crate::resolv::{self, ResolvConf};
+use crate::resolv::{self, ResolvConf, watch};
 use crate::sandbox;
 use crate::sys::process::{Cloned, clone_into_namespaces};
 use crate::sys::signal::{Mask, default_child_signal};
@@ -160,17 +160,30 @@ fn gateway(
     drop(channel.send(&mapped, &[]));
     let taps = receive_device(&channel)?;
     raise_open_files(nofile);
-    if options.sandbox {
-        sandbox::confine();
-    }
-    let follow = options.dns.is_empty().then(|| config.nameservers.clone());
-    let running = dataplane::start(config, taps, &options.dataplane).doing("starting the gateway")?;
     if tracing::enabled!(tracing::Level::INFO) {
         say_degraded();
     }
-    let outcome = Supervisor::new(init, channel, &running, follow).and_then(Supervisor::run);
+    let follow = options.dns.is_empty().then(|| config.nameservers.clone());
+    let supervisor = Supervisor::new(init, channel, follow)?;
+    // Everything that the next would forbid is open now, and there is still one thread.
+    if options.sandbox {
+        sandbox::confine(init, &readable());
+    }
+    let running = dataplane::start(config, taps, &options.dataplane).doing("starting the gateway")?;
+    let outcome = supervisor.run(&running);
     running.stop();
     outcome
+}
+
+/// Where the host's resolv.conf is and may be.
+fn readable() -> Vec<PathBuf> {
+    let mut directories = watch::directories(Path::new(resolv::PATH));
+    // A link to everywhere would be no fence.
+    directories.retain(|directory| directory.parent().is_some());
+    directories.extend(
+        ["/etc", "/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager"].map(PathBuf::from),
+    );
+    directories
 }
 
 fn say_degraded() {

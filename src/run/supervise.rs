@@ -24,24 +24,22 @@ use crate::resolv::watch::Watch;
 use crate::resolv::{self, ResolvConf};
 use crate::sys::signal::SignalFd;
 
-pub(super) struct Supervisor<'a> {
+pub(super) struct Supervisor {
     channel: Channel,
     signals: SignalFd,
     init: std::os::fd::OwnedFd,
     terminal: Terminal,
-    running: &'a Running,
     /// Without inotify the nameservers stay those of the start, and a replaced file shows in the sandbox.
     watch: Option<Watch>,
     /// The host's nameservers as last read, if the gateway follows them.
     nameservers: Option<Vec<SocketAddr>>,
 }
 
-impl<'a> Supervisor<'a> {
-    /// `nameservers` are those read from the host's resolv.conf, if the gateway is to follow that.
+impl Supervisor {
+    /// Opens all that it needs. `nameservers` are those read from the host's resolv.conf, if the gateway is to follow that.
     pub(super) fn new(
         init: Pid,
         channel: Channel,
-        running: &'a Running,
         nameservers: Option<Vec<SocketAddr>>,
     ) -> Result<Self, Error> {
         let signals = SignalFd::new().doing("listening to signals")?;
@@ -49,14 +47,13 @@ impl<'a> Supervisor<'a> {
         let watch = Watch::new(Path::new(resolv::PATH));
         let watch = watch.map_err(|error| tracing::warn!(%error, "cannot follow {}", resolv::PATH)).ok();
         let terminal = Terminal::open();
-        let mut this = Self { channel, signals, init, terminal, running, watch, nameservers };
-        // What changed since the file was read and covered, before the watch was there.
-        this.resolv_conf_changed();
-        Ok(this)
+        Ok(Self { channel, signals, init, terminal, watch, nameservers })
     }
 
     /// Lets the command start and stays until it ended and everything in the sandbox with it.
-    pub(super) fn run(mut self) -> Result<Outcome, Error> {
+    pub(super) fn run(mut self, running: &Running) -> Result<Outcome, Error> {
+        // What changed since the file was read and covered, before the watch was there.
+        self.resolv_conf_changed(running);
         // If init is gone, the loop finds out.
         drop(self.channel.send(&ToInit::Go, &[]));
         let outcome = loop {
@@ -70,7 +67,7 @@ impl<'a> Supervisor<'a> {
                 self.take_signals();
             }
             if ready.file {
-                self.take_file_events();
+                self.take_file_events(running);
             }
         };
         // Closing it waits for the kernel to forget the watches, some 10 ms, which need not add to what is to come.
@@ -104,8 +101,8 @@ impl<'a> Supervisor<'a> {
             FromInit::Killed(signal) => Ok(Outcome::Killed(signal)),
             FromInit::NotStarted { errno } => Ok(Outcome::NotStarted(errno)),
             FromInit::Failed { step, errno } => Err(Error::Sandbox { step, errno }),
-            FromInit::Stopped => {
-                self.stop();
+            FromInit::Stopped { in_foreground } => {
+                self.stop(in_foreground);
                 return Ok(None);
             }
             FromInit::Warning(text) => {
@@ -122,8 +119,8 @@ impl<'a> Supervisor<'a> {
     }
 
     /// The command stopped: so do we, threads and all, until somebody continues us.
-    fn stop(&mut self) {
-        self.terminal.before_stop();
+    fn stop(&mut self, in_foreground: bool) {
+        self.terminal.before_stop(in_foreground);
         let _ = kill_process(rustix::process::getpid(), Signal::STOP);
         self.terminal.after_stop();
         self.take_signals();
@@ -139,10 +136,10 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn take_file_events(&mut self) {
+    fn take_file_events(&mut self, running: &Running) {
         match self.watch.as_mut().map(Watch::changed) {
             None | Some(Ok(false)) => {}
-            Some(Ok(true)) => self.resolv_conf_changed(),
+            Some(Ok(true)) => self.resolv_conf_changed(running),
             Some(Err(error)) => {
                 tracing::warn!(%error, "no longer following {}", resolv::PATH);
                 self.watch = None;
@@ -152,14 +149,14 @@ impl<'a> Supervisor<'a> {
 
     /// Init covers the host's new file; the gateway asks the servers it names. A file that is missing or names none, as
     /// in the middle of a replacement, leaves the gateway those it has.
-    fn resolv_conf_changed(&mut self) {
+    fn resolv_conf_changed(&mut self, running: &Running) {
         drop(self.channel.send(&ToInit::ResolvConfChanged, &[]));
         let Some(before) = &mut self.nameservers else { return };
         let now = ResolvConf::read(Path::new(resolv::PATH)).unwrap_or_default().nameservers;
         if !now.is_empty() && now != *before {
             tracing::info!(servers = ?now, "the host's nameservers changed");
             before.clone_from(&now);
-            self.running.set_nameservers(now);
+            running.set_nameservers(now);
         }
     }
 }

@@ -6,7 +6,7 @@
 //! it as if wharf were not there, also in a pipeline. An interactive shell inside makes a group of its own and the
 //! foreground, but cannot give it back: wharf's group has no number in its PID namespace.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::process::Pid;
@@ -43,8 +43,9 @@ impl Terminal {
     }
 
     /// The command stopped, and so will wharf: remembers which group of the sandbox had the foreground.
-    pub(super) fn before_stop(&mut self) {
-        self.stopped = self.foreground().filter(|group| is_inside(*group));
+    /// Init tells whether one has it.
+    pub(super) fn before_stop(&mut self, in_foreground: bool) {
+        self.stopped = self.foreground().filter(|_| in_foreground);
     }
 
     /// wharf was continued: if the shell gave us the foreground, it goes back to the group that had it.
@@ -65,11 +66,10 @@ impl Terminal {
     }
 }
 
-/// Whether a group's leader lives in a PID namespace below ours: the kernel lists its number in each, ours first.
-fn is_inside(group: Pid) -> bool {
-    let status = fs::read_to_string(format!("/proc/{}/status", group.as_raw_pid())).unwrap_or_default();
-    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or("");
-    numbers.split_whitespace().count() > 1
+/// Whether the foreground is a process group of the caller's PID namespace; others have no number in it.
+pub(super) fn foreground_is_ours() -> bool {
+    let tty = File::open("/dev/tty");
+    tty.is_ok_and(|tty| tcgetpgrp(tty.as_fd()).is_ok())
 }
 
 fn is_dead(group: Pid) -> bool {

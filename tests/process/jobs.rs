@@ -12,11 +12,12 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use super::caller::{Running, eventually, is_alive, kill, tree, user_command, wharf_run};
 
 /// A command that says when it is there and when it is continued. It has no children: a shell that is stopped while it
-/// starts one is stuck in vfork, with or without wharf.
+/// starts one is stuck in vfork, with or without wharf. Its sleeps are short, since a signal that comes just before one
+/// begins is handled after it.
 const SLEEPER: &str = "python3 -c 'import signal, time
 signal.signal(signal.SIGCONT, lambda *_: print(\"resu\" + \"med\", flush=True))
 print(\"up\", flush=True)
-time.sleep(1000)'";
+while True: time.sleep(0.2)'";
 
 const CTRL_C: &str = "\x03";
 /// How long an answer may take.

@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod caller;
+mod confinement;
 mod death;
 mod isolation;
 mod jobs;

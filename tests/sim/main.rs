@@ -4,6 +4,13 @@
 //! Every failure names its seed; `WHARF_SIM_SEED=N cargo test --test sim one_seed` repeats it. `WHARF_SIM_SEEDS` is
 //! how many fresh seeds a run tries.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "numbers of a simulation are small"
+)]
+
 mod container;
 mod link;
 mod outside;

@@ -105,9 +105,7 @@ impl Relay {
         let (upload, download) =
             halves(cx.env, segment, packet.src.is_ipv4(), self.initial_seq(cx.now, &key));
         let flow = Flow {
-            id,
             key,
-            outside,
             container_mac: packet.src_mac,
             socket: Some(socket),
             phase: Phase::Connecting,
