@@ -32,6 +32,7 @@ pub(crate) struct Lab {
 pub(crate) struct Finished {
     pub(crate) status: Option<i32>,
     pub(crate) stdout: String,
+    #[allow(dead_code, reason = "shown when a test fails")]
     pub(crate) stderr: String,
 }
 
@@ -115,6 +116,7 @@ impl Lab {
     }
 
     /// Where the host's resolv.conf is.
+    #[allow(dead_code, reason = "for tests that change it")]
     pub(crate) fn resolv_conf(&self) -> PathBuf {
         Path::new("/etc/netns").join(&self.host).join("resolv.conf")
     }
