@@ -13,7 +13,7 @@
 use core::net::{IpAddr, SocketAddr};
 use std::collections::VecDeque;
 
-use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Ipv6Cidr};
+use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol};
 use wharf_switch::frame::ETHERNET_HEADER_LEN;
 use wharf_switch::{Checksum, Frame, Instant, Pool};
 
