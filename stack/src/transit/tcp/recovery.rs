@@ -271,6 +271,11 @@ impl Flow {
             self.download.recovery.idle();
             return Fate::Lives;
         }
+        // "The sending TCP peer should increase exponentially the interval between successive probes", from the
+        // retransmission timeout on; what was measured on the link is too short for a reader that takes its time.
+        let recovery = &mut self.download.recovery;
+        let interval = FIRST_TIMEOUT.saturating_mul(1 << recovery.backoff.min(16)).min(CEILING);
+        recovery.due = recovery.due.max(cx.now + interval);
         let seq = self.download.unacknowledged() - 1;
         let header = self.header(TcpControl::None, seq);
         self.send_bare(cx, &header);
