@@ -5,12 +5,15 @@ use serde_json::Value;
 
 use crate::lab::Lab;
 
-/// 1 % of what the server gets and sends, by nftables.
-const ON_THE_SERVERS_LINK: &str = "nft 'add table inet loss
-    add chain inet loss in { type filter hook input priority 0; }
-    add chain inet loss out { type filter hook output priority 0; }
-    add rule inet loss in meta iifname in0 numgen random mod 100 == 0 drop
-    add rule inet loss out meta oifname in0 numgen random mod 100 == 0 drop'";
+/// 1 % of what arrives at either end of the server's link. Dropped on the way in: on the way out the sender would be
+/// told.
+fn lose_on_link(device: &str) -> String {
+    format!(
+        "nft 'add table inet loss
+         add chain inet loss in {{ type filter hook input priority 0; }}
+         add rule inet loss in meta iifname {device} numgen random mod 100 == 0 drop'"
+    )
+}
 
 /// 1 % of the frames that reach the container, whatever their size.
 const TO_THE_CONTAINER: &str = "nft 'add table netdev loss
@@ -59,7 +62,8 @@ fn serve_iperf3() -> Lab {
 #[test]
 fn streams_and_datagrams_pass_a_link_that_loses_packets() {
     let lab = serve_iperf3();
-    lab.on_server(ON_THE_SERVERS_LINK).text();
+    lab.on_server(&lose_on_link("in0")).text();
+    lab.on_host(&lose_on_link("out0")).text();
     check(&measure(&lab, &[], ":"));
     let lost = lab.on_server("nft list ruleset");
     assert!(lost.text().contains("drop"), "{lost:?}");
