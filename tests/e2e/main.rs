@@ -11,3 +11,4 @@ mod loss;
 mod names;
 mod streams;
 mod surface;
+mod tools;
