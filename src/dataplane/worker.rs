@@ -152,12 +152,12 @@ impl<P: Port, H: Host> Worker<P, H> {
             Err(reason) => return self.switch.discard(reason),
         };
         if delivered.gateway {
-            self.to_owner(now);
+            self.hand_to_owner(now);
         }
     }
 
     /// Sees to it that the owner's gateway gets what is in `frame`.
-    fn to_owner(&mut self, now: Instant) {
+    fn hand_to_owner(&mut self, now: Instant) {
         match self.exchange.hand_over(&mut self.frame, || self.pool.large()) {
             Owned::Here => self.enter_gateway(now),
             Owned::Elsewhere => {}
@@ -176,7 +176,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             // Its fragments are absorbed; the whole is a new frame.
             self.switch.tally.originated += 1;
             self.frame = whole;
-            self.to_owner(now);
+            self.hand_to_owner(now);
         }
     }
 

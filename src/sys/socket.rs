@@ -4,6 +4,7 @@
 //! # Sources
 //! ip(7), ipv6(7) (`IP_RECVERR`, `IP_RECVTTL`), recv(2) (`MSG_ERRQUEUE`), cmsg(3).
 #![allow(unsafe_code, reason = "system calls")]
+#![allow(clippy::cast_possible_truncation, reason = "sizes of small C structures")]
 
 use std::io;
 use std::mem;

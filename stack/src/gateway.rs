@@ -131,7 +131,7 @@ impl Gateway {
             return solicited.map_or(Ok(()), |solicitation| self.local.advertise(cx, solicitation));
         }
         if Local::is_for_us(&cx.env.config, packet) {
-            return self.local.handle_packet(cx, packet, frame);
+            return self.local.handle_packet(cx, self.link.neighbors(), packet, frame);
         }
         if !is_from_inside(&cx.env.config, packet.src) {
             return Err(DropReason::SourceAddressInvalid);

@@ -41,6 +41,11 @@ impl Link {
         Self { arp: Arp::new(config.mac), ndp: Ndp::new(config), neighbors: Neighbors::new(config) }
     }
 
+    /// Who is where on the link.
+    pub(crate) fn neighbors(&mut self) -> &mut Neighbors {
+        &mut self.neighbors
+    }
+
     /// An ARP packet.
     pub(crate) fn handle_arp<H, O: Outbox>(
         &mut self,

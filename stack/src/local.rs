@@ -19,7 +19,7 @@ use wharf_switch::{Frame, Instant};
 
 use crate::env::{Cx, Outbox};
 use crate::host::{Host, HostEvent};
-use crate::link::RouterSolicitation;
+use crate::link::{Neighbors, RouterSolicitation};
 use crate::transit::icmp_error::{self, Cause};
 use crate::transit::tcp;
 use crate::wire::Packet;
@@ -145,12 +145,13 @@ impl Local {
     pub(crate) fn handle_packet<H: Host, O: Outbox>(
         &mut self,
         cx: &mut Cx<'_, H, O>,
+        neighbors: &mut Neighbors,
         packet: &Packet,
         frame: &Frame,
     ) -> Result<(), DropReason> {
         match packet.protocol {
             IpProtocol::Icmp | IpProtocol::Icmpv6 => echo::handle(cx, packet, frame),
-            IpProtocol::Udp => self.handle_datagram(cx, packet, frame),
+            IpProtocol::Udp => self.handle_datagram(cx, neighbors, packet, frame),
             IpProtocol::Tcp => self.handle_segment(cx, packet, frame),
             _ => {
                 icmp_error::answer(cx, packet, frame, Cause::ProtocolUnreachable);
@@ -162,6 +163,7 @@ impl Local {
     fn handle_datagram<H: Host, O: Outbox>(
         &mut self,
         cx: &mut Cx<'_, H, O>,
+        neighbors: &mut Neighbors,
         packet: &Packet,
         frame: &Frame,
     ) -> Result<(), DropReason> {
@@ -170,7 +172,7 @@ impl Local {
         }
         let datagram = UdpPacket::new_checked(packet.payload(frame)).map_err(|_| DropReason::UdpMalformed)?;
         if datagram.dst_port() == dhcp4::SERVER_PORT && packet.src.is_ipv4() {
-            return self.handle_dhcp4(cx, packet, datagram.payload());
+            return self.handle_dhcp4(cx, neighbors, packet, datagram.payload());
         }
         if datagram.dst_port() == dns::PORT && is_own_unicast(&cx.env.config, packet.dst) {
             let from = SocketAddr::new(packet.src, datagram.src_port());
@@ -184,11 +186,16 @@ impl Local {
     fn handle_dhcp4<H, O: Outbox>(
         &mut self,
         cx: &mut Cx<'_, H, O>,
+        neighbors: &mut Neighbors,
         packet: &Packet,
         message: &[u8],
     ) -> Result<(), DropReason> {
         let server = self.dhcp4.as_mut().ok_or(DropReason::Ipv4NotConfigured)?;
+        // Who was seen under an address may have left long ago; the server's own leases decide.
         if let Some(reply) = server.handle(cx.now, message, |_| None)? {
+            if let Some((address, mac)) = reply.bound {
+                neighbors.learn(cx.now, address.into(), mac);
+            }
             let mut frame = cx.env.pool.for_len(ETHERNET_HEADER_LEN + 28 + reply.message.len());
             server.emit(&mut frame, &reply, packet.src_mac);
             cx.send(&mut frame);

@@ -2,7 +2,7 @@
 //! What a frame says it is: its headers, read once through smoltcp's checked views.
 //!
 //! # Path
-//! [`Packet::parse`] is the first thing the gateway does with an IP frame. Everything after works on the values found
+//! [`Packet::parse_ipv4`] or [`Packet::parse_ipv6`] is the first thing the gateway does with an IP frame. Everything after works on the values found
 //! here and on the byte ranges they name; replies are written by [`emit`].
 //!
 //! # Sources

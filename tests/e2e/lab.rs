@@ -34,6 +34,7 @@ pub(crate) struct Lab {
 pub(crate) struct Finished {
     pub(crate) status: Option<i32>,
     pub(crate) stdout: String,
+    #[allow(dead_code, reason = "shown when a test fails")]
     pub(crate) stderr: String,
 }
 
@@ -132,6 +133,7 @@ impl Lab {
     }
 
     /// Gives the user subordinate ids, as distributions give every user.
+    #[allow(dead_code, reason = "for tests that change user ids")]
     pub(crate) fn give_subordinate_ids(&self) {
         for name in ["subuid", "subgid"] {
             self.set_etc(name, &format!("{NOBODY}:100000:65536\n"));

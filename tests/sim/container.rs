@@ -9,9 +9,11 @@ use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToke
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::Instant as Moment;
 use smoltcp::wire::{EthernetAddress, IpCidr};
+use wharf_switch::offload::VNET_HEADER_LEN;
 use wharf_switch::{Duration, Instant};
 
 use crate::random::{Random, pattern};
+use crate::station::{Outcome, Station};
 
 pub(crate) const MAC: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 0x64]);
 pub(crate) const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
@@ -39,14 +41,9 @@ pub(crate) struct Part {
 /// One connection, seen from the container.
 #[derive(Debug)]
 pub(crate) struct Conversation {
-    pub(crate) part: Part,
+    outcome: Outcome,
     handle: SocketHandle,
     started: bool,
-    pub(crate) sent: u64,
-    pub(crate) received: u64,
-    pub(crate) corrupt: bool,
-    pub(crate) aborted: bool,
-    pub(crate) ended: bool,
     next_at: Instant,
     pause: Duration,
     progress_at: Instant,
@@ -55,10 +52,10 @@ pub(crate) struct Conversation {
 /// The wire's end in the container.
 #[derive(Debug, Default)]
 pub(crate) struct Nic {
-    pub(crate) inbound: VecDeque<Vec<u8>>,
-    pub(crate) outbound: VecDeque<Vec<u8>>,
-    pub(crate) mtu: usize,
-    pub(crate) trusts_checksums: bool,
+    inbound: VecDeque<Vec<u8>>,
+    outbound: VecDeque<Vec<u8>>,
+    mtu: usize,
+    trusts_checksums: bool,
 }
 
 pub(crate) struct Rx(Vec<u8>);
@@ -105,10 +102,11 @@ impl Device for Nic {
 
 /// A container with its connections.
 pub(crate) struct Container {
-    pub(crate) nic: Nic,
+    nic: Nic,
     interface: Interface,
     sockets: SocketSet<'static>,
-    pub(crate) conversations: Vec<Conversation>,
+    conversations: Vec<Conversation>,
+    has_vnet_header: bool,
 }
 
 fn moment(now: Instant) -> Moment {
@@ -116,8 +114,8 @@ fn moment(now: Instant) -> Moment {
 }
 
 impl Container {
-    pub(crate) fn new(mtu: usize, trusts_checksums: bool, parts: &[Part], random: &mut Random) -> Self {
-        let mut nic = Nic { mtu, trusts_checksums, ..Nic::default() };
+    pub(crate) fn new(mtu: usize, has_vnet_header: bool, parts: &[Part], random: &mut Random) -> Self {
+        let mut nic = Nic { mtu, trusts_checksums: has_vnet_header, ..Nic::default() };
         let mut config = Config::new(MAC.into());
         config.random_seed = random.next();
         let mut interface = Interface::new(config, &mut nic, Moment::ZERO);
@@ -132,94 +130,112 @@ impl Container {
                 let buffer = |size| SocketBuffer::new(vec![0; size]);
                 let socket = Socket::new(buffer(part.receive_buffer), buffer(64 * 1024));
                 Conversation {
-                    part,
+                    outcome: Outcome::new(part),
                     handle: sockets.add(socket),
                     started: false,
-                    sent: 0,
-                    received: 0,
-                    corrupt: false,
-                    aborted: false,
-                    ended: false,
                     next_at: part.starts_at,
                     pause: part.step,
                     progress_at: part.starts_at,
                 }
             })
             .collect();
-        Self { nic, interface, sockets, conversations }
+        Self { nic, interface, sockets, conversations, has_vnet_header }
+    }
+}
+
+impl Station for Container {
+    fn receive(&mut self, _: Instant, mut frame: Vec<u8>) {
+        if self.has_vnet_header {
+            frame.drain(..VNET_HEADER_LEN);
+        }
+        self.nic.inbound.push_back(frame);
     }
 
-    /// Everything the container does at `now`.
-    pub(crate) fn advance(&mut self, now: Instant) {
+    fn transmit(&mut self) -> Option<Vec<u8>> {
+        let mut frame = self.nic.outbound.pop_front()?;
+        if self.has_vnet_header {
+            frame.splice(..0, [0; VNET_HEADER_LEN]);
+        }
+        Some(frame)
+    }
+
+    fn outcomes(&self) -> Vec<Outcome> {
+        self.conversations.iter().map(|conversation| conversation.outcome).collect()
+    }
+
+    fn describe(&self) -> String {
+        format!("{:#?}", self.conversations)
+    }
+
+    fn advance(&mut self, now: Instant) {
         self.interface.poll(moment(now), &mut self.nic, &mut self.sockets);
         // Leaving a closed window, smoltcp 0.14 turns its retransmission timer off although data is in flight; and in
         // LAST-ACK it never hears that a closed window opened. Such a sender is stuck by its own fault.
         let has_no_timer = self.interface.poll_delay(moment(now), &self.sockets).is_none();
         for (conversation, local_port) in self.conversations.iter_mut().zip(40_000..) {
-            if conversation.next_at > now || conversation.ended {
+            if conversation.next_at > now || conversation.outcome.ended {
                 continue;
             }
             let socket = self.sockets.get_mut::<Socket<'_>>(conversation.handle);
             if !conversation.started {
                 conversation.started = true;
-                let to = (SERVER, conversation.part.port);
+                let to = (SERVER, conversation.outcome.part.port);
                 socket.connect(self.interface.context(), to, local_port).unwrap();
             }
-            let before = (conversation.sent, conversation.received);
+            let before = (conversation.outcome.sent, conversation.outcome.received);
             let is_deaf = has_no_timer || socket.state() == State::LastAck;
             if is_deaf && now.since(conversation.progress_at) > PATIENCE && socket.send_queue() > 0 {
                 socket.abort();
-                conversation.aborted = true;
-                conversation.ended = true;
+                conversation.outcome.aborted = true;
+                conversation.outcome.ended = true;
                 continue;
             }
             conversation.advance(socket);
             // Whoever has nothing to do looks less and less often.
-            let is_idle = before == (conversation.sent, conversation.received);
+            let is_idle = before == (conversation.outcome.sent, conversation.outcome.received);
             if !is_idle {
                 conversation.progress_at = now;
             }
             conversation.pause = if is_idle { conversation.pause * 2 } else { Duration::ZERO };
-            conversation.pause = conversation.pause.clamp(conversation.part.step, LONGEST_PAUSE);
+            conversation.pause = conversation.pause.clamp(conversation.outcome.part.step, LONGEST_PAUSE);
             conversation.next_at = now + conversation.pause;
         }
         self.interface.poll(moment(now), &mut self.nic, &mut self.sockets);
     }
 
-    /// Gives up every connection that is still waiting for an answer.
-    pub(crate) fn hang_up(&mut self) {
+    fn hang_up(&mut self) {
         for conversation in &mut self.conversations {
-            conversation.ended = true;
+            conversation.outcome.ended = true;
             self.sockets.get_mut::<Socket<'_>>(conversation.handle).abort();
         }
     }
 
-    /// When the container acts next.
-    pub(crate) fn next(&mut self, now: Instant) -> Option<Instant> {
+    fn next(&mut self, now: Instant) -> Option<Instant> {
         let delay = self.interface.poll_delay(moment(now), &self.sockets);
         let stack = delay.map(|delay| now + Duration::from_micros(delay.total_micros().max(1)));
-        let own = self.conversations.iter().filter(|c| !c.ended).map(|c| c.next_at.max(now)).min();
+        let own = self.conversations.iter().filter(|c| !c.outcome.ended).map(|c| c.next_at.max(now)).min();
         stack.into_iter().chain(own).min()
     }
 }
 
 impl Conversation {
     fn advance(&mut self, socket: &mut Socket<'_>) {
-        let part = self.part;
-        if part.aborts_after.is_some_and(|limit| self.received >= limit)
+        let part = self.outcome.part;
+        if part.aborts_after.is_some_and(|limit| self.outcome.received >= limit)
             && socket.state() == State::Established
         {
             socket.abort();
-            self.aborted = true;
-            self.ended = true;
+            self.outcome.aborted = true;
+            self.outcome.ended = true;
             return;
         }
-        let wanted = part.write_size.min(part.sends - self.sent);
+        let wanted = part.write_size.min(part.sends - self.outcome.sent);
         if wanted > 0 && socket.can_send() {
-            let bytes: Vec<u8> = (self.sent..self.sent + wanted).map(|at| pattern(part.stream, at)).collect();
-            self.sent += socket.send_slice(&bytes).unwrap() as u64;
+            let bytes: Vec<u8> =
+                (self.outcome.sent..self.outcome.sent + wanted).map(|at| pattern(part.stream, at)).collect();
+            self.outcome.sent += socket.send_slice(&bytes).unwrap() as u64;
         }
-        if self.sent == part.sends && socket.may_send() {
+        if self.outcome.sent == part.sends && socket.may_send() {
             socket.close();
         }
         if socket.can_recv() {
@@ -227,11 +243,11 @@ impl Conversation {
             let hurry = socket.state() == State::TimeWait;
             let mut bytes = vec![0; if hurry { socket.recv_queue() } else { part.read_size as usize }];
             let count = socket.recv_slice(&mut bytes).unwrap();
-            for (&byte, at) in bytes[..count].iter().zip(self.received..) {
-                self.corrupt |= byte != pattern(part.stream + 1, at);
+            for (&byte, at) in bytes[..count].iter().zip(self.outcome.received..) {
+                self.outcome.corrupt |= byte != pattern(part.stream + 1, at);
             }
-            self.received += count as u64;
+            self.outcome.received += count as u64;
         }
-        self.ended = matches!(socket.state(), State::Closed | State::TimeWait) && !socket.can_recv();
+        self.outcome.ended = matches!(socket.state(), State::Closed | State::TimeWait) && !socket.can_recv();
     }
 }

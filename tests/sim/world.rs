@@ -1,24 +1,25 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The world around one worker: a container, a link with weather, and an outside with a script, in virtual time.
+//! The world around a network's workers: containers, links with weather, and an outside with a script, in virtual time.
 //!
 //! # How it works
-//! A seed decides everything. Each step moves to the next moment at which anything happens, lets everybody act, and
-//! then checks the worker's books. At the end every byte must have arrived as it was sent, every socket must be
+//! A seed decides everything. Frames enter by the queue of any worker. Each step moves to the next moment at which anything happens, lets everybody act, and
+//! then checks the books of all workers together. At the end every byte must have arrived as it was sent, every socket must be
 //! closed, and nothing may be held.
 
 use std::sync::Arc;
 
-use smoltcp::wire::{EthernetAddress, Ipv4Cidr};
+use smoltcp::wire::{EthernetAddress, Ipv4Cidr, Ipv6Cidr};
 use wharf::dataplane::exchange::Exchange;
 use wharf::dataplane::worker::Worker;
-use wharf_stack::{Config, Ipv4Plan, Ownership};
-use wharf_switch::offload::VNET_HEADER_LEN;
-use wharf_switch::{Duration, Fdb, Instant, MemoryPort, Offloads, Pool, PortId};
+use wharf_stack::{Config, Ipv4Plan, Ipv6Plan, Ownership};
+use wharf_switch::{Duration, Fdb, Instant, MemoryPort, Offloads, Pool, PortId, Tally};
 
-use crate::container::{Container, Conversation, Part};
+use crate::container::{Container, Part};
 use crate::link::{Link, Weather};
-use crate::outside::{Script, SimHost, Welcome};
+use crate::outside::{Connection, Script, SimHost, Welcome};
+use crate::peer::{Family, Habits, Peer};
 use crate::random::Random;
+use crate::station::{Outcome, Station};
 
 const MAX_STEPS: usize = 5_000_000;
 const HORIZON: Instant = Instant::from_secs(3600);
@@ -30,7 +31,23 @@ pub(crate) struct Plan {
     offloads: Offloads,
     memory_bytes: usize,
     weather: Weather,
-    parts: Vec<(Part, Script)>,
+    /// What smoltcp's container does, and what the Linux-like peer does.
+    mild: Vec<(Part, Script)>,
+    harsh: Vec<(Part, Script)>,
+    habits: Habits,
+    family: Family,
+    workers: usize,
+}
+
+/// Who plays the containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cast {
+    /// smoltcp's sockets.
+    Mild,
+    /// Our Linux-like peer.
+    Harsh,
+    /// Both, on two ports.
+    Both,
 }
 
 pub(crate) fn config(mtu: usize, memory_bytes: usize, seed: u64) -> Config {
@@ -46,8 +63,14 @@ pub(crate) fn config(mtu: usize, memory_bytes: usize, seed: u64) -> Config {
             first_lease: [10, 0, 2, 100].into(),
             last_lease: [10, 0, 2, 100].into(),
         }),
-        ipv6: None,
-        nat64: None,
+        ipv6: Some(Ipv6Plan {
+            subnet: Ipv6Cidr::new("fd00:db8::".parse().unwrap(), 64),
+            gateway: "fd00:db8::2".parse().unwrap(),
+            link_local: "fe80::77:1".parse().unwrap(),
+            dns: "fd00:db8::3".parse().unwrap(),
+        }),
+        nat64: Some(Ipv6Cidr::new("64:ff9b:1::".parse().unwrap(), 96)),
+        dns64_exclusions: Vec::new(),
         nameservers: Vec::new(),
         search: Vec::new(),
         ntp: Vec::new(),
@@ -61,7 +84,7 @@ pub(crate) fn config(mtu: usize, memory_bytes: usize, seed: u64) -> Config {
 
 impl Plan {
     /// The plan of a seed.
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64, cast: Cast) -> Self {
         let random = &mut Random::new(seed);
         let bad = random.chance(700);
         let weather = Weather {
@@ -71,14 +94,36 @@ impl Plan {
             delay: Duration::from_micros(random.pick(&[0, 20, 1000])),
         };
         let count = 1 + random.below(5);
-        let parts = (0..count).map(|number| conversation(number, random)).collect();
-        Self {
-            mtu: random.pick(&[576, 1500, 9000, 65_520]),
-            offloads: random.pick(&[Offloads::ALL, Offloads::NONE, Offloads { tso: false, ..Offloads::ALL }]),
-            memory_bytes: random.pick(&[1 << 20, 256 << 20]),
-            weather,
-            parts,
+        let mild = (0..count).map(|number| conversation(number, random)).collect();
+        let mtu = random.pick(&[576, 1500, 9000, 65_520]);
+        let offloads =
+            random.pick(&[Offloads::ALL, Offloads::NONE, Offloads { tso: false, ..Offloads::ALL }]);
+        let memory_bytes = random.pick(&[1 << 20, 256 << 20]);
+        // A stream of its own, so that the rest of a seed's plan stays what it was.
+        let random = &mut Random::new(seed ^ 0x11ee);
+        let count = 1 + random.below(5);
+        let mut harsh: Vec<_> = (0..count).map(|number| conversation(100 + number, random)).collect();
+        for (_, script) in &mut harsh {
+            // Long enough for a second SYN.
+            if random.chance(100) {
+                script.connect_delay = Duration::from_millis(500 + random.below(4000));
+            }
         }
+        let workers = random.pick(&[1, 1, 2, 3]);
+        let keeps_order = weather.reordering == 0 && weather.duplication == 0 && workers == 1;
+        let habits = Habits::new(random, keeps_order);
+        let family = if mtu < 1280 {
+            Family::V4
+        } else {
+            random.pick(&[Family::V4, Family::V4, Family::V6, Family::Nat64])
+        };
+        let mut plan = Self { mtu, offloads, memory_bytes, weather, mild, harsh, habits, family, workers };
+        match cast {
+            Cast::Mild => plan.harsh.clear(),
+            Cast::Harsh => plan.mild.clear(),
+            Cast::Both => {}
+        }
+        plan
     }
 }
 
@@ -125,15 +170,22 @@ fn conversation(number: u64, random: &mut Random) -> (Part, Script) {
     (part, script)
 }
 
+/// A container, its port and its two directions of link.
+struct Place {
+    station: Box<dyn Station>,
+    port: PortId,
+    to_container: Link,
+    to_gateway: Link,
+}
+
 /// A world in motion.
 pub(crate) struct World {
     now: Instant,
-    worker: Worker<MemoryPort, SimHost>,
-    port: PortId,
+    random: Random,
+    workers: Vec<Worker<MemoryPort, SimHost>>,
     pool: Pool,
-    container: Container,
-    to_container: Link,
-    to_gateway: Link,
+    places: Vec<Place>,
+    scripts: Vec<Script>,
     has_vnet_header: bool,
 }
 
@@ -141,27 +193,54 @@ impl World {
     pub(crate) fn new(seed: u64, plan: &Plan) -> Self {
         let mut random = Random::new(seed ^ 0x5eed);
         let pool = Pool::new(64);
-        let mut host = SimHost::new(Random::new(random.next()));
-        for (part, script) in &plan.parts {
-            host.scripts.insert(part.port, *script);
-        }
-        let fdb = Arc::new(Fdb::new(64, [3; 16]));
         let config = config(plan.mtu, plan.memory_bytes, seed);
-        let exchange = Exchange::new(Ownership::new(config.clone(), 1), 1).remove(0);
-        let mut worker = Worker::new(config, fdb, pool.clone(), host, exchange);
-        let port = MemoryPort { offloads: plan.offloads, ..MemoryPort::default() };
-        let port = worker.attach(port).unwrap();
-        let parts: Vec<Part> = plan.parts.iter().map(|(part, _)| *part).collect();
-        Self {
+        let fdb = Arc::new(Fdb::new(64, [3; 16]));
+        let host_random = Random::new(random.next());
+        let scripts = || plan.mild.iter().chain(&plan.harsh);
+        let workers = Exchange::new(Ownership::new(config.clone(), plan.workers), plan.workers)
+            .into_iter()
+            .map(|exchange| {
+                let mut host = SimHost::new(host_random.clone());
+                host.scripts.extend(scripts().map(|(part, script)| (part.port, *script)));
+                let share = Config { memory_bytes: plan.memory_bytes / plan.workers, ..config.clone() };
+                Worker::new(share, Arc::clone(&fdb), pool.clone(), host, exchange)
+            })
+            .collect();
+        let parts = |of: &[(Part, Script)]| of.iter().map(|(part, _)| *part).collect::<Vec<_>>();
+        let mut world = Self {
             now: Instant::ZERO,
-            worker,
-            port,
+            random: Random::new(seed ^ 0x40b5),
+            workers,
             pool,
-            container: Container::new(plan.mtu, plan.offloads.vnet_header, &parts, &mut random),
+            places: Vec::new(),
+            scripts: scripts().map(|(_, script)| *script).collect(),
+            has_vnet_header: plan.offloads.vnet_header,
+        };
+        if !plan.mild.is_empty() {
+            let vnet = plan.offloads.vnet_header;
+            let container = Container::new(plan.mtu, vnet, &parts(&plan.mild), &mut random);
+            world.add(Box::new(container), plan, &mut random);
+        }
+        if !plan.harsh.is_empty() {
+            let (mac, parts) = (config.mac, parts(&plan.harsh));
+            let peer = Peer::new(plan.mtu, plan.offloads, plan.family, mac, plan.habits, &parts, &mut random);
+            world.add(Box::new(peer), plan, &mut random);
+        }
+        world
+    }
+
+    /// Attaches a container; every worker has its queue of the port.
+    fn add(&mut self, station: Box<dyn Station>, plan: &Plan, random: &mut Random) {
+        let port = || MemoryPort { offloads: plan.offloads, ..MemoryPort::default() };
+        let mut workers = self.workers.iter_mut();
+        let id = workers.next().unwrap().attach(port()).unwrap();
+        workers.for_each(|worker| worker.switch.attach_as(id, port()).unwrap());
+        self.places.push(Place {
+            station,
+            port: id,
             to_container: Link::new(plan.weather, Random::new(random.next())),
             to_gateway: Link::new(plan.weather, Random::new(random.next())),
-            has_vnet_header: plan.offloads.vnet_header,
-        }
+        });
     }
 
     /// Runs until everybody is done, then until every timer of the relay has run out.
@@ -182,102 +261,146 @@ impl World {
             self.now = next.max(self.now + Duration::from_nanos(1));
         }
         self.check_streams();
-        self.container.hang_up();
+        self.places.iter_mut().for_each(|place| place.station.hang_up());
+        // What was acknowledged is the servers' still, however slowly they read.
+        for _ in 0..5000 {
+            let Some(next) = self.workers.iter().filter_map(|worker| worker.host.next()).min() else { break };
+            self.now = next.max(self.now + Duration::from_nanos(1));
+            self.step();
+        }
         for _ in 0..20 {
             self.now += Duration::from_secs(600);
             for _ in 0..4 {
                 self.step();
             }
         }
-        let load = self.worker.gateway.load();
-        assert_eq!(load.tcp_flows, 0, "flows remain");
-        assert_eq!(load.held_bytes, 0, "bytes remain held");
-        assert_eq!(self.worker.host.open_sockets(), 0, "sockets remain open");
+        for worker in &self.workers {
+            let load = worker.gateway.load();
+            assert_eq!(load.tcp_flows, 0, "flows remain: {:?}", worker.gateway);
+            assert_eq!(load.held_bytes, 0, "bytes remain held");
+            assert_eq!(worker.host.open_sockets(), 0, "sockets remain open");
+        }
     }
 
     fn step(&mut self) {
-        while let Some(frame) = self.to_gateway.receive(self.now) {
-            let mut inbound = self.pool.for_len(frame.len());
-            inbound.fill(&frame);
-            self.worker.switch.port_mut(self.port).unwrap().inbound.push_back(inbound);
-            self.worker.mark_ready(self.port);
-        }
-        while let Some(frame) = self.to_container.receive(self.now) {
-            self.container.nic.inbound.push_back(frame);
-        }
-        self.container.advance(self.now);
-        while let Some(frame) = self.container.nic.outbound.pop_front() {
-            self.to_gateway.send(self.now, frame);
-        }
-        let mut events = self.worker.host.advance(self.now);
-        loop {
-            let outlook = self.worker.turn(self.now, &events);
-            self.worker.switch.tally.check().unwrap();
-            events = self.worker.host.advance(self.now);
-            if !outlook.more && events.is_empty() {
-                break;
+        for place in &mut self.places {
+            while let Some(frame) = place.to_gateway.receive(self.now) {
+                // The kernel's steering is a hint only: any worker may read the frame.
+                let count = self.workers.len() as u64;
+                let worker = &mut self.workers[self.random.below(count) as usize];
+                let mut inbound = self.pool.for_len(frame.len());
+                if self.has_vnet_header {
+                    inbound.receive_buffer()[..frame.len()].copy_from_slice(&frame);
+                    inbound.accept_received(frame.len()).expect("a container's header fits its frame");
+                } else {
+                    inbound.fill(&frame);
+                }
+                worker.switch.port_mut(place.port).unwrap().inbound.push_back(inbound);
+                worker.mark_ready(place.port);
+            }
+            while let Some(frame) = place.to_container.receive(self.now) {
+                place.station.receive(self.now, frame);
+            }
+            place.station.advance(self.now);
+            while let Some(frame) = place.station.transmit() {
+                place.to_gateway.send(self.now, frame);
             }
         }
-        let outbound = &mut self.worker.switch.port_mut(self.port).unwrap().outbound;
-        for mut frame in outbound.drain(..) {
-            if self.has_vnet_header {
-                frame.drain(..VNET_HEADER_LEN);
+        self.turn();
+        for place in &mut self.places {
+            for worker in &mut self.workers {
+                for frame in worker.switch.port_mut(place.port).unwrap().outbound.drain(..) {
+                    place.to_container.send(self.now, frame);
+                }
             }
-            self.to_container.send(self.now, frame);
         }
     }
 
+    /// Lets every worker do all it can at this moment, and checks the books after every turn.
+    fn turn(&mut self) {
+        loop {
+            let mut more = false;
+            for at in 0..self.workers.len() {
+                let worker = &mut self.workers[at];
+                let events = worker.host.advance(self.now);
+                more |= !events.is_empty();
+                more |= worker.turn(self.now, &events).more;
+                self.check_books();
+            }
+            if !more && self.workers.iter().all(|worker| !worker.exchange.has_more()) {
+                return;
+            }
+        }
+    }
+
+    fn check_books(&self) {
+        let mut books = Tally::default();
+        for worker in &self.workers {
+            books += worker.switch.tally;
+        }
+        books.queued += self.workers[0].exchange.queued() as u64;
+        books.check().unwrap();
+    }
+
     fn next(&mut self) -> Option<Instant> {
-        let deadline = self.worker.turn(self.now, &[]).deadline;
-        [
-            self.to_container.next(),
-            self.to_gateway.next(),
-            self.container.next(self.now),
-            self.worker.host.next(),
-            deadline,
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        let now = self.now;
+        let workers = self.workers.iter().flat_map(|w| [w.host.next(), w.gateway.next_deadline()]);
+        let places = self
+            .places
+            .iter_mut()
+            .flat_map(|place| [place.to_container.next(), place.to_gateway.next(), place.station.next(now)]);
+        workers.chain(places).flatten().min()
+    }
+
+    fn outcomes(&self) -> Vec<Outcome> {
+        self.places.iter().flat_map(|place| place.station.outcomes()).collect()
+    }
+
+    fn connections(&self) -> impl Iterator<Item = &Connection> {
+        self.workers.iter().flat_map(|worker| worker.host.connections.values())
+    }
+
+    fn script_of(&self, part: &Part) -> &Script {
+        self.scripts.iter().find(|script| script.stream == part.stream).unwrap()
     }
 
     /// Every conversation that can end has ended.
     fn is_over(&self) -> bool {
-        self.container.conversations.iter().all(|conversation| {
-            let script = self.worker.host.scripts[&conversation.part.port];
-            conversation.ended
+        let outcomes = self.outcomes();
+        outcomes.iter().all(|outcome| {
+            let script = self.script_of(&outcome.part);
+            outcome.ended
                 || script.resets_after.is_some()
                 || matches!(script.welcome, Welcome::Silence | Welcome::Unreachable)
-        }) && self.worker.host.connections.values().all(|connection| {
+        }) && self.connections().all(|connection| {
             // A reset that was lost leaves a connection that only its idle timeout ends.
-            let aborted = |c: &Conversation| c.aborted && c.part.stream == connection.script.stream;
-            connection.closed
-                || connection.script.welcome == Welcome::Silence
-                || self.container.conversations.iter().any(aborted)
+            let aborted = |o: &Outcome| o.aborted && o.part.stream == connection.script.stream;
+            connection.closed || connection.script.welcome == Welcome::Silence || outcomes.iter().any(aborted)
         })
     }
 
     fn check_streams(&self) {
-        for conversation in &self.container.conversations {
-            let part = conversation.part;
-            let connections: Vec<_> =
-                self.worker.host.connections.values().filter(|c| c.script.stream == part.stream).collect();
-            assert!(!conversation.corrupt, "the container got other bytes than were sent: {part:?}");
+        for outcome in self.outcomes() {
+            let part = outcome.part;
+            let connections: Vec<_> = self.connections().filter(|c| c.script.stream == part.stream).collect();
+            assert!(!outcome.corrupt, "the container got other bytes than were sent: {part:?}");
             assert!(
                 connections.iter().all(|c| !c.corrupt),
                 "the server got other bytes than were sent: {part:?}"
             );
-            let script = self.worker.host.scripts[&part.port];
+            let script = self.script_of(&part);
             if script.welcome != Welcome::Accept {
-                assert_eq!((conversation.received, conversation.sent), (0, 0));
+                assert_eq!((outcome.received, outcome.sent), (0, 0));
                 continue;
             }
-            if conversation.aborted || script.resets_after.is_some() {
+            if outcome.aborted || script.resets_after.is_some() {
                 continue;
             }
             assert_eq!(
-                conversation.received, part.expects,
-                "bytes missing in the container: {part:?} {connections:#?}"
+                outcome.received,
+                part.expects,
+                "bytes missing in the container: {part:?} {connections:#?} {}",
+                self.describe()
             );
             let received: u64 = connections.iter().map(|c| c.received).sum();
             assert_eq!(received, part.sends, "bytes missing at the server: {connections:#?}");
@@ -285,7 +408,9 @@ impl World {
     }
 
     fn describe(&self) -> String {
-        let (conversations, connections) = (&self.container.conversations, &self.worker.host.connections);
-        format!("{conversations:#?}\n{connections:#?}\n{:?}", self.worker.gateway)
+        let stations: Vec<String> = self.places.iter().map(|place| place.station.describe()).collect();
+        let connections: Vec<_> = self.connections().collect();
+        let gateways: Vec<_> = self.workers.iter().map(|worker| &worker.gateway).collect();
+        format!("{}\n{connections:#?}\n{gateways:?}", stations.join("\n"))
     }
 }

@@ -107,14 +107,6 @@ impl<K: Copy + Eq + Hash, F> FlowTable<K, F> {
         self.by_key.remove(key);
         Some(flow)
     }
-
-    /// Every flow with its id.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (FlowId, &F)> {
-        self.slots.iter().zip(0u32..).filter_map(|(slot, index)| {
-            let flow = slot.flow.as_ref()?;
-            Some((FlowId { index, generation: slot.generation }, flow))
-        })
-    }
 }
 
 #[cfg(test)]

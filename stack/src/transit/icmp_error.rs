@@ -45,8 +45,6 @@ const V6_PARAMETER_PROBLEM: u8 = 4;
 pub(crate) enum Cause {
     /// The hop limit was used up at the gateway.
     TimeExceeded,
-    /// The whole of a fragmented packet did not arrive in time.
-    ReassemblyTimeExceeded,
     /// The gateway has no such service.
     PortUnreachable,
     /// The gateway relays no such protocol.
@@ -55,10 +53,6 @@ pub(crate) enum Cause {
     HostUnreachable,
     /// The configuration forbids it.
     Prohibited,
-    /// The packet is too large for what comes next.
-    TooBig {
-        mtu: u32,
-    },
     /// What the host was told by somebody outside.
     Report(IcmpReport),
 }
@@ -91,12 +85,10 @@ impl Cause {
     fn message_v4(self) -> Option<Message> {
         Some(match self {
             Self::TimeExceeded => message(V4_TIME_EXCEEDED, 0, 0),
-            Self::ReassemblyTimeExceeded => message(V4_TIME_EXCEEDED, 1, 0),
             Self::NetworkUnreachable => message(V4_UNREACHABLE, 0, 0),
             Self::HostUnreachable => message(V4_UNREACHABLE, 1, 0),
             Self::ProtocolUnreachable => message(V4_UNREACHABLE, 2, 0),
             Self::PortUnreachable => message(V4_UNREACHABLE, 3, 0),
-            Self::TooBig { mtu } => message(V4_UNREACHABLE, 4, mtu & 0xffff),
             Self::Prohibited => message(V4_UNREACHABLE, 13, 0),
             Self::Report(IcmpReport { family: Family::V4, kind, code, mtu, .. }) => {
                 message(kind, code, if (kind, code) == (V4_UNREACHABLE, 4) { mtu & 0xffff } else { 0 })
@@ -109,14 +101,12 @@ impl Cause {
     fn message_v6(self) -> Option<Message> {
         Some(match self {
             Self::TimeExceeded => message(V6_TIME_EXCEEDED, 0, 0),
-            Self::ReassemblyTimeExceeded => message(V6_TIME_EXCEEDED, 1, 0),
             Self::NetworkUnreachable => message(V6_UNREACHABLE, 0, 0),
             Self::Prohibited => message(V6_UNREACHABLE, 1, 0),
             Self::HostUnreachable => message(V6_UNREACHABLE, 3, 0),
             Self::PortUnreachable => message(V6_UNREACHABLE, 4, 0),
             // Next header unrecognised; the pointer names the IPv6 header's field.
             Self::ProtocolUnreachable => message(V6_PARAMETER_PROBLEM, 1, 6),
-            Self::TooBig { mtu } => message(V6_PACKET_TOO_BIG, 0, mtu),
             Self::Report(IcmpReport { family: Family::V6, kind, code, mtu, .. }) => {
                 message(kind, code, if kind == V6_PACKET_TOO_BIG { mtu } else { 0 })
             }

@@ -89,10 +89,7 @@ enum Fate {
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct Flow {
-    id: FlowId,
     key: FlowKey,
-    /// The host's end: where the socket is connected to.
-    pub(crate) outside: SocketAddr,
     container_mac: EthernetAddress,
     socket: Option<SocketId>,
     pub(crate) phase: Phase,
@@ -161,7 +158,7 @@ impl Relay {
             }
             None if is_syn => self.open(cx, packet, frame, &segment, key),
             None => {
-                close::refuse(cx, packet, &segment);
+                refuse(cx, packet, &segment);
                 Err(DropReason::TcpNoSuchFlow)
             }
         }

@@ -182,10 +182,16 @@ impl Download {
         let (set_by_seq, set_by_ack) = self.window_set_by;
         if set_by_seq < seq || (set_by_seq == seq && set_by_ack <= ack) {
             if window > self.window || ack > self.una {
+                if self.starved && self.segments.is_empty() {
+                    self.recovery.opened();
+                }
                 self.starved = false;
             }
             self.window = window;
             self.window_set_by = (seq, ack);
+            if window == 0 {
+                self.recovery.still_closed(now);
+            }
         }
         let advanced = ack > self.una;
         if advanced {
@@ -234,7 +240,7 @@ impl Download {
             }
             break;
         }
-        self.recovery.progress();
+        self.recovery.progress(now);
     }
 
     fn unreserve(&mut self, env: &mut Env, bytes: usize) {

@@ -44,6 +44,20 @@ fn link_mss(env: &Env, is_ipv4: bool) -> u16 {
     u16::try_from(env.config.mtu_bytes.saturating_sub(headers)).unwrap_or(u16::MAX)
 }
 
+/// Both halves of the connection that a SYN asks for; ours starts at `iss`.
+fn halves(env: &Env, syn: &TcpRepr<'_>, is_ipv4: bool, iss: Seq) -> (Upload, Download) {
+    let default_mss = if is_ipv4 { DEFAULT_MSS_V4 } else { DEFAULT_MSS_V6 };
+    let peer = Peer {
+        window: u32::from(syn.window_len),
+        window_shift: syn.window_scale.unwrap_or(0).min(MAX_WINDOW_SHIFT),
+        mss: syn.max_seg_size.unwrap_or(default_mss).max(SMALLEST_MSS).min(link_mss(env, is_ipv4)),
+        sack_permitted: syn.sack_permitted,
+    };
+    let shift = if syn.window_scale.is_some() { WINDOW_SHIFT } else { 0 };
+    let irs = Seq::from(syn.seq_number);
+    (Upload::new(irs + 1, shift), Download::new(iss, irs, peer))
+}
+
 impl Relay {
     /// A container's first SYN.
     pub(super) fn open<H: Host, O: Outbox>(
@@ -88,28 +102,16 @@ impl Relay {
                 return Ok(());
             }
         };
-        let is_ipv4 = packet.src.is_ipv4();
-        let default_mss = if is_ipv4 { DEFAULT_MSS_V4 } else { DEFAULT_MSS_V6 };
-        let mss =
-            segment.max_seg_size.unwrap_or(default_mss).max(SMALLEST_MSS).min(link_mss(cx.env, is_ipv4));
-        let peer = Peer {
-            window: u32::from(segment.window_len),
-            window_shift: segment.window_scale.unwrap_or(0).min(MAX_WINDOW_SHIFT),
-            mss,
-            sack_permitted: segment.sack_permitted,
-        };
-        let shift = if segment.window_scale.is_some() { WINDOW_SHIFT } else { 0 };
-        let irs = Seq::from(segment.seq_number);
+        let (upload, download) =
+            halves(cx.env, segment, packet.src.is_ipv4(), self.initial_seq(cx.now, &key));
         let flow = Flow {
-            id,
             key,
-            outside,
             container_mac: packet.src_mac,
             socket: Some(socket),
             phase: Phase::Connecting,
             syn_hop_limit: packet.hop_limit,
-            upload: Upload::new(irs + 1, shift),
-            download: Download::new(self.initial_seq(cx.now, &key), irs, peer),
+            upload,
+            download,
             marked: false,
             alarm: Alarm::default(),
             heard_at: cx.now,
@@ -128,12 +130,14 @@ impl Flow {
         segment: &TcpRepr<'_>,
     ) -> (Fate, Result<(), DropReason>) {
         let seq = Seq::from(segment.seq_number);
+        let is_ipv4 = self.key.container.is_ipv4();
         match segment.control {
             TcpControl::Syn if segment.ack_number.is_none() => {
                 if seq + 1 != self.upload.next() {
-                    // The container gave up and tries again from the same port; the connect serves both.
-                    let shift = if segment.window_scale.is_some() { WINDOW_SHIFT } else { 0 };
-                    self.upload = Upload::new(seq + 1, shift);
+                    // The container gave up and tries again from the same port; the connect serves both. Window,
+                    // options and the numbers that order window updates are the new SYN's.
+                    let iss = self.download.unacknowledged();
+                    (self.upload, self.download) = halves(cx.env, segment, is_ipv4, iss);
                 }
                 (Fate::Lives, Err(DropReason::TcpSynRepeated))
             }

@@ -130,10 +130,24 @@ impl Recovery {
         self.stuck_since = Some(now);
     }
 
-    /// The cumulative acknowledgment advanced.
-    pub(super) fn progress(&mut self) {
+    /// The cumulative acknowledgment advanced, be it into the middle of a super-frame.
+    pub(super) fn progress(&mut self, now: Instant) {
         self.backoff = 0;
         self.duplicates = 0;
+        // RFC 6298 section 5.3: when an ACK acknowledges new data, restart the timer.
+        self.due = now + self.timeout();
+        self.stuck_since = Some(now);
+    }
+
+    /// RFC 9293 section 3.8.6.1: as long as a closed window is acknowledged, the connection is to stay open.
+    pub(super) fn still_closed(&mut self, now: Instant) {
+        self.stuck_since = self.stuck_since.map(|_| now);
+    }
+
+    /// A window that was closed with nothing in flight has opened: probing it says nothing about the round trip.
+    pub(super) fn opened(&mut self) {
+        self.backoff = 0;
+        self.idle();
     }
 
     /// Nothing is in flight any more.
@@ -241,6 +255,10 @@ impl Flow {
             return self.probe(cx);
         };
         self.download.recovery.recover = Some(last.end());
+        if self.download.segments.front().is_some_and(|oldest| oldest.sacked) {
+            // RFC 2018 section 8: the data receiver has reneged; turn off all of the SACKed bits.
+            self.download.segments.iter_mut().for_each(|segment| segment.sacked = false);
+        }
         if let Some(oldest) = self.download.segments.iter().position(|segment| !segment.sacked) {
             self.retransmit(cx, oldest);
         }
@@ -253,6 +271,11 @@ impl Flow {
             self.download.recovery.idle();
             return Fate::Lives;
         }
+        // "The sending TCP peer should increase exponentially the interval between successive probes", from the
+        // retransmission timeout on; what was measured on the link is too short for a reader that takes its time.
+        let recovery = &mut self.download.recovery;
+        let interval = FIRST_TIMEOUT.saturating_mul(1 << recovery.backoff.min(16)).min(CEILING);
+        recovery.due = recovery.due.max(cx.now + interval);
         let seq = self.download.unacknowledged() - 1;
         let header = self.header(TcpControl::None, seq);
         self.send_bare(cx, &header);

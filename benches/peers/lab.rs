@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Namespaces of one measurement: a host and a server, joined by veth.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The server's address, as every contender's client uses it.
+pub(crate) const SERVER: &str = "203.0.113.2";
+const CUBIC_ALLOWED: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
+
+/// A host and a server namespace; gone when dropped.
+#[derive(Debug)]
+pub(crate) struct Lab {
+    pub(crate) host: String,
+    pub(crate) server: String,
+    children: Vec<Child>,
+}
+
+/// Runs a shell script as root.
+pub(crate) fn shell(script: &str) -> Result<String, String> {
+    let output = Command::new("sh").args(["-ec", script]).output().map_err(|error| error.to_string())?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(format!("{script}: {}", String::from_utf8_lossy(&output.stderr)))
+}
+
+/// Copies a program to where every user can run it.
+pub(crate) fn publish(program: &Path) -> Result<PathBuf, String> {
+    let directory = std::env::temp_dir().join(format!("wharf-peers-{}", std::process::id()));
+    let target = directory.join("wharf");
+    let copy = || {
+        fs::create_dir_all(&directory)?;
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o755))?;
+        fs::copy(program, &target)
+    };
+    copy().map_err(|error| format!("{}: {error}", program.display()))?;
+    Ok(target)
+}
+
+/// Namespaces may choose cubic only where the machine allows it; restored when dropped.
+#[derive(Debug)]
+pub(crate) struct Allowed(Option<String>);
+
+/// Lets the namespaces of this run use cubic, which is what most hosts do.
+pub(crate) fn allow_cubic() -> Result<Allowed, String> {
+    let before = fs::read_to_string(CUBIC_ALLOWED).map_err(|error| error.to_string())?;
+    if before.split_whitespace().any(|name| name == "cubic") {
+        return Ok(Allowed(None));
+    }
+    fs::write(CUBIC_ALLOWED, format!("{} cubic", before.trim())).map_err(|error| error.to_string())?;
+    Ok(Allowed(Some(before)))
+}
+
+impl Drop for Allowed {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            let _ = fs::write(CUBIC_ALLOWED, before.trim());
+        }
+    }
+}
+
+impl Lab {
+    pub(crate) fn new() -> Result<Self, String> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let id = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let (host, server) = (format!("ph{id}"), format!("ps{id}"));
+        let lab = Self { host, server, children: Vec::new() };
+        let Self { host, server, .. } = &lab;
+        for name in [host, server] {
+            shell(&format!(
+                "ip netns add {name}; ip -n {name} link set lo up
+                 ip netns exec {name} sysctl -qw net.ipv4.tcp_congestion_control=cubic"
+            ))?;
+        }
+        shell(&format!(
+            "ip -n {host} link add out0 type veth peer name in0 netns {server}
+             ip -n {host} addr add 203.0.113.1/24 dev out0
+             ip -n {server} addr add {SERVER}/24 dev in0
+             ip -n {host} link set out0 up; ip -n {server} link set in0 up
+             ip -n {host} route add default via {SERVER}; ip -n {server} route add default via 203.0.113.1
+             mkdir -p /etc/netns/{host}; echo 'nameserver {SERVER}' > /etc/netns/{host}/resolv.conf"
+        ))?;
+        Ok(lab)
+    }
+
+    /// Runs a program in the server's namespace until the measurement ends.
+    pub(crate) fn serve(&mut self, words: &[&str]) -> Result<(), String> {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.server]).args(words);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        self.children.push(child.map_err(|error| error.to_string())?);
+        Ok(())
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let _ = shell(&format!(
+            "ip netns del {}; ip netns del {}; rm -rf /etc/netns/{}",
+            self.host, self.server, self.host
+        ));
+    }
+}

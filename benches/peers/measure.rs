@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What is measured.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::contender::Contender;
+use crate::lab::SERVER;
+use crate::roles;
+
+/// Values by name; the name "" is the measure itself.
+type Values = BTreeMap<&'static str, f64>;
+
+/// One measure: how it is taken from a contender.
+pub(crate) struct Measure {
+    pub(crate) name: &'static str,
+    /// Taken at every MTU, or at the largest only.
+    every_mtu: bool,
+    pub(crate) take: fn(&mut Contender, Duration) -> Result<Values, String>,
+}
+
+impl Measure {
+    pub(crate) const fn suits(&self, mtu: u32) -> bool {
+        self.every_mtu || mtu == 65_520 || mtu == 0
+    }
+
+    /// The row of a value in the table.
+    pub(crate) fn title(&self, part: &str, mtu: u32) -> String {
+        let name = if part.is_empty() { self.name.to_owned() } else { format!("{} {part}", self.name) };
+        if self.every_mtu { format!("{name}, MTU {mtu}") } else { name }
+    }
+}
+
+/// Every measure, in the order of the table.
+pub(crate) fn measures() -> Vec<Measure> {
+    let at_every_mtu = |name, take| Measure { name, every_mtu: true, take };
+    let once = |name, take| Measure { name, every_mtu: false, take };
+    vec![
+        at_every_mtu("TCP up Gbit/s", |c, t| tcp(c, t, &[])),
+        at_every_mtu("TCP down Gbit/s", |c, t| tcp(c, t, &["-R"])),
+        at_every_mtu("TCP up, 4 flows Gbit/s", |c, t| tcp(c, t, &["-P", "4"])),
+        at_every_mtu("TCP down, 4 flows Gbit/s", |c, t| tcp(c, t, &["-P", "4", "-R"])),
+        once("TCP down, 1 % loss Gbit/s", with_loss),
+        once("round trip us", round_trips),
+        once("connects/s", connects),
+        once("UDP 64 B up kpps", |c, t| udp(c, t, "up", "64")),
+        once("UDP 1400 B up kpps", |c, t| udp(c, t, "up", "1400")),
+        once("UDP 64 B down kpps", |c, t| udp(c, t, "down", "64")),
+        once("UDP 1400 B down kpps", |c, t| udp(c, t, "down", "1400")),
+        once("start-up ms", start_up),
+    ]
+}
+
+/// Seconds of processor time that a process and its threads have used.
+fn cpu_seconds(pid: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks: f64 = [11, 12].iter().filter_map(|&at| fields.get(at)?.parse::<f64>().ok()).sum();
+    ticks / 100.0
+}
+
+fn peak_rss_mib(pid: u32) -> Option<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? / 1024.0)
+}
+
+fn output(mut command: Command) -> Result<String, String> {
+    let output = command.output().map_err(|error| error.to_string())?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() { Ok(text) } else { Err(text + &String::from_utf8_lossy(&output.stderr)) }
+}
+
+/// Runs an iperf3 client in the container and gives its report.
+fn iperf(contender: &mut Contender, duration: Duration, options: &[&str]) -> Result<Value, String> {
+    contender.lab.serve(&["iperf3", "-s", "-1"])?;
+    std::thread::sleep(Duration::from_millis(200));
+    let seconds = duration.as_secs().to_string();
+    let mut words = vec!["timeout", "60", "iperf3", "-c", SERVER, "-J", "-O", "1", "-t", &seconds];
+    words.extend(options);
+    let text = output(contender.inside(&words))?;
+    serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))
+}
+
+fn number(report: &Value, path: &str) -> Result<f64, String> {
+    report.pointer(path).and_then(Value::as_f64).ok_or_else(|| format!("iperf3 reports no {path}"))
+}
+
+fn tcp(contender: &mut Contender, duration: Duration, options: &[&str]) -> Result<Values, String> {
+    let helper = contender.helper_pid();
+    let before = helper.map(cpu_seconds);
+    let report = iperf(contender, duration, options)?;
+    let rate = number(&report, "/end/sum_received/bits_per_second")?;
+    let mut values = Values::from([("", rate / 1e9)]);
+    if let (Some(pid), Some(before)) = (helper, before) {
+        // The first second is left out of the rate but not of the processor time.
+        let bytes = rate / 8.0 * (duration.as_secs_f64() + 1.0);
+        values.insert("CPU s/GiB", (cpu_seconds(pid) - before) / (bytes / f64::from(1 << 30)));
+        if let Some(peak) = peak_rss_mib(pid) {
+            values.insert("peak RSS MiB", peak);
+        }
+    }
+    Ok(values)
+}
+
+/// One frame in a hundred towards the container is dropped in its own namespace.
+fn with_loss(contender: &mut Contender, duration: Duration) -> Result<Values, String> {
+    contender.inside_shell(
+        "nft 'add table inet loss; add chain inet loss in { type filter hook prerouting priority -300; }
+              add rule inet loss in meta l4proto tcp numgen random mod 100 < 1 drop'",
+    )?;
+    let report = iperf(contender, duration, &["-R"])?;
+    Ok(Values::from([("", number(&report, "/end/sum_received/bits_per_second")? / 1e9)]))
+}
+
+fn udp(contender: &mut Contender, duration: Duration, direction: &str, size: &str) -> Result<Values, String> {
+    match role(contender, &["datagrams", SERVER, direction, size], duration)?.as_slice() {
+        &[rate] => Ok(Values::from([("", rate / 1000.0)])),
+        other => Err(format!("unexpected: {other:?}")),
+    }
+}
+
+/// Runs one of this program's own clients against its own server.
+fn role(contender: &mut Contender, role: &[&str], duration: Duration) -> Result<Vec<f64>, String> {
+    let own = std::env::current_exe().map_err(|error| error.to_string())?.display().to_string();
+    contender.lab.serve(&[&own, roles::MARKER, "server"])?;
+    std::thread::sleep(Duration::from_millis(200));
+    let seconds = duration.as_secs().to_string();
+    let words: Vec<&str> =
+        [own.as_str(), roles::MARKER].iter().chain(role).copied().chain([seconds.as_str()]).collect();
+    let text = output(contender.inside(&words))?;
+    Ok(text.split_whitespace().filter_map(|word| word.parse().ok()).collect())
+}
+
+fn round_trips(contender: &mut Contender, duration: Duration) -> Result<Values, String> {
+    match role(contender, &["round-trips", SERVER], duration)?.as_slice() {
+        &[p50, p99] => Ok(Values::from([("p50", p50), ("p99", p99)])),
+        other => Err(format!("unexpected: {other:?}")),
+    }
+}
+
+fn connects(contender: &mut Contender, duration: Duration) -> Result<Values, String> {
+    match role(contender, &["connects", SERVER], duration)?.as_slice() {
+        &[rate] => Ok(Values::from([("", rate)])),
+        other => Err(format!("unexpected: {other:?}")),
+    }
+}
+
+fn start_up(contender: &mut Contender, _: Duration) -> Result<Values, String> {
+    Ok(contender.start_up()?.map(|time| ("", time.as_secs_f64() * 1e3)).into_iter().collect())
+}

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A host whose sockets do what a test tells them, and which writes down what it is asked.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use wharf_stack::host::{
+    Datagram, Family, Host, HostError, HostEvent, IcmpReport, Io, SocketId, StreamRead, Token,
+};
+
+/// One socket.
+#[derive(Debug)]
+pub struct Socket {
+    pub token: Token,
+    pub remote: Option<SocketAddr>,
+    /// How the connect ended.
+    pub connected: Option<Result<(), HostError>>,
+    /// What the remote has sent, and whether that was all.
+    pub inbox: VecDeque<Vec<u8>>,
+    pub ended: bool,
+    pub broken: bool,
+    /// What the remote got, and how much more the socket takes.
+    pub outbox: Vec<u8>,
+    pub room: usize,
+    pub finished: bool,
+    pub datagrams: VecDeque<(SocketAddr, u8, Vec<u8>)>,
+    pub reports: VecDeque<IcmpReport>,
+    /// Answers to the next sends of datagrams.
+    pub refusals: VecDeque<HostError>,
+    pub closed: bool,
+}
+
+/// The host.
+#[derive(Debug, Default)]
+pub struct ScriptHost {
+    pub sockets: Vec<Socket>,
+    /// What the gateway asked, in words.
+    pub calls: VecDeque<String>,
+    /// The next open or connect fails so.
+    pub fails_at_once: Option<HostError>,
+    events: Vec<HostEvent>,
+}
+
+impl ScriptHost {
+    pub fn take_events(&mut self) -> Vec<HostEvent> {
+        std::mem::take(&mut self.events)
+    }
+
+    pub fn is_quiet(&self) -> bool {
+        self.events.is_empty()
+    }
+
+    /// Tells the owner of a socket that something happened.
+    pub fn announce(&mut self, at: usize, readable: bool, writable: bool, error: bool) {
+        let socket = &self.sockets[at];
+        if !socket.closed {
+            self.events.push(HostEvent { token: socket.token, readable, writable, error });
+        }
+    }
+
+    /// The latest socket that is open still.
+    pub fn latest(&self) -> usize {
+        self.sockets.iter().rposition(|socket| !socket.closed).expect("an open socket")
+    }
+
+    pub fn open_sockets(&self) -> usize {
+        self.sockets.iter().filter(|socket| !socket.closed).count()
+    }
+
+    /// The connect of a socket ends.
+    pub fn connect_ends(&mut self, at: usize, result: Result<(), HostError>) {
+        self.sockets[at].connected = Some(result);
+        self.announce(at, false, true, result.is_err());
+    }
+
+    fn open(&mut self, token: Token, remote: Option<SocketAddr>) -> Result<SocketId, HostError> {
+        if let Some(error) = self.fails_at_once.take() {
+            return Err(error);
+        }
+        self.sockets.push(Socket {
+            token,
+            remote,
+            connected: None,
+            inbox: VecDeque::new(),
+            ended: false,
+            broken: false,
+            outbox: Vec::new(),
+            room: usize::MAX,
+            finished: false,
+            datagrams: VecDeque::new(),
+            reports: VecDeque::new(),
+            refusals: VecDeque::new(),
+            closed: false,
+        });
+        Ok(SocketId(self.sockets.len() as u32 - 1))
+    }
+
+    fn socket(&mut self, id: SocketId) -> &mut Socket {
+        let socket = &mut self.sockets[id.0 as usize];
+        assert!(!socket.closed, "a socket is used after it was closed");
+        socket
+    }
+}
+
+impl Host for ScriptHost {
+    fn tcp_connect(&mut self, token: Token, to: SocketAddr, hop_limit: u8) -> Result<SocketId, HostError> {
+        assert!(hop_limit > 0);
+        self.calls.push_back(format!("connect {to} ttl {hop_limit}"));
+        self.open(token, Some(to))
+    }
+
+    fn tcp_connected(&mut self, socket: SocketId) -> Result<Io<()>, HostError> {
+        match self.socket(socket).connected {
+            None => Ok(Io::Blocked),
+            Some(Ok(())) => Ok(Io::Done(())),
+            Some(Err(error)) => Err(error),
+        }
+    }
+
+    fn tcp_send(&mut self, socket: SocketId, data: &[u8]) -> Io<usize> {
+        assert!(!data.is_empty());
+        let socket = self.socket(socket);
+        assert!(!socket.finished, "data after the end of the stream");
+        if socket.broken {
+            return Io::Broken;
+        }
+        let taken = data.len().min(socket.room);
+        if taken == 0 {
+            return Io::Blocked;
+        }
+        socket.room -= if socket.room == usize::MAX { 0 } else { taken };
+        socket.outbox.extend_from_slice(&data[..taken]);
+        Io::Done(taken)
+    }
+
+    fn tcp_recv(&mut self, socket: SocketId, buffer: &mut [u8]) -> StreamRead {
+        assert!(!buffer.is_empty());
+        let socket = self.socket(socket);
+        let Some(mut bytes) = socket.inbox.pop_front() else {
+            return match (socket.broken, socket.ended) {
+                (true, _) => StreamRead::Broken,
+                (false, true) => StreamRead::End,
+                (false, false) => StreamRead::Blocked,
+            };
+        };
+        let taken = bytes.len().min(buffer.len());
+        buffer[..taken].copy_from_slice(&bytes[..taken]);
+        let rest = bytes.split_off(taken);
+        let token = socket.token;
+        if !rest.is_empty() {
+            socket.inbox.push_front(rest);
+        }
+        if !socket.inbox.is_empty() || socket.ended {
+            self.events.push(HostEvent { token, readable: true, writable: false, error: false });
+        }
+        StreamRead::Data(taken)
+    }
+
+    fn tcp_finish(&mut self, socket: SocketId) {
+        self.calls.push_back("finish".into());
+        let socket = self.socket(socket);
+        assert!(!socket.finished, "the stream ends twice");
+        socket.finished = true;
+    }
+
+    fn tcp_reset(&mut self, socket: SocketId) {
+        self.calls.push_back("reset".into());
+        self.socket(socket).closed = true;
+    }
+
+    fn udp_open(&mut self, token: Token, _: Family) -> Result<SocketId, HostError> {
+        self.open(token, None)
+    }
+
+    fn echo_open(&mut self, token: Token, _: Family) -> Result<SocketId, HostError> {
+        self.open(token, None)
+    }
+
+    fn send_to(
+        &mut self,
+        socket: SocketId,
+        to: SocketAddr,
+        hop_limit: u8,
+        data: &[u8],
+    ) -> Result<Io<()>, HostError> {
+        self.calls.push_back(format!("send-to {to} ttl {hop_limit} {}", data.len()));
+        match self.socket(socket).refusals.pop_front() {
+            Some(error) => Err(error),
+            None => Ok(Io::Done(())),
+        }
+    }
+
+    fn recv_from(&mut self, socket: SocketId, buffer: &mut [u8]) -> Io<Datagram> {
+        let Some((from, hop_limit, bytes)) = self.socket(socket).datagrams.pop_front() else {
+            return Io::Blocked;
+        };
+        let len = bytes.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&bytes[..len]);
+        Io::Done(Datagram { len, from, hop_limit })
+    }
+
+    fn icmp_report(&mut self, socket: SocketId) -> Option<IcmpReport> {
+        self.socket(socket).reports.pop_front()
+    }
+
+    fn close(&mut self, socket: SocketId) {
+        self.calls.push_back("close".into());
+        self.socket(socket).closed = true;
+    }
+}

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A worker on a stage: one port in memory, a host whose every answer is written down beforehand, and virtual time.
+//!
+//! # How it works
+//! Frames go in and come out as bytes, with a virtio-net header where the port has one, as from a TAP. After every turn
+//! the books must balance. [`host::ScriptHost`] records what the gateway asks of the host.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "a test may fail, and not every test that stands on this stage uses all of it"
+)]
+
+pub mod frames;
+pub mod host;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use smoltcp::wire::{EthernetAddress, Ipv4Cidr, Ipv6Cidr};
+use wharf::dataplane::exchange::Exchange;
+use wharf::dataplane::worker::Worker;
+use wharf_stack::{Config, Ipv4Plan, Ipv6Plan, Ownership};
+use wharf_switch::offload::VNET_HEADER_LEN;
+use wharf_switch::{Duration, Fdb, Frame, Instant, Offloads, Pool, Port, PortId, Received, Sent, Tally};
+
+use self::host::ScriptHost;
+
+/// The gateway's MAC address.
+pub const GATEWAY_MAC: EthernetAddress = EthernetAddress([0x02, 0x77, 0, 0, 0, 1]);
+/// The container's MAC address.
+pub const CONTAINER_MAC: EthernetAddress = EthernetAddress([0x02, 0, 0, 0, 0, 0x64]);
+
+/// A device in memory that hands over bytes as a TAP does.
+#[derive(Debug)]
+pub struct WirePort {
+    /// What the container has sent.
+    pub inbound: VecDeque<Vec<u8>>,
+    /// What the container is sent.
+    pub outbound: VecDeque<Vec<u8>>,
+    /// How many frames `outbound` holds before the device is full.
+    pub limit: usize,
+    /// The device refuses frames as if it were gone.
+    pub refuses: bool,
+    /// What the device takes unfinished.
+    pub offloads: Offloads,
+}
+
+impl Port for WirePort {
+    fn recv(&mut self, frame: &mut Frame) -> Received {
+        let Some(bytes) = self.inbound.pop_front() else { return Received::Empty };
+        let room = frame.receive_buffer();
+        let len = bytes.len().min(room.len());
+        room[..len].copy_from_slice(&bytes[..len]);
+        match frame.accept_received(len) {
+            Ok(()) => Received::Frame,
+            Err(reason) => Received::Dropped(reason),
+        }
+    }
+
+    fn send(&mut self, frame: &mut Frame) -> Sent {
+        if self.refuses {
+            return Sent::Closed;
+        }
+        if self.outbound.len() >= self.limit {
+            return Sent::Full;
+        }
+        self.outbound.push_back(frame.with_vnet_header().to_vec());
+        Sent::Sent
+    }
+
+    fn offloads(&self) -> Offloads {
+        self.offloads
+    }
+}
+
+/// A network with both families and NAT64.
+pub fn config() -> Config {
+    Config {
+        mac: GATEWAY_MAC,
+        mtu_bytes: 1500,
+        ipv4: Some(Ipv4Plan {
+            subnet: Ipv4Cidr::new([10, 0, 2, 0].into(), 24),
+            gateway: [10, 0, 2, 2].into(),
+            dns: [10, 0, 2, 3].into(),
+            first_lease: [10, 0, 2, 100].into(),
+            last_lease: [10, 0, 2, 100].into(),
+        }),
+        ipv6: Some(Ipv6Plan {
+            subnet: Ipv6Cidr::new("fd00:db8::".parse().unwrap(), 64),
+            gateway: "fd00:db8::2".parse().unwrap(),
+            link_local: "fe80::77:1".parse().unwrap(),
+            dns: "fd00:db8::3".parse().unwrap(),
+        }),
+        nat64: Some(Ipv6Cidr::new("64:ff9b:1::".parse().unwrap(), 96)),
+        dns64_exclusions: Vec::new(),
+        nameservers: vec!["192.0.2.53:53".parse().unwrap()],
+        search: vec!["example.org".into()],
+        ntp: Vec::new(),
+        hostname: None,
+        host_loopback: false,
+        allow_link_local: false,
+        memory_bytes: 16 << 20,
+        seed: [7; 32],
+    }
+}
+
+/// Workers of one network, with one container's port.
+#[derive(Debug)]
+pub struct Stage {
+    pub now: Instant,
+    pub workers: Vec<Worker<WirePort, ScriptHost>>,
+    pub port: PortId,
+}
+
+impl Stage {
+    /// A stage of one worker whose port takes everything whole.
+    pub fn new(config: Config) -> Self {
+        Self::with(config, 1, Offloads::ALL)
+    }
+
+    pub fn with(config: Config, workers: usize, offloads: Offloads) -> Self {
+        let pool = Pool::new(16);
+        let fdb = Arc::new(Fdb::new(64, [3; 16]));
+        let exchanges = Exchange::new(Ownership::new(config.clone(), workers), workers);
+        let make = |exchange| {
+            let share = Config { memory_bytes: config.memory_bytes / workers, ..config.clone() };
+            Worker::new(share, Arc::clone(&fdb), pool.clone(), ScriptHost::default(), exchange)
+        };
+        let mut workers: Vec<_> = exchanges.into_iter().map(make).collect();
+        let port = || WirePort {
+            inbound: VecDeque::new(),
+            outbound: VecDeque::new(),
+            limit: usize::MAX,
+            refuses: false,
+            offloads,
+        };
+        let id = workers[0].attach(port()).unwrap();
+        for worker in &mut workers[1..] {
+            worker.switch.attach_as(id, port()).unwrap();
+        }
+        Self { now: Instant::from_secs(1), workers, port: id }
+    }
+
+    /// Another container's port.
+    pub fn add_port(&mut self) -> PortId {
+        let port = WirePort {
+            inbound: VecDeque::new(),
+            outbound: VecDeque::new(),
+            limit: usize::MAX,
+            refuses: false,
+            offloads: Offloads::ALL,
+        };
+        self.workers[0].attach(port).unwrap()
+    }
+
+    pub fn host(&mut self) -> &mut ScriptHost {
+        &mut self.workers[0].host
+    }
+
+    pub fn wire(&mut self) -> &mut WirePort {
+        let port = self.port;
+        self.workers[0].switch.port_mut(port).unwrap()
+    }
+
+    /// The container sends a frame, without virtio-net header; the worker has its turns.
+    pub fn receive(&mut self, frame: &[u8]) {
+        self.receive_raw(0, [&[0; VNET_HEADER_LEN], frame].concat());
+        self.settle();
+    }
+
+    /// Bytes arrive at a worker's queue of the port, as they are.
+    pub fn receive_raw(&mut self, worker: usize, bytes: Vec<u8>) {
+        let port = self.port;
+        self.workers[worker].switch.port_mut(port).unwrap().inbound.push_back(bytes);
+        self.workers[worker].mark_ready(port);
+    }
+
+    /// Time passes, stopping at every deadline.
+    pub fn advance(&mut self, by: Duration) {
+        let end = self.now + by;
+        for _ in 0..100_000 {
+            let due = self.workers.iter().filter_map(|worker| worker.gateway.next_deadline()).min();
+            let Some(due) = due.filter(|&due| due <= end) else { break };
+            self.now = due.max(self.now);
+            let before = due;
+            self.settle();
+            let after = self.workers.iter().filter_map(|worker| worker.gateway.next_deadline()).min();
+            assert!(after != Some(before), "a deadline that passed stays due");
+        }
+        self.now = end;
+        self.settle();
+    }
+
+    /// Lets every worker do all it can at this moment.
+    pub fn settle(&mut self) {
+        for _ in 0..100_000 {
+            let mut more = false;
+            for at in 0..self.workers.len() {
+                let worker = &mut self.workers[at];
+                let events = worker.host.take_events();
+                more |= worker.turn(self.now, &events).more | !worker.host.is_quiet();
+                self.check_books();
+            }
+            if !more && self.workers.iter().all(|worker| !worker.exchange.has_more()) {
+                return;
+            }
+        }
+        panic!("the workers never come to rest");
+    }
+
+    pub fn check_books(&self) {
+        let mut books = Tally::default();
+        for worker in &self.workers {
+            books += worker.switch.tally;
+            let (gateway, switch) = (worker.gateway.drops.total(), worker.switch.drops.total());
+            assert_eq!(gateway + switch, worker.switch.tally.dropped, "a drop without a reason");
+        }
+        books.queued += self.workers[0].exchange.queued() as u64;
+        books.check().unwrap();
+    }
+
+    /// The next frame for the container, without its virtio-net header.
+    pub fn sent(&mut self) -> Option<Vec<u8>> {
+        let port = self.port;
+        let mut ports = self.workers.iter_mut().map(|worker| worker.switch.port_mut(port).unwrap());
+        let mut bytes = ports.find_map(|port| port.outbound.pop_front())?;
+        bytes.drain(..VNET_HEADER_LEN);
+        Some(bytes)
+    }
+}
