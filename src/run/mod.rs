@@ -37,7 +37,7 @@ use init::Setup;
 use messages::{Channel, FromInit, ToInit};
 use supervise::Supervisor;
 
-use crate::dataplane;
+use crate::dataplane::{self, remarks::Remarks};
 use crate::doctor::{self, advice};
 use crate::host;
 use crate::netns::plan::{Families, GATEWAY_MAC, Plan, Wishes, overlap};
@@ -166,11 +166,15 @@ fn gateway(
     }
     let follow = options.dns.is_empty().then(|| config.nameservers.clone());
     let supervisor = Supervisor::new(init, channel, follow)?;
+    let remarks = Remarks::new(
+        doctor::when_needed(config.memory_bytes).map(|(reason, advice)| (reason, advice.to_string())),
+    );
     // Everything that the next would forbid is open now, and there is still one thread.
     if options.sandbox {
         sandbox::confine(init, &readable());
     }
-    let running = dataplane::start(config, taps, &options.dataplane).doing("starting the gateway")?;
+    let running =
+        dataplane::start(config, taps, &options.dataplane, remarks).doing("starting the gateway")?;
     let outcome = supervisor.run(&running);
     running.stop();
     outcome

@@ -13,3 +13,4 @@ mod loss;
 mod names;
 mod streams;
 mod surface;
+mod tools;
