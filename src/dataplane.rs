@@ -11,6 +11,7 @@
 
 pub mod exchange;
 mod idle;
+pub mod remarks;
 pub mod worker;
 
 use std::io;
@@ -28,6 +29,7 @@ use wharf_switch::{Fdb, Offloads, Pool, PortId, fdb};
 use self::exchange::Exchange;
 pub use self::idle::PollMode;
 use self::idle::{Clock, Spin};
+use self::remarks::Remarks;
 use self::worker::Worker;
 use crate::host::Sockets;
 use crate::port::Tap;
@@ -107,11 +109,12 @@ impl Drop for Running {
     }
 }
 
-/// Starts the gateway of one network on the queues of its TAP.
+/// Starts the gateway of one network on the queues of its TAP, which makes `remarks` when there is reason to.
 ///
 /// # Errors
 /// What the kernel said when epoll, eventfd or a thread could not be made.
-pub fn start(config: Config, taps: Vec<OwnedFd>, options: &Options) -> io::Result<Running> {
+pub fn start(config: Config, taps: Vec<OwnedFd>, options: &Options, remarks: Remarks) -> io::Result<Running> {
+    let remarks = Arc::new(remarks);
     let key = config.seed.first_chunk().copied().unwrap_or_default();
     let fdb = Arc::new(Fdb::new(fdb::DEFAULT_CAPACITY, key));
     let exchanges = Exchange::new(Ownership::new(config.clone(), taps.len()), taps.len());
@@ -128,6 +131,7 @@ pub fn start(config: Config, taps: Vec<OwnedFd>, options: &Options) -> io::Resul
         let name = format!("wharf-{}", exchange.number());
         let mut driver =
             Driver::new(share.clone(), Arc::clone(&fdb), tap, exchange, &bells, clock, options.poll)?;
+        driver.remarks = Arc::clone(&remarks);
         let handle = std::thread::Builder::new().name(name).spawn(move || driver.run(&inbox))?;
         threads.push(Thread { orders, bell: Arc::clone(bell), handle: Some(handle) });
     }
@@ -141,6 +145,7 @@ struct Driver {
     clock: Clock,
     spin: Spin,
     ports: Vec<PortId>,
+    remarks: Arc<Remarks>,
 }
 
 impl Driver {
@@ -163,7 +168,14 @@ impl Driver {
         let port = worker
             .attach(Tap::new(tap, Offloads { uso: false, ..Offloads::ALL }))
             .map_err(io::Error::other)?;
-        Ok(Self { worker, bells: bells.to_vec(), clock, spin: Spin::new(poll), ports: vec![port] })
+        Ok(Self {
+            worker,
+            bells: bells.to_vec(),
+            clock,
+            spin: Spin::new(poll),
+            ports: vec![port],
+            remarks: Arc::default(),
+        })
     }
 
     fn run(&mut self, inbox: &Receiver<Order>) {
@@ -172,6 +184,7 @@ impl Driver {
         loop {
             let now = self.clock.now();
             let outlook = self.worker.turn(now, &events);
+            self.remarks.heed(&self.worker.gateway.drops);
             for number in self.worker.exchange.take_wakes() {
                 if let Some(bell) = self.bells.get(number) {
                     ring(bell);

@@ -136,6 +136,14 @@ impl Sockets {
     }
 }
 
+/// Whether the host has a way to the IPv6 internet. Connecting a datagram socket looks a route up and sends nothing.
+#[must_use]
+pub fn has_ipv6() -> bool {
+    let anywhere = SocketAddr::from(([0x2000, 0, 0, 0, 0, 0, 0, 1], 9));
+    Sockets::open(Family::V6, SocketType::DGRAM, None)
+        .is_ok_and(|socket| rustix::net::connect(&socket, &anywhere).is_ok())
+}
+
 fn io_errno(error: &std::io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }

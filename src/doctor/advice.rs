@@ -164,6 +164,28 @@ pub fn open_files(limit: u64) -> Advice {
     )
 }
 
+/// The host gave no socket for a flow.
+#[must_use]
+pub fn sockets(limit: u64) -> Advice {
+    Advice::new(
+        format!(
+            "a flow was refused: the host gave no socket (wharf may open {limit} files, and the host has a limited \
+             number of ports)"
+        ),
+        "raise the hard limit of open files: LimitNOFILE= of the systemd unit, or `* hard nofile 524288` in \
+         /etc/security/limits.conf",
+    )
+}
+
+/// The relay holds all it may.
+#[must_use]
+pub fn memory(bytes: usize) -> Advice {
+    Advice::new(
+        format!("streams are slowed down: what is on its way has used up the {bytes} bytes of --memory"),
+        "give wharf run a larger --memory",
+    )
+}
+
 /// The sandbox shows the host's processes.
 #[must_use]
 pub fn proc_mount(error: &io::Error) -> Advice {

@@ -17,6 +17,7 @@ use std::path::Path;
 use rustix::net::{AddressFamily, SocketType, ipproto};
 use rustix::process::Resource;
 use serde::Serialize;
+use wharf_stack::DropReason;
 
 use advice::Advice;
 
@@ -87,6 +88,19 @@ pub fn examine() -> Vec<Point> {
 #[must_use]
 pub fn of_this_process() -> Vec<Point> {
     vec![Point::new("echo", Class::Degraded, echo()), Point::new("open-files", Class::Degraded, open_files())]
+}
+
+/// What to say when a packet is first dropped for lack of something. It looks at the machine, and so comes before the
+/// gateway process is confined.
+#[must_use]
+pub fn when_needed(memory_bytes: usize) -> [(DropReason, Advice); 3] {
+    let echo = echo().err().unwrap_or_else(|| advice::echo(&io::ErrorKind::PermissionDenied.into()));
+    let files = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    [
+        (DropReason::EchoNotPermitted, echo),
+        (DropReason::HostExhausted, advice::sockets(files)),
+        (DropReason::RelayMemoryExhausted, advice::memory(memory_bytes)),
+    ]
 }
 
 fn kernel() -> Vec<Point> {

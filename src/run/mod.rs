@@ -37,8 +37,9 @@ use init::Setup;
 use messages::{Channel, FromInit, ToInit};
 use supervise::Supervisor;
 
-use crate::dataplane;
+use crate::dataplane::{self, remarks::Remarks};
 use crate::doctor::{self, advice};
+use crate::host;
 use crate::netns::plan::{Families, GATEWAY_MAC, Plan, Wishes, overlap};
 use crate::netns::{DeviceChoice, Netlink};
 use crate::resolv::{self, ResolvConf, watch};
@@ -165,11 +166,15 @@ fn gateway(
     }
     let follow = options.dns.is_empty().then(|| config.nameservers.clone());
     let supervisor = Supervisor::new(init, channel, follow)?;
+    let remarks = Remarks::new(
+        doctor::when_needed(config.memory_bytes).map(|(reason, advice)| (reason, advice.to_string())),
+    );
     // Everything that the next would forbid is open now, and there is still one thread.
     if options.sandbox {
         sandbox::confine(init, &readable());
     }
-    let running = dataplane::start(config, taps, &options.dataplane).doing("starting the gateway")?;
+    let running =
+        dataplane::start(config, taps, &options.dataplane, remarks).doing("starting the gateway")?;
     let outcome = supervisor.run(&running);
     running.stop();
     outcome
@@ -284,6 +289,7 @@ fn configuration(options: &Options, plan: &Plan, host: &ResolvConf, seed: [u8; 3
         ipv4: plan.ipv4,
         ipv6: plan.ipv6,
         nat64: plan.nat64,
+        dns64_exclusions: if host::has_ipv6() { Vec::new() } else { vec![EVERYTHING_IPV6] },
         nameservers: if options.dns.is_empty() { host.nameservers.clone() } else { options.dns.clone() },
         search: or_host(&options.search, &host.search),
         ntp: Vec::<Ipv4Addr>::new(),
@@ -302,3 +308,7 @@ fn raise_open_files(original: Rlimit) {
         tracing::info!(error = %io::Error::from(error), "cannot raise the limit of open files");
     }
 }
+
+/// Every IPv6 address.
+const EVERYTHING_IPV6: smoltcp::wire::Ipv6Cidr =
+    smoltcp::wire::Ipv6Cidr::new(std::net::Ipv6Addr::UNSPECIFIED, 0);

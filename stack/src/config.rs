@@ -46,6 +46,8 @@ pub struct Config {
     pub ipv6: Option<Ipv6Plan>,
     /// The /96 under which IPv4 destinations are reachable from IPv6 (RFC 6052); `None` turns NAT64 and DNS64 off.
     pub nat64: Option<Ipv6Cidr>,
+    /// AAAA records under these do not count for DNS64 (RFC 6147 section 5.1.4): `::/0` where the host has no IPv6.
+    pub dns64_exclusions: Vec<Ipv6Cidr>,
     /// Where the forwarder sends queries, in order of preference. Changes while running.
     pub nameservers: Vec<SocketAddr>,
     /// DNS search list for DHCP and Router Advertisements.
@@ -87,6 +89,7 @@ pub(crate) mod tests {
                 dns: "fd00:db8::3".parse().unwrap(),
             }),
             nat64: Some(Ipv6Cidr::new("64:ff9b:1::".parse().unwrap(), 96)),
+            dns64_exclusions: Vec::new(),
             nameservers: vec!["192.0.2.53:53".parse().unwrap()],
             search: vec!["example.org".into()],
             ntp: Vec::new(),

@@ -7,17 +7,19 @@
 //! ```
 
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// The user that wharf is run by.
 const NOBODY: &str = "65534";
-/// How long anything may take before a test gives up.
+/// How long a command in a sandbox may take.
+const TOO_LONG: Duration = Duration::from_secs(300);
+/// How long anything else may take before a test gives up.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Two namespaces and what runs in them. All of it is gone when this is dropped.
@@ -32,6 +34,7 @@ pub(crate) struct Lab {
 pub(crate) struct Finished {
     pub(crate) status: Option<i32>,
     pub(crate) stdout: String,
+    #[allow(dead_code, reason = "shown when a test fails")]
     pub(crate) stderr: String,
 }
 
@@ -60,6 +63,13 @@ fn run(mut command: Command) -> Finished {
     }
 }
 
+/// What the tests use besides the programs of the machine.
+const SCRIPTS: [(&str, &str); 3] = [
+    ("server.py", include_str!("server.py")),
+    ("lease.sh", include_str!("lease.sh")),
+    ("probe.py", include_str!("probe.py")),
+];
+
 /// A directory that the ordinary user can read, with a copy of the binary under test.
 pub(crate) fn scratch() -> &'static Path {
     static SCRATCH: OnceLock<PathBuf> = OnceLock::new();
@@ -68,7 +78,10 @@ pub(crate) fn scratch() -> &'static Path {
         fs::create_dir_all(&path).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
         fs::copy(env!("CARGO_BIN_EXE_wharf"), path.join("wharf")).unwrap();
-        fs::write(path.join("server.py"), include_str!("server.py")).unwrap();
+        for (name, text) in SCRIPTS {
+            fs::write(path.join(name), text).unwrap();
+            fs::set_permissions(path.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+        }
         path
     })
 }
@@ -114,23 +127,49 @@ impl Lab {
         Self { host, server, children: Vec::new() }
     }
 
-    /// Where the host's resolv.conf is.
-    pub(crate) fn resolv_conf(&self) -> PathBuf {
-        Path::new("/etc/netns").join(&self.host).join("resolv.conf")
+    /// Writes a file of the host's `/etc`, which everything that runs there sees in the machine's place.
+    pub(crate) fn set_etc(&self, name: &str, text: &str) {
+        fs::write(Path::new("/etc/netns").join(&self.host).join(name), text).unwrap();
+    }
+
+    /// Gives the user subordinate ids, as distributions give every user.
+    #[allow(dead_code, reason = "for tests that change user ids")]
+    pub(crate) fn give_subordinate_ids(&self) {
+        for name in ["subuid", "subgid"] {
+            self.set_etc(name, &format!("{NOBODY}:100000:65536\n"));
+        }
     }
 
     /// `wharf run OPTIONS -- sh -c SCRIPT` by an ordinary user on the host.
     pub(crate) fn inside(&self, options: &[&str], script: &str) -> Finished {
-        run(self.inside_command(options, script))
+        self.inside_after(":", options, script)
     }
 
-    /// The command behind [`Lab::inside`], to be started by the test.
+    /// [`Lab::inside`], in a mount namespace of its own that root has changed by a shell script.
+    pub(crate) fn inside_after(&self, changes: &str, options: &[&str], script: &str) -> Finished {
+        let mut command = Command::new("timeout");
+        command.args(["-k", "5", &TOO_LONG.as_secs().to_string()]);
+        let inner = self.inside_command_after(changes, options, script);
+        command.arg(inner.get_program()).args(inner.get_args()).current_dir("/");
+        for (name, value) in inner.get_envs() {
+            command.env(name, value.unwrap_or_default());
+        }
+        run(command)
+    }
+
+    /// The command behind [`Lab::inside`], to be started by the test. Its process is wharf's.
     pub(crate) fn inside_command(&self, options: &[&str], script: &str) -> Command {
+        self.inside_command_after(":", options, script)
+    }
+
+    /// The command behind [`Lab::inside_after`].
+    pub(crate) fn inside_command_after(&self, changes: &str, options: &[&str], script: &str) -> Command {
         let mut command = Command::new("ip");
-        let wharf = scratch().join("wharf");
-        command.args(["netns", "exec", &self.host, "setpriv", "--reuid", NOBODY, "--regid", NOBODY]);
-        command.args(["--clear-groups", "--"]).arg(wharf).arg("run").args(options);
-        command.args(["--", "sh", "-c", script]).env("HOME", scratch()).current_dir("/");
+        let become_user = format!("exec setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups -- \"$@\"");
+        command.args(["netns", "exec", &self.host, "unshare", "-m", "sh", "-ec"]);
+        command.arg(format!("{changes}\n{become_user}")).arg("sh");
+        command.arg(scratch().join("wharf")).arg("run").args(options).args(["--", "sh", "-c", script]);
+        command.env("HOME", scratch()).current_dir("/");
         command
     }
 
@@ -148,22 +187,27 @@ impl Lab {
         run(command)
     }
 
-    /// Starts a server and waits until it listens on `port` (TCP) or its first line of output is there (`None`).
+    /// Starts a server and waits until it listens on `port`.
     pub(crate) fn serve(&mut self, line: &str, port: u16) {
+        self.serve_at(line, &format!("sport = :{port}"));
+    }
+
+    /// Starts a server and waits until it listens on what a filter of `ss` describes.
+    pub(crate) fn serve_at(&mut self, line: &str, filter: &str) {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.server, "sh", "-c", &format!("exec {line}")]);
         let child =
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         self.children.push(child);
         let end = Instant::now() + PATIENCE;
-        while self.on_server(&format!("ss -Htuln 'sport = :{port}' | grep -q .")).status != Some(0) {
+        while self.on_server(&format!("ss -Htuln '{filter}' | grep -q .")).status != Some(0) {
             let child = self.children.last_mut().unwrap();
             if let Some(status) = child.try_wait().unwrap() {
                 let mut text = String::new();
                 child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
                 panic!("{line} ended with {status}: {text}");
             }
-            assert!(Instant::now() < end, "{line} does not listen on {port}");
+            assert!(Instant::now() < end, "{line} does not listen");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -185,5 +229,55 @@ impl Drop for Lab {
             let _ = Command::new("ip").args(["netns", "del", name]).status();
         }
         let _ = fs::remove_dir_all(Path::new("/etc/netns").join(&self.host));
+    }
+}
+
+/// Waits until `condition` holds.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < end, "still not: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A command that a test talks to while it runs. It is killed with the test.
+pub(crate) struct Running {
+    pub(crate) child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Running {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    /// The next line of its output.
+    #[track_caller]
+    pub(crate) fn line(&mut self) -> String {
+        self.lines.next().expect("the command ended early").unwrap()
+    }
+
+    /// A line for its input.
+    pub(crate) fn say(&mut self, line: &str) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    /// Waits for its end, which must be a success.
+    #[track_caller]
+    pub(crate) fn succeed(mut self) {
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Ended already, in the good case.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

@@ -6,7 +6,7 @@ use crate::lab::Lab;
 const GIBIBYTE: u64 = 1 << 30;
 
 /// Downloads and uploads `size` bytes and compares their digests with the server's stream.
-fn move_both_ways(options: &[&str], url: &str, size: u64) {
+pub(crate) fn move_both_ways(options: &[&str], url: &str, size: u64) {
     let mut lab = Lab::new();
     lab.serve_everything();
     let expected = lab.on_server(&format!("curl -sS http://127.0.0.1/{size} | sha256sum"));

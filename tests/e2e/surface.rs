@@ -131,3 +131,38 @@ print("unchanged")
         assert_eq!(result.text(), "unchanged\n", "{options:?}: {result:?}");
     }
 }
+
+#[test]
+fn a_degraded_point_is_said_once_when_it_is_first_needed() {
+    let lab = Lab::new();
+    lab.on_host("sysctl -qw net.ipv4.ping_group_range='1 0'").text();
+    let remedy = "sudo sysctl -w net.ipv4.ping_group_range='0 2147483647'";
+    let times = |options: &[&str], script: &str| lab.inside(options, script).stderr.matches(remedy).count();
+    let needs_it = "ping -n -c3 -i0.2 -W1 198.51.100.1; ping -n -c1 -W1 2001:db8:2::1; true";
+    assert_eq!(times(&[], "ping -n -c1 -W5 10.0.2.2"), 0);
+    assert_eq!(times(&[], needs_it), 1);
+    assert_eq!(times(&["-q"], needs_it), 0);
+    // In the beginning, and when it is needed.
+    assert_eq!(times(&["-v"], "true"), 1);
+    assert_eq!(times(&["-v"], needs_it), 2);
+}
+
+#[test]
+fn running_out_of_descriptors_is_said_with_its_remedy_and_harms_no_flow_that_lives() {
+    let mut lab = Lab::new();
+    lab.serve_everything();
+    let script = r#"python3 -c '
+import socket
+old = socket.create_connection(("198.51.100.1", 8))
+sockets = []
+for number in range(40):
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.sendto(b"hello", ("198.51.100.1", 7))
+    sockets.append(s)
+old.sendall(b"still here")
+print(old.recv(100).decode())
+'"#;
+    let result = lab.inside_after("ulimit -n 48", &[], script);
+    assert_eq!(result.text(), "still here\n", "{result:?}");
+    assert_eq!(result.stderr.matches("LimitNOFILE=").count(), 1, "{result:?}");
+}

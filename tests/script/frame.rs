@@ -49,7 +49,7 @@ pub(crate) fn data(words: &str) -> Result<Vec<u8>, String> {
 
 fn hex(words: &str) -> Result<Vec<u8>, String> {
     let digits: Vec<u32> = words.chars().filter_map(|letter| letter.to_digit(16)).collect();
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return Err("half a byte".into());
     }
     Ok(digits.chunks(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect())

@@ -60,7 +60,9 @@ struct Runner {
 fn run(name: &str, script: &str) {
     let lines = || {
         let numbered = script.lines().zip(1..);
-        numbered.map(|(line, at)| (line.split('#').next().unwrap().trim(), at)).filter(|(line, _)| !line.is_empty())
+        numbered
+            .map(|(line, at)| (line.split('#').next().unwrap().trim(), at))
+            .filter(|(line, _)| !line.is_empty())
     };
     let mut config = stage::config();
     for (line, at) in lines() {
@@ -181,7 +183,8 @@ impl Runner {
                 host.announce(at, true, true, true);
             }
             "takes" => {
-                host.sockets[at].room = if rest == "all" { usize::MAX } else { rest.parse().map_err(|_| "how much")? };
+                host.sockets[at].room =
+                    if rest == "all" { usize::MAX } else { rest.parse().map_err(|_| "how much")? };
                 host.announce(at, false, true, false);
             }
             _ => return Err("no such verb of the host's".into()),

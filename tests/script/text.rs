@@ -22,7 +22,8 @@ pub(crate) fn render(bytes: &[u8], flow: &mut Flow) -> String {
 }
 
 fn arp(bytes: &[u8]) -> String {
-    let repr = ArpPacket::new_checked(bytes).and_then(|packet| ArpRepr::parse(&packet)).expect("an ARP packet");
+    let repr =
+        ArpPacket::new_checked(bytes).and_then(|packet| ArpRepr::parse(&packet)).expect("an ARP packet");
     let ArpRepr::EthernetIpv4 {
         operation,
         source_hardware_addr,
@@ -134,8 +135,13 @@ fn tcp(bytes: &[u8], src: IpAddr, dst: IpAddr, flow: &mut Flow) -> String {
     if packet.syn() {
         flow.first = Some(seq);
     }
-    let letters =
-        [(packet.syn(), 'S'), (packet.fin(), 'F'), (packet.rst(), 'R'), (packet.psh(), 'P'), (packet.ack(), '.')];
+    let letters = [
+        (packet.syn(), 'S'),
+        (packet.fin(), 'F'),
+        (packet.rst(), 'R'),
+        (packet.psh(), 'P'),
+        (packet.ack(), '.'),
+    ];
     text.extend(letters.iter().filter(|(set, _)| *set).map(|(_, letter)| letter));
     let (from, len) = (seq.wrapping_sub(flow.first.unwrap_or(0)), packet.payload().len() as u32);
     let _ = write!(text, " {from}:{}({len})", from.wrapping_add(len));

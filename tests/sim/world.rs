@@ -70,6 +70,7 @@ pub(crate) fn config(mtu: usize, memory_bytes: usize, seed: u64) -> Config {
             dns: "fd00:db8::3".parse().unwrap(),
         }),
         nat64: Some(Ipv6Cidr::new("64:ff9b:1::".parse().unwrap(), 96)),
+        dns64_exclusions: Vec::new(),
         nameservers: Vec::new(),
         search: Vec::new(),
         ntp: Vec::new(),

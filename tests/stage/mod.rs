@@ -98,6 +98,7 @@ pub fn config() -> Config {
             dns: "fd00:db8::3".parse().unwrap(),
         }),
         nat64: Some(Ipv6Cidr::new("64:ff9b:1::".parse().unwrap(), 96)),
+        dns64_exclusions: Vec::new(),
         nameservers: vec!["192.0.2.53:53".parse().unwrap()],
         search: vec!["example.org".into()],
         ntp: Vec::new(),

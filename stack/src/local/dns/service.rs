@@ -13,7 +13,7 @@
 use core::net::{IpAddr, SocketAddr};
 use std::collections::VecDeque;
 
-use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Ipv6Cidr};
+use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol};
 use wharf_switch::frame::ETHERNET_HEADER_LEN;
 use wharf_switch::{Checksum, Frame, Instant, Pool};
 
@@ -39,9 +39,11 @@ impl Service {
     /// The service of the network `config` describes.
     #[must_use]
     pub fn new(config: &Config, now: Instant) -> Self {
+        let mut forwarder = Forwarder::new(config);
+        forwarder.exclude_from_dns64(&config.dns64_exclusions);
         Self {
             mac: config.mac,
-            forwarder: Forwarder::new(config),
+            forwarder,
             streams: TcpHost::new(config, now),
             due: Instant::FAR,
             datagrams: VecDeque::new(),
@@ -56,11 +58,6 @@ impl Service {
     /// Other nameservers from the next query on.
     pub fn set_nameservers(&mut self, nameservers: &[SocketAddr]) {
         self.forwarder.set_nameservers(nameservers);
-    }
-
-    /// AAAA records that do not count for DNS64: `::/0` where there is no IPv6 outside.
-    pub fn exclude_from_dns64(&mut self, prefixes: &[Ipv6Cidr]) {
-        self.forwarder.exclude_from_dns64(prefixes);
     }
 
     /// Takes the payload of a datagram that the host at `mac` sent to port 53 of our address `to`.
