@@ -194,13 +194,13 @@ fn provoke_gateway(reason: Gateway) -> Stage {
         R::TcpOutOfWindow => conversation(&[&|ack| tcp("P.", 5_000_000, ack, b"x")]),
         R::TcpAckUnacceptable => conversation(&[&|ack| tcp("P.", 101, ack.wrapping_add(9), b"x")]),
         R::TcpRepeated => conversation(&[&|ack| tcp("P.", 105, ack, b"x"), &|ack| tcp("P.", 105, ack, b"x")]),
-        R::TcpAfterClose => conversation(&[&|ack| tcp("F.", 101, ack, &[]), &|ack| tcp("P.", 102, ack, b"x")]),
+        R::TcpAfterClose => {
+            conversation(&[&|ack| tcp("F.", 101, ack, &[]), &|ack| tcp("P.", 102, ack, b"x")])
+        }
         R::TcpResetOutOfSequence => conversation(&[&|_| tcp("R", 105, 0, &[])]),
         R::IcmpMalformed => got(&[damaged(icmp(8, &[0, 1, 0, 1]), ETHERNET + IPV4 + 2)]),
         R::IcmpUnknown => got(&[icmp(13, &[0; 16])]),
-        R::IcmpAboutUnknown => {
-            got(&[frames::icmp(address(CONTAINER), address(SERVER), 64, 3, 1, &[0; 32])])
-        }
+        R::IcmpAboutUnknown => got(&[frames::icmp(address(CONTAINER), address(SERVER), 64, 3, 1, &[0; 32])]),
         R::UdpMalformed => got(&[frames::udp(end("10.0.2.100:0"), end("198.51.100.7:9"), 64, b"")]),
         R::UdpChecksumWrong => got(&[damaged(udp("198.51.100.7:9", b"x"), ETHERNET + IPV4 + 6)]),
         R::UdpTableFull => many((1 << 14) + 1, |number| {
@@ -215,7 +215,8 @@ fn provoke_gateway(reason: Gateway) -> Stage {
         }
         R::EchoTableFull => many(1025, |number| echo(number as u16)),
         R::FragmentMalformed => {
-            let piece = |offset| frames::fragment(address(CONTAINER), address(SERVER), 7, offset, true, &[0; 16]);
+            let piece =
+                |offset| frames::fragment(address(CONTAINER), address(SERVER), 7, offset, true, &[0; 16]);
             got(&[piece(0), piece(8)])
         }
         R::FragmentsExhausted => many(65, |number| {
@@ -231,7 +232,9 @@ fn provoke_gateway(reason: Gateway) -> Stage {
             frames::arp(1, CONTAINER_MAC, [10, 0, 2, 2], [10, 0, 2, 2]),
             frames::arp(1, CONTAINER_MAC, [10, 0, 2, 2], [10, 0, 2, 2]),
         ]),
-        R::NdpMalformed => got(&[damaged(ndp("fe80::64", 255, 135, &about(0, "fd00:db8::2")), ETHERNET + 42)]),
+        R::NdpMalformed => {
+            got(&[damaged(ndp("fe80::64", 255, 135, &about(0, "fd00:db8::2")), ETHERNET + 42)])
+        }
         R::NdpHopLimitWrong => got(&[ndp("fe80::64", 64, 135, &about(0, "fd00:db8::2"))]),
         R::NdpTargetElsewhere => got(&[ndp("fe80::64", 255, 135, &about(0, "fd00:db8::64"))]),
         R::NdpConflict => got(&[ndp("fe80::64", 255, 136, &about(0, "fd00:db8::2"))]),

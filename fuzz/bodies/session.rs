@@ -27,17 +27,52 @@ enum Near {
 #[derive(Arbitrary, Clone, Debug)]
 enum Act {
     /// A segment of one of a few connections.
-    Segment { flow: u8, flags: u8, seq: Near, ack: Near, window: u16, len: u16, options: Vec<u8>, advance: bool },
+    Segment {
+        flow: u8,
+        flags: u8,
+        seq: Near,
+        ack: Near,
+        window: u16,
+        len: u16,
+        options: Vec<u8>,
+        advance: bool,
+    },
     /// A segment that is right in every way.
-    Proper { flow: u8, kind: u8, len: u16 },
-    Datagram { port: u8, to: u8, len: u16 },
-    Echo { ident: u8 },
-    Piece { ident: u8, offset: u8, more: bool, len: u8 },
+    Proper {
+        flow: u8,
+        kind: u8,
+        len: u16,
+    },
+    Datagram {
+        port: u8,
+        to: u8,
+        len: u16,
+    },
+    Echo {
+        ident: u8,
+    },
+    Piece {
+        ident: u8,
+        offset: u8,
+        more: bool,
+        len: u8,
+    },
     /// The last frame again, a byte changed.
-    Damaged { at: u16, by: u8, mended: bool },
-    Host { socket: u8, event: HostAct },
-    Wait { milliseconds: u16 },
-    WaitLong { seconds: u16 },
+    Damaged {
+        at: u16,
+        by: u8,
+        mended: bool,
+    },
+    Host {
+        socket: u8,
+        event: HostAct,
+    },
+    Wait {
+        milliseconds: u16,
+    },
+    WaitLong {
+        seconds: u16,
+    },
 }
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
@@ -132,7 +167,8 @@ impl Story {
             }
             Act::Proper { flow, kind, len } => self.proper(flow, kind, len),
             Act::Datagram { port, to, len } => {
-                let destinations = ["198.51.100.7:9", "10.0.2.2:9", "10.0.2.3:53", "127.0.0.1:1", "10.0.2.2:67"];
+                let destinations =
+                    ["198.51.100.7:9", "10.0.2.2:9", "10.0.2.3:53", "127.0.0.1:1", "10.0.2.2:67"];
                 let to = destinations[usize::from(to) % destinations.len()].parse().unwrap();
                 let from = SocketAddr::new([10, 0, 2, 100].into(), 1 + u16::from(port));
                 self.send(frames::udp(from, to, 64, &vec![port; usize::from(len % 1400)]));
@@ -256,17 +292,19 @@ impl Story {
             let Ok(ethernet) = EthernetFrame::new_checked(&frame[..]) else { panic!("a frame is cut short") };
             let payload = ethernet.payload();
             let start = if ethernet.ethertype() == EthernetProtocol::Ipv4 { 20 } else { 40 };
-            if start == 20 && !Ipv4Packet::new_checked(payload).is_ok_and(|packet| packet.verify_checksum()) {
-                if ethernet.ethertype() == EthernetProtocol::Ipv4 {
-                    panic!("a wrong IPv4 header");
-                }
+            let is_right = |packet: Ipv4Packet<&[u8]>| packet.verify_checksum();
+            let header = Ipv4Packet::new_checked(payload);
+            if ethernet.ethertype() == EthernetProtocol::Ipv4 {
+                assert!(header.is_ok_and(is_right), "a wrong IPv4 header");
             }
             let Some(Ok(segment)) = payload.get(start..).map(TcpPacket::new_checked) else { continue };
-            let Some(flow) = usize::from(segment.dst_port()).checked_sub(40_000).filter(|&at| at < FLOWS) else {
+            let Some(flow) = usize::from(segment.dst_port()).checked_sub(40_000).filter(|&at| at < FLOWS)
+            else {
                 continue;
             };
             if segment.src_port() == 80 {
-                let taken = segment.payload().len() as u32 + u32::from(segment.syn()) + u32::from(segment.fin());
+                let taken =
+                    segment.payload().len() as u32 + u32::from(segment.syn()) + u32::from(segment.fin());
                 self.sides[flow].ack = segment.seq_number().0.cast_unsigned().wrapping_add(taken);
             }
         }

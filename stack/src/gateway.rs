@@ -88,8 +88,7 @@ impl Gateway {
         host: &mut H,
         out: &mut O,
     ) -> Result<(), DropReason> {
-        let ethernet =
-            EthernetFrame::new_checked(frame.bytes()).map_err(|_| DropReason::EtherTypeUnknown)?;
+        let ethernet = EthernetFrame::new_checked(frame.bytes()).map_err(|_| DropReason::EtherTypeUnknown)?;
         let config = &self.env.config;
         let packet = match ethernet.ethertype() {
             EthernetProtocol::Arp => {

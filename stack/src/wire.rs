@@ -56,8 +56,7 @@ pub(crate) struct Packet {
 impl Packet {
     /// Reads the IPv4 header of a frame.
     pub(crate) fn parse_ipv4(frame: &Frame) -> Result<Self, DropReason> {
-        let ethernet =
-            EthernetFrame::new_checked(frame.bytes()).map_err(|_| DropReason::Ipv4Malformed)?;
+        let ethernet = EthernetFrame::new_checked(frame.bytes()).map_err(|_| DropReason::Ipv4Malformed)?;
         let ip = Ipv4Packet::new_checked(ethernet.payload()).map_err(|_| DropReason::Ipv4Malformed)?;
         if ip.version() != 4 || ip.header_len() < 20 {
             return Err(DropReason::Ipv4Malformed);
@@ -91,8 +90,7 @@ impl Packet {
 
     /// Reads the IPv6 header of a frame and walks over its extension headers.
     pub(crate) fn parse_ipv6(frame: &Frame) -> Result<Self, DropReason> {
-        let ethernet =
-            EthernetFrame::new_checked(frame.bytes()).map_err(|_| DropReason::Ipv6Malformed)?;
+        let ethernet = EthernetFrame::new_checked(frame.bytes()).map_err(|_| DropReason::Ipv6Malformed)?;
         let ip = Ipv6Packet::new_checked(ethernet.payload()).map_err(|_| DropReason::Ipv6Malformed)?;
         if ip.version() != 6 {
             return Err(DropReason::Ipv6Malformed);
