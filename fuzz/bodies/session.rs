@@ -292,11 +292,10 @@ impl Story {
             let Ok(ethernet) = EthernetFrame::new_checked(&frame[..]) else { panic!("a frame is cut short") };
             let payload = ethernet.payload();
             let start = if ethernet.ethertype() == EthernetProtocol::Ipv4 { 20 } else { 40 };
-            if start == 20
-                && !Ipv4Packet::new_checked(payload).is_ok_and(|packet| packet.verify_checksum())
-                && ethernet.ethertype() == EthernetProtocol::Ipv4
-            {
-                panic!("a wrong IPv4 header");
+            let is_right = |packet: Ipv4Packet<&[u8]>| packet.verify_checksum();
+            let header = Ipv4Packet::new_checked(payload);
+            if ethernet.ethertype() == EthernetProtocol::Ipv4 {
+                assert!(header.is_ok_and(is_right), "a wrong IPv4 header");
             }
             let Some(Ok(segment)) = payload.get(start..).map(TcpPacket::new_checked) else { continue };
             let Some(flow) = usize::from(segment.dst_port()).checked_sub(40_000).filter(|&at| at < FLOWS)
