@@ -23,6 +23,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::process::{DumpableBehavior, Pid, Rlimit, Signal, WaitOptions};
 
 use super::messages::{Channel, FromInit, ToInit};
+use super::sysfs;
 use super::terminal::foreground_is_ours;
 use crate::doctor::advice;
 use crate::netns::plan::Plan;
@@ -155,6 +156,11 @@ fn furnish(setup: &Setup, channel: &Channel, (first, last): (u32, u32)) -> Resul
             "cannot mount a /proc of the sandbox's own ({error}): ps and the like show the host's processes; this is \
              how it is inside containers whose /proc is partly hidden"
         ));
+    }
+    if let Err(error) = sysfs::mount_own() {
+        let text =
+            format!("cannot mount a /sys of the sandbox's own ({error}): it shows the host's interfaces");
+        let _ = channel.send(&FromInit::Note(text), &[]);
     }
     let groups = format!("{first}\t{last}");
     if let Err(error) = fs::write("/proc/sys/net/ipv4/ping_group_range", groups) {

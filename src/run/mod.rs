@@ -20,6 +20,7 @@ mod error;
 mod init;
 pub(crate) mod messages;
 mod supervise;
+mod sysfs;
 mod terminal;
 
 use std::ffi::OsString;

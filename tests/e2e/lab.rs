@@ -255,10 +255,10 @@ impl Running {
         Self { child, lines }
     }
 
-    /// The next line of its output.
+    /// The next line of its output, of which there must be one.
     #[track_caller]
     pub(crate) fn line(&mut self) -> String {
-        self.lines.next().expect("the command ended early").unwrap()
+        self.lines.next().unwrap().unwrap()
     }
 
     /// A line for its input.

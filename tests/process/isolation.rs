@@ -244,3 +244,11 @@ fn nothing_of_the_sandboxs_mounts_shows_outside() {
     assert!(inside(&[], "grep -c wharf /proc/mounts").text().trim_end() != "0");
     assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
 }
+
+#[test]
+fn sys_shows_the_sandboxs_interfaces_and_the_hosts_control_groups() {
+    let finished = inside(&[], "ls /sys/class/net");
+    assert_eq!(finished.text(), "eth0\nlo\n");
+    let list = "ls /sys/fs/cgroup";
+    assert_eq!(inside(&[], list).text(), outside(list).text());
+}

@@ -9,6 +9,7 @@
 mod caller;
 mod confinement;
 mod death;
+mod economy;
 mod isolation;
 mod jobs;
 mod outcome;
