@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What we assume of Linux, tried on this one. A rule of the code that rests on such a fact names its test.
+//!
+//! Each test has a network namespace of its own: it needs root, and a usable /dev/net/tun.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll;
+use wharf::host::Sockets;
+use wharf::sys::{process, socket, tun};
+use wharf_stack::host::{Family, FlowId, Host, HostError, Io, Owner, Token};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn run(line: &str) -> String {
+    let output = Command::new("sh").args(["-ec", line]).output().unwrap();
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A network namespace for the calling thread, with loopback up.
+fn own_network() {
+    assert!(rustix::process::geteuid().is_root(), "platform tests make network namespaces: run them as root");
+    process::new_network_namespace().unwrap();
+    run("ip link set lo up; sysctl -qw net.ipv4.ping_group_range='0 2147483647'");
+}
+
+fn sockets() -> Sockets {
+    Sockets::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap())
+}
+
+fn token(owner: Owner) -> Token {
+    Token { owner, flow: FlowId { index: 1, generation: 0 } }
+}
+
+/// The flags of the next event, or `None` when there is none for a while.
+fn next_event(sockets: &Sockets, patience: Duration) -> Option<epoll::EventFlags> {
+    let mut events = Vec::with_capacity(8);
+    let timeout = patience.try_into().unwrap();
+    epoll::wait(sockets.epoll(), rustix::buffer::spare_capacity(&mut events), Some(&timeout)).unwrap();
+    events.first().map(|event| event.flags)
+}
+
+fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "it never happened");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Why `outside::allowed` refuses these although they do not look like loopback.
+#[test]
+fn unspecified_and_mapped_addresses_reach_loopback_listeners() {
+    own_network();
+    let listener = TcpListener::bind("127.0.0.1:4000").unwrap();
+    let listener6 = TcpListener::bind("[::1]:4000").unwrap();
+    for address in ["0.0.0.0:4000", "127.9.9.9:4000", "[::ffff:127.0.0.1]:4000", "[::ffff:0.0.0.0]:4000"] {
+        let reached = TcpStream::connect(address);
+        assert_eq!(reached.is_ok(), address != "127.9.9.9:4000", "{address}: {reached:?}");
+    }
+    assert!(TcpStream::connect("[::]:4000").is_ok());
+    drop((listener, listener6));
+}
+
+/// Why a datagram is sent again after a refusal.
+#[test]
+fn a_refusal_fails_the_next_send_to_somebody_else_and_names_its_own_destination() {
+    own_network();
+    let live = UdpSocket::bind("127.0.0.1:4001").unwrap();
+    let refused: SocketAddr = "127.0.0.1:4002".parse().unwrap();
+    let mut sockets = sockets();
+    let id = sockets.udp_open(token(Owner::Udp), Family::V4).unwrap();
+    assert_eq!(sockets.send_to(id, refused, 64, b"nobody"), Ok(Io::Done(())));
+    let live_address = live.local_addr().unwrap();
+    eventually(|| (sockets.send_to(id, live_address, 64, b"first") == Err(HostError::Refused)).then_some(()));
+    let report = sockets.icmp_report(id).unwrap();
+    assert_eq!((report.destination, report.kind, report.code), (refused, 3, 3));
+    assert_eq!(&report.payload[..6], b"nobody");
+    assert_eq!(sockets.icmp_report(id), None);
+    assert_eq!(sockets.send_to(id, live_address, 64, b"again"), Ok(Io::Done(())));
+}
+
+/// Why the event that ends a connect must not be thought of as that alone.
+#[test]
+fn one_edge_can_tell_of_the_connect_the_first_data_and_the_end() {
+    own_network();
+    let listener = TcpListener::bind("127.0.0.1:4003").unwrap();
+    let mut sockets = sockets();
+    let id = sockets.tcp_connect(token(Owner::Tcp), listener.local_addr().unwrap(), 64).unwrap();
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.write_all(b"x").unwrap();
+    drop(stream);
+    std::thread::sleep(Duration::from_millis(50));
+    let flags = next_event(&sockets, PATIENCE).unwrap();
+    assert!(
+        flags.contains(epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP),
+        "{flags:?}"
+    );
+    assert_eq!(next_event(&sockets, Duration::from_millis(50)), None, "it comes once only");
+    assert_eq!(sockets.tcp_connected(id), Ok(Io::Done(())));
+}
+
+/// Why -1 puts a hop limit back after the connect.
+#[test]
+fn a_hop_limit_of_minus_one_is_the_hosts_default() {
+    own_network();
+    let probe = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket::set_hop_limit(probe.as_fd(), false, 5).unwrap();
+    assert_eq!(probe.ttl().unwrap(), 5);
+    socket::set_hop_limit(probe.as_fd(), false, -1).unwrap();
+    assert_eq!(probe.ttl().unwrap(), 64);
+}
+
+/// Why the echo relay puts the container's identifier back.
+#[test]
+fn ping_sockets_rewrite_the_identifier() {
+    own_network();
+    let mut sockets = sockets();
+    let id = sockets.echo_open(token(Owner::Echo), Family::V4).unwrap();
+    let request = [8, 0, 0, 0, 0x12, 0x34, 0, 7, b'h', b'i'];
+    let loopback = SocketAddr::new(IpAddr::from([127, 0, 0, 1]), 0);
+    assert_eq!(sockets.send_to(id, loopback, 64, &request), Ok(Io::Done(())));
+    let mut reply = [0; 64];
+    let len = eventually(|| match sockets.recv_from(id, &mut reply) {
+        Io::Done(datagram) => Some(datagram.len),
+        Io::Blocked | Io::Broken => None,
+    });
+    assert_eq!((reply[0], &reply[6..len]), (0, &[0, 7, b'h', b'i'][..]));
+    assert_ne!(reply[4..6], [0x12, 0x34]);
+}
+
+/// Why a super-frame crosses a TAP in one call, whatever the device's MTU.
+#[test]
+fn a_tap_takes_a_super_frame_larger_than_its_mtu_whole() {
+    own_network();
+    let queue = tun::open_queue("tap9", false).unwrap();
+    assert!(tun::set_offloads(&queue, false).unwrap().tcp);
+    run(
+        "ip link set tap9 mtu 1500 address 02:00:00:00:00:01 up; sysctl -qw net.ipv6.conf.tap9.disable_ipv6=1",
+    );
+    let mut frame = Vec::new();
+    // Checksum owed from byte 34, to be stored 16 further; TCP over IPv4, 1,448 bytes a segment.
+    for half in [0x0101u16.to_le(), 54, 1448, 34, 16] {
+        frame.extend_from_slice(&half.to_ne_bytes());
+    }
+    frame.extend_from_slice(&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0]);
+    frame.extend_from_slice(&[0x45, 0]);
+    frame.extend_from_slice(&30_040u16.to_be_bytes());
+    frame.extend_from_slice(&[0, 0, 0x40, 0, 64, 6, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2]);
+    frame.extend_from_slice(&[0, 80, 0, 81, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0]);
+    frame.resize(10 + 14 + 40 + 30_000, 7);
+    assert_eq!(rustix::io::write(&queue, &frame), Ok(frame.len()));
+    let packets = run("cat /proc/net/dev | grep tap9 | awk '{print $2, $3}'");
+    assert_eq!(packets.trim(), format!("{} 1", frame.len() - 10));
+}
+
+/// Why the number of workers is fixed when a device is made.
+#[test]
+fn a_single_queue_tap_refuses_a_second_queue() {
+    own_network();
+    let _queue = tun::open_queue("tap8", false).unwrap();
+    assert!(tun::open_queue("tap8", true).is_err());
+    let _first = tun::open_queue("tap7", true).unwrap();
+    assert!(tun::open_queue("tap7", true).is_ok());
+}
+
+/// Why a relay that closes with a linger time of zero resets its peer.
+#[test]
+fn closing_without_lingering_is_a_reset() {
+    own_network();
+    let listener = TcpListener::bind("127.0.0.1:4005").unwrap();
+    let mut sockets = sockets();
+    let id = sockets.tcp_connect(token(Owner::Tcp), listener.local_addr().unwrap(), 64).unwrap();
+    let (mut stream, _) = listener.accept().unwrap();
+    sockets.tcp_reset(id);
+    let error = stream.read(&mut [0; 8]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
