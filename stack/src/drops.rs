@@ -4,7 +4,6 @@
 wharf_switch::drop_reasons! {
     /// Why the gateway let a packet go no further.
     pub enum DropReason {
-        EthernetTruncated(Malformed, "frame shorter than an Ethernet header"),
         EtherTypeUnknown(Elsewhere, "EtherType is none of IPv4, IPv6, ARP"),
         Ipv4Malformed(Malformed, "IPv4 header truncated or contradictory"),
         Ipv4ChecksumWrong(Malformed, "IPv4 header checksum is wrong"),

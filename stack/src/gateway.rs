@@ -88,8 +88,7 @@ impl Gateway {
         host: &mut H,
         out: &mut O,
     ) -> Result<(), DropReason> {
-        let ethernet =
-            EthernetFrame::new_checked(frame.bytes()).map_err(|_| DropReason::EthernetTruncated)?;
+        let ethernet = EthernetFrame::new_checked(frame.bytes()).map_err(|_| DropReason::EtherTypeUnknown)?;
         let config = &self.env.config;
         let packet = match ethernet.ethertype() {
             EthernetProtocol::Arp => {
@@ -127,6 +126,10 @@ impl Gateway {
     ) -> Result<(), DropReason> {
         let cx = &mut Cx { now, host, out, env: &mut self.env };
         if let Some(envelope) = neighbor_discovery(packet, frame) {
+            // RFC 4861 section 7.1.1: "ICMP Checksum is valid."
+            if !packet.transport_checksum_is_right(frame) {
+                return Err(DropReason::NdpMalformed);
+            }
             let solicited = self.link.handle_ndp(cx, envelope, packet.payload(frame))?;
             return solicited.map_or(Ok(()), |solicitation| self.local.advertise(cx, solicitation));
         }

@@ -12,7 +12,7 @@ use core::net::{IpAddr, Ipv4Addr};
 
 use smoltcp::wire::{
     EthernetAddress, EthernetFrame, IpProtocol, Ipv4Packet, Ipv6ExtHeader, Ipv6FragmentHeader, Ipv6Packet,
-    TcpPacket, UdpPacket,
+    TcpPacket, UdpPacket, checksum,
 };
 use wharf_switch::frame::ETHERNET_HEADER_LEN;
 use wharf_switch::{Checksum, Frame};
@@ -56,8 +56,7 @@ pub(crate) struct Packet {
 impl Packet {
     /// Reads the IPv4 header of a frame.
     pub(crate) fn parse_ipv4(frame: &Frame) -> Result<Self, DropReason> {
-        let ethernet =
-            EthernetFrame::new_checked(frame.bytes()).map_err(|_| DropReason::EthernetTruncated)?;
+        let ethernet = EthernetFrame::new_checked(frame.bytes()).map_err(|_| DropReason::Ipv4Malformed)?;
         let ip = Ipv4Packet::new_checked(ethernet.payload()).map_err(|_| DropReason::Ipv4Malformed)?;
         if ip.version() != 4 || ip.header_len() < 20 {
             return Err(DropReason::Ipv4Malformed);
@@ -91,8 +90,7 @@ impl Packet {
 
     /// Reads the IPv6 header of a frame and walks over its extension headers.
     pub(crate) fn parse_ipv6(frame: &Frame) -> Result<Self, DropReason> {
-        let ethernet =
-            EthernetFrame::new_checked(frame.bytes()).map_err(|_| DropReason::EthernetTruncated)?;
+        let ethernet = EthernetFrame::new_checked(frame.bytes()).map_err(|_| DropReason::Ipv6Malformed)?;
         let ip = Ipv6Packet::new_checked(ethernet.payload()).map_err(|_| DropReason::Ipv6Malformed)?;
         if ip.version() != 6 {
             return Err(DropReason::Ipv6Malformed);
@@ -166,7 +164,7 @@ impl Packet {
         frame.bytes().get(ETHERNET_HEADER_LEN..self.payload_end).unwrap_or_default()
     }
 
-    /// Whether the TCP or UDP checksum is right, or need not be looked at because the bytes crossed no wire.
+    /// Whether the TCP, UDP or ICMPv6 checksum is right, or need not be looked at because the bytes crossed no wire.
     pub(crate) fn transport_checksum_is_right(&self, frame: &Frame) -> bool {
         if frame.offload.checksum != Checksum::Unverified {
             return true;
@@ -180,6 +178,13 @@ impl Packet {
                 let absent = datagram.checksum() == 0;
                 if absent { self.src.is_ipv4() } else { datagram.verify_checksum(&src, &dst) }
             }),
+            IpProtocol::Icmpv6 => {
+                // Not through smoltcp's view, which knows only some of the message types.
+                let message = self.payload(frame);
+                let len = u32::try_from(message.len()).unwrap_or(u32::MAX);
+                let pseudo = checksum::pseudo_header(&src, &dst, IpProtocol::Icmpv6, len);
+                checksum::combine(&[pseudo, checksum::data(message)]) == !0
+            }
             _ => true,
         }
     }

@@ -72,7 +72,6 @@ drop_reasons! {
     /// Why the switch let a frame go no further.
     pub enum DropReason {
         FrameTruncated(Malformed, "frame shorter than an Ethernet header"),
-        FrameOversized(Malformed, "frame longer than the port may carry"),
         VnetHeaderInvalid(Malformed, "virtio-net header contradicts the frame"),
         SourceMacGroup(Malformed, "source MAC address is a group address"),
         ReservedGroupAddress(Elsewhere, "destination in 01:80:c2:00:00:0x is never forwarded"),
@@ -82,9 +81,7 @@ drop_reasons! {
         VlanUnknown(Policy, "tagged frame on a port without that VLAN"),
         EgressFull(Exhausted, "the port did not take the frame"),
         InboxFull(Exhausted, "the worker that owns the flow has no room for the frame"),
-        EgressClosed(Elsewhere, "the port is closed"),
-        IngressClosed(Elsewhere, "the frame's own port is closed"),
-        ChecksumOutsideFrame(Malformed, "the owed checksum lies outside the frame"),
+        PortClosed(Elsewhere, "the port is closed"),
         SuperFrameMalformed(Malformed, "a super-frame's headers contradict its segmentation or its length"),
         SuperFrameChecksumWrong(Malformed, "a super-frame came with a finished checksum that is wrong"),
         SuperFrameTooFine(Malformed, "a super-frame would fall into more segments than any real link needs"),

@@ -77,7 +77,7 @@ pub fn decide(
         Vlan::UNTAGGED
     } else {
         let source = header.src_addr();
-        let vlan = ports.vlan_of(ingress).ok_or(DropReason::IngressClosed)?;
+        let vlan = ports.vlan_of(ingress).ok_or(DropReason::PortClosed)?;
         // IEEE 802.1D 7.8: "The source address field of the frame specifies a specific end station (i.e., is
         // not a group MAC Address)."
         if source.is_multicast() {
@@ -239,7 +239,7 @@ mod tests {
             Ok(Egress::Flood { vlan: Vlan::UNTAGGED, gateway: false })
         );
         let gone = PortId { index: 1, generation: 8 };
-        assert_eq!(decide(&fdb, &ports, GATEWAY, gone, &ip(B, A), NOW), Err(DropReason::IngressClosed));
+        assert_eq!(decide(&fdb, &ports, GATEWAY, gone, &ip(B, A), NOW), Err(DropReason::PortClosed));
     }
 
     #[test]

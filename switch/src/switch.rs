@@ -302,7 +302,7 @@ impl<P: Port> Switch<P> {
         match sent {
             Sent::Sent => {}
             Sent::Full => self.drop_one(DropReason::EgressFull, delivered),
-            Sent::Closed => self.drop_one(DropReason::EgressClosed, delivered),
+            Sent::Closed => self.drop_one(DropReason::PortClosed, delivered),
         }
     }
 
@@ -347,7 +347,7 @@ impl<P: Port> Switch<P> {
         self.tally.replicated += u64::from(pieces.saturating_sub(1));
         self.tally.sent += u64::from(taken);
         delivered.sent += taken;
-        let reason = if last == Sent::Closed { DropReason::EgressClosed } else { DropReason::EgressFull };
+        let reason = if last == Sent::Closed { DropReason::PortClosed } else { DropReason::EgressFull };
         for _ in taken..pieces {
             self.drop_one(reason, delivered);
         }
@@ -560,7 +560,7 @@ mod tests {
         let again = switch.attach(MemoryPort::default()).unwrap();
         assert_eq!(again, PortId { index: ids[1].index, generation: ids[1].generation + 1 });
         assert_eq!(switch.deliver(Egress::One(ids[1]), &mut frame(mac(2), mac(1)), ids[0]).dropped, 1);
-        assert_eq!(switch.drops.get(DropReason::EgressClosed), 1);
+        assert_eq!(switch.drops.get(DropReason::PortClosed), 1);
         assert_eq!(switch.receive(ids[1], &mut frame(mac(2), mac(1))), Received::Closed);
     }
 

@@ -22,8 +22,11 @@ const TO_THE_CONTAINER: &str = "nft 'add table netdev loss
 /// TCP and UDP both ways for some seconds, with the address that iperf3 answers from; what iperf3 says of each.
 fn measure(lab: &Lab, options: &[&str], before: &str) -> Vec<(String, Value)> {
     let runs = ["-t 3", "-t 3 -R", "-t 3 -u -b 20M -l 1400", "-t 3 -u -b 20M -l 1400 -R"];
-    let client =
-        |(run, port): (&&str, u16)| format!("iperf3 -J -c 203.0.113.2 -p {port} {run} | tr -d '\\n'; echo\n");
+    // iperf3 begins a UDP run with one datagram that it never repeats: when that is lost, so is the run.
+    let client = |(run, port): (&&str, u16)| {
+        let client = format!("iperf3 -J -c 203.0.113.2 -p {port} {run}");
+        format!("for attempt in 1 2 3; do report=$({client}) && break; sleep 1; done; echo $report\n")
+    };
     let clients: String = runs.iter().zip(PORTS).map(client).collect();
     let result = lab.inside(options, &format!("set -e; {before}\n{clients}"));
     let reports = result.text().lines().map(|line| serde_json::from_str(line).unwrap());

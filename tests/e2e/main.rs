@@ -4,7 +4,7 @@
 //! Each test has namespaces of its own, and wharf runs as an ordinary user in them. They need root to make these, and
 //! the programs that `.ci/setup` installs.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod addresses;
 mod endings;

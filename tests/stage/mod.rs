@@ -148,13 +148,13 @@ impl Stage {
     }
 
     /// Another container's port.
-    pub fn add_port(&mut self) -> PortId {
+    pub fn add_port(&mut self, offloads: Offloads) -> PortId {
         let port = WirePort {
             inbound: VecDeque::new(),
             outbound: VecDeque::new(),
             limit: usize::MAX,
             refuses: false,
-            offloads: Offloads::ALL,
+            offloads,
         };
         self.workers[0].attach(port).unwrap()
     }

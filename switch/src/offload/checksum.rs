@@ -25,16 +25,16 @@ pub enum Verdict {
 /// Not for super-frames: each segment has a checksum of its own.
 ///
 /// # Errors
-/// [`DropReason::ChecksumOutsideFrame`].
+/// [`DropReason::VnetHeaderInvalid`].
 pub fn complete_checksum(frame: &mut Frame) -> Result<(), DropReason> {
     let Checksum::Partial { start, offset } = frame.offload.checksum else { return Ok(()) };
-    let summed = frame.bytes_mut().get_mut(usize::from(start)..).ok_or(DropReason::ChecksumOutsideFrame)?;
+    let summed = frame.bytes_mut().get_mut(usize::from(start)..).ok_or(DropReason::VnetHeaderInvalid)?;
     // The field holds the pseudo-header's sum already, so one sum over everything is the whole checksum.
     let sum = !checksum::data(summed);
     // RFC 768: "If the computed checksum is zero, it is transmitted as all ones"; to TCP the two are equal.
     let sum = if sum == 0 { 0xffff } else { sum };
     let offset = usize::from(offset);
-    let field = summed.get_mut(offset..offset + 2).ok_or(DropReason::ChecksumOutsideFrame)?;
+    let field = summed.get_mut(offset..offset + 2).ok_or(DropReason::VnetHeaderInvalid)?;
     field.copy_from_slice(&sum.to_be_bytes());
     frame.offload.checksum = Checksum::Valid;
     Ok(())
@@ -143,7 +143,7 @@ mod tests {
         let mut frame = datagram(b"abc", 0);
         for (start, offset) in [(44, 0), (45, 0), (46, 0), (60_000, 6), (34, 60_000)] {
             frame.offload.checksum = Checksum::Partial { start, offset };
-            assert_eq!(complete_checksum(&mut frame), Err(DropReason::ChecksumOutsideFrame));
+            assert_eq!(complete_checksum(&mut frame), Err(DropReason::VnetHeaderInvalid));
         }
     }
 }

@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Every reason for a drop, provoked by a frame.
+//!
+//! # How it works
+//! Two `match`es without `_` name what must happen for each reason: whoever adds one must say here how it comes about.
+//! Everything goes through [`Worker::turn`](wharf::dataplane::worker::Worker::turn), and after every turn the books
+//! must balance and every drop have its reason.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, reason = "a test may fail")]
+
+#[path = "stage/mod.rs"]
+mod stage;
+
+use std::net::{IpAddr, SocketAddr};
+
+use smoltcp::wire::{EthernetAddress, IpProtocol, Ipv6Cidr};
+use stage::frames::{self, ETHERNET, IPV4, Tcp};
+use stage::{CONTAINER_MAC, GATEWAY_MAC, Stage, config};
+use wharf_stack::host::HostError;
+use wharf_switch::offload::VNET_HEADER_LEN;
+use wharf_switch::{Offloads, Reason};
+
+type Gateway = wharf_stack::DropReason;
+type Switch = wharf_switch::DropReason;
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn end(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+const CONTAINER: &str = "10.0.2.100";
+const SERVER: &str = "198.51.100.7";
+
+fn udp(dst: &str, payload: &[u8]) -> Vec<u8> {
+    let dst = end(dst);
+    let src = if dst.is_ipv4() { "10.0.2.100:5000" } else { "[fd00:db8::64]:5000" };
+    frames::udp(end(src), dst, 64, payload)
+}
+
+fn tcp(flags: &str, seq: u32, ack: u32, payload: &[u8]) -> Vec<u8> {
+    let header = Tcp { flags: flags.into(), seq, ack, window: 1000, options: Vec::new() };
+    frames::tcp(end("10.0.2.100:40000"), end("198.51.100.7:80"), 64, &header, payload)
+}
+
+/// An ICMP message to the gateway.
+fn icmp(kind: u8, body: &[u8]) -> Vec<u8> {
+    frames::icmp(address(CONTAINER), address("10.0.2.2"), 64, kind, 0, body)
+}
+
+/// A Neighbor Discovery message to the gateway.
+fn ndp(src: &str, hop_limit: u8, kind: u8, body: &[u8]) -> Vec<u8> {
+    frames::icmp(address(src), address("fd00:db8::2"), hop_limit, kind, 0, body)
+}
+
+/// The body of a solicitation or advertisement about `target`.
+fn about(flags: u8, target: &str) -> Vec<u8> {
+    let IpAddr::V6(target) = address(target) else { panic!("an IPv6 address") };
+    [&[flags, 0, 0, 0][..], &target.octets()].concat()
+}
+
+fn dns(id: u16, flags: u8) -> Vec<u8> {
+    let [high, low] = id.to_be_bytes();
+    let header = [high, low, flags, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    udp("10.0.2.3:53", &[&header[..], b"\x07example\x03org\0", &[0, 1, 0, 1]].concat())
+}
+
+/// The frame with a byte other than it was.
+fn damaged(mut frame: Vec<u8>, at: usize) -> Vec<u8> {
+    frame[at] ^= 0x55;
+    frame
+}
+
+fn stage_with(change: impl FnOnce(&mut wharf_stack::Config)) -> Stage {
+    let mut config = config();
+    change(&mut config);
+    Stage::new(config)
+}
+
+/// A stage that got these frames.
+fn got(frames: &[Vec<u8>]) -> Stage {
+    let mut stage = Stage::new(config());
+    frames.iter().for_each(|frame| stage.receive(frame));
+    stage
+}
+
+/// A stage with an open connection whose next number is 101; the gateway's is returned.
+fn open(mut stage: Stage) -> (Stage, u32) {
+    stage.receive(&tcp("S", 100, 0, &[]));
+    stage.host().connect_ends(0, Ok(()));
+    stage.settle();
+    let mut answer = Vec::new();
+    while let Some(frame) = stage.sent() {
+        answer = frame;
+    }
+    let number: [u8; 4] = answer[ETHERNET + IPV4 + 4..][..4].try_into().unwrap();
+    let ack = u32::from_be_bytes(number).wrapping_add(1);
+    stage.receive(&tcp(".", 101, ack, &[]));
+    (stage, ack)
+}
+
+/// An open connection that got these segments; each is made with the gateway's number.
+fn conversation(segments: &[&dyn Fn(u32) -> Vec<u8>]) -> Stage {
+    let (mut stage, ack) = open(Stage::new(config()));
+    segments.iter().for_each(|segment| stage.receive(&segment(ack)));
+    stage
+}
+
+/// Many different frames.
+fn many(count: u32, frame: impl Fn(u32) -> Vec<u8>) -> Stage {
+    let mut stage = Stage::new(config());
+    for number in 0..count {
+        stage.receive(&frame(number));
+        if number % 64 == 0 {
+            stage.wire().outbound.clear();
+            stage.host().calls.clear();
+        }
+    }
+    stage
+}
+
+/// How the gateway comes to drop a packet for `reason`.
+#[expect(clippy::too_many_lines, reason = "one line for each reason")]
+fn provoke_gateway(reason: Gateway) -> Stage {
+    use Gateway as R;
+    let echo = |ident: u16| {
+        let [high, low] = ident.to_be_bytes();
+        frames::icmp(address(CONTAINER), address(SERVER), 64, 8, 0, &[high, low, 0, 1])
+    };
+    match reason {
+        R::EtherTypeUnknown => got(&[frames::ethernet(GATEWAY_MAC, CONTAINER_MAC, 0x88b5, &[0; 46])]),
+        R::Ipv4Malformed => got(&[damaged(udp("198.51.100.7:9", b""), ETHERNET)]),
+        R::Ipv4ChecksumWrong => got(&[damaged(udp("198.51.100.7:9", b""), ETHERNET + 10)]),
+        R::Ipv4NotConfigured => {
+            let mut stage = stage_with(|config| config.ipv4 = None);
+            stage.receive(&udp("198.51.100.7:9", b""));
+            stage
+        }
+        R::Ipv6Malformed => got(&[damaged(udp("[2001:db8::7]:9", b""), ETHERNET)]),
+        R::Ipv6NotConfigured => {
+            let mut stage = stage_with(|config| (config.ipv6, config.nat64) = (None, None));
+            stage.receive(&udp("[2001:db8::7]:9", b""));
+            stage
+        }
+        R::SourceAddressInvalid => got(&[frames::udp(end("127.0.0.1:5"), end("198.51.100.7:9"), 64, b"")]),
+        R::ProtocolUnknown => {
+            got(&[frames::ip(address(CONTAINER), address(SERVER), IpProtocol::Unknown(47), 64, b"gre")])
+        }
+        R::HopLimitExceeded => got(&[frames::udp(end("10.0.2.100:5"), end("198.51.100.7:9"), 1, b"")]),
+        R::GroupUnknown => got(&[udp("224.0.0.251:5353", b"")]),
+        R::PortClosed => got(&[udp("10.0.2.2:9", b"")]),
+        R::OutsideIsLoopback => got(&[udp("127.0.0.1:9", b"")]),
+        R::OutsideNotUnicast => got(&[udp("[64:ff9b:1::e000:1]:9", b"")]),
+        R::OutsideIsLinkLocal => got(&[udp("169.254.169.254:80", b"")]),
+        R::OutsideIsInside => got(&[udp("10.0.2.77:9", b"")]),
+        R::Nat64NotGlobal => {
+            let well_known = Ipv6Cidr::new("64:ff9b::".parse().unwrap(), 96);
+            let mut stage = stage_with(|config| config.nat64 = Some(well_known));
+            stage.receive(&udp("[64:ff9b::c0a8:101]:9", b""));
+            stage
+        }
+        R::HostExhausted => {
+            let mut stage = Stage::new(config());
+            stage.host().fails_at_once = Some(HostError::Exhausted);
+            stage.receive(&udp("198.51.100.7:9", b""));
+            stage
+        }
+        R::HostRefused => {
+            let mut stage = got(&[udp("198.51.100.7:9", b"")]);
+            stage.host().sockets[0].refusals.push_back(HostError::NetworkUnreachable);
+            stage.receive(&udp("198.51.100.8:9", b""));
+            stage
+        }
+        R::RelayMemoryExhausted => {
+            let (mut stage, ack) = open(stage_with(|config| config.memory_bytes = 1000));
+            stage.host().sockets[0].room = 0;
+            stage.receive(&tcp("P.", 101, ack, &[7; 1400]));
+            stage
+        }
+        R::TcpMalformed => got(&[tcp("SF", 100, 0, &[])]),
+        R::TcpChecksumWrong => got(&[damaged(tcp("S", 100, 0, &[]), ETHERNET + IPV4 + 16)]),
+        R::TcpNoSuchFlow => got(&[tcp(".", 1, 1, &[])]),
+        R::TcpTableFull => many((1 << 18) + 1, |number| {
+            let header = Tcp { flags: "S".into(), ..Tcp::default() };
+            let src = SocketAddr::new(address(CONTAINER), 1 + (number % 65_535) as u16);
+            let dst = SocketAddr::new([198, 51, 100, (number / 65_535) as u8].into(), 80);
+            frames::tcp(src, dst, 64, &header, &[])
+        }),
+        R::TcpSynRepeated => got(&[tcp("S", 100, 0, &[]), tcp("S", 100, 0, &[])]),
+        R::TcpSynInWindow => conversation(&[&|_| tcp("S", 101, 0, &[])]),
+        R::TcpWithoutAck => conversation(&[&|_| tcp("P", 101, 0, b"x")]),
+        R::TcpOutOfWindow => conversation(&[&|ack| tcp("P.", 5_000_000, ack, b"x")]),
+        R::TcpAckUnacceptable => conversation(&[&|ack| tcp("P.", 101, ack.wrapping_add(9), b"x")]),
+        R::TcpRepeated => conversation(&[&|ack| tcp("P.", 105, ack, b"x"), &|ack| tcp("P.", 105, ack, b"x")]),
+        R::TcpAfterClose => {
+            conversation(&[&|ack| tcp("F.", 101, ack, &[]), &|ack| tcp("P.", 102, ack, b"x")])
+        }
+        R::TcpResetOutOfSequence => conversation(&[&|_| tcp("R", 105, 0, &[])]),
+        R::IcmpMalformed => got(&[damaged(icmp(8, &[0, 1, 0, 1]), ETHERNET + IPV4 + 2)]),
+        R::IcmpUnknown => got(&[icmp(13, &[0; 16])]),
+        R::IcmpAboutUnknown => got(&[frames::icmp(address(CONTAINER), address(SERVER), 64, 3, 1, &[0; 32])]),
+        R::UdpMalformed => got(&[frames::udp(end("10.0.2.100:0"), end("198.51.100.7:9"), 64, b"")]),
+        R::UdpChecksumWrong => got(&[damaged(udp("198.51.100.7:9", b"x"), ETHERNET + IPV4 + 6)]),
+        R::UdpTableFull => many((1 << 14) + 1, |number| {
+            let src = SocketAddr::new(address(CONTAINER), 1 + number as u16);
+            frames::udp(src, end("198.51.100.7:9"), 64, b"")
+        }),
+        R::EchoNotPermitted => {
+            let mut stage = Stage::new(config());
+            stage.host().fails_at_once = Some(HostError::NotPermitted);
+            stage.receive(&echo(1));
+            stage
+        }
+        R::EchoTableFull => many(1025, |number| echo(number as u16)),
+        R::FragmentMalformed => {
+            let piece =
+                |offset| frames::fragment(address(CONTAINER), address(SERVER), 7, offset, true, &[0; 16]);
+            got(&[piece(0), piece(8)])
+        }
+        R::FragmentsExhausted => many(65, |number| {
+            let src = IpAddr::from([10, 0, 2, 100 + (number / 16) as u8]);
+            frames::fragment(src, address(SERVER), number as u16, 0, true, &[0; 16])
+        }),
+        R::ArpMalformed => got(&[frames::arp(9, CONTAINER_MAC, [10, 0, 2, 100], [10, 0, 2, 2])]),
+        R::ArpSenderInvalid => {
+            got(&[frames::arp(1, EthernetAddress::BROADCAST, [10, 0, 2, 100], [10, 0, 2, 2])])
+        }
+        R::ArpTargetElsewhere => got(&[frames::arp(1, CONTAINER_MAC, [10, 0, 2, 100], [10, 0, 2, 9])]),
+        R::ArpConflict => got(&[
+            frames::arp(1, CONTAINER_MAC, [10, 0, 2, 2], [10, 0, 2, 2]),
+            frames::arp(1, CONTAINER_MAC, [10, 0, 2, 2], [10, 0, 2, 2]),
+        ]),
+        R::NdpMalformed => {
+            got(&[damaged(ndp("fe80::64", 255, 135, &about(0, "fd00:db8::2")), ETHERNET + 42)])
+        }
+        R::NdpHopLimitWrong => got(&[ndp("fe80::64", 64, 135, &about(0, "fd00:db8::2"))]),
+        R::NdpTargetElsewhere => got(&[ndp("fe80::64", 255, 135, &about(0, "fd00:db8::64"))]),
+        R::NdpConflict => got(&[ndp("fe80::64", 255, 136, &about(0, "fd00:db8::2"))]),
+        R::NdpRogueRouter => got(&[ndp("fe80::64", 255, 134, &[64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0])]),
+        R::NdpNotSolicited => got(&[ndp("fe80::64", 255, 136, &about(0x40, "fd00:db8::64"))]),
+        R::DhcpMalformed => got(&[frames::udp(end("0.0.0.0:68"), end("255.255.255.255:67"), 64, b"dhcp")]),
+        R::DhcpNotRequest => got(&[frames::dhcp(2, 1, &[])]),
+        R::DhcpOtherServer => got(&[frames::dhcp(1, 3, &[54, 4, 10, 0, 2, 9])]),
+        R::DhcpNotOwner => got(&[frames::dhcp(1, 7, &[])]),
+        R::DhcpRangeExhausted => got(&[frames::dhcp(1, 1, &[61, 2, 1, 1]), {
+            let other = frames::dhcp(1, 1, &[61, 2, 1, 2]);
+            // Another hardware address, too.
+            let mut bytes = other[ETHERNET + IPV4 + 8..].to_vec();
+            bytes[33] ^= 1;
+            frames::udp(end("0.0.0.0:68"), end("255.255.255.255:67"), 64, &bytes)
+        }]),
+        R::DnsMalformed => got(&[udp("10.0.2.3:53", b"short")]),
+        R::DnsNotQuery => got(&[dns(1, 0x80)]),
+        R::DnsRepeated => got(&[dns(1, 1), dns(1, 1)]),
+        R::DnsTableFull => many(257, |number| dns(number as u16, 1)),
+    }
+}
+
+/// Another container's frame: from the port to somebody the switch does not know.
+fn across(ethertype: u16, source: EthernetAddress, payload: &[u8]) -> Vec<u8> {
+    frames::ethernet(EthernetAddress([2, 0, 0, 0, 0, 0x99]), source, ethertype, payload)
+}
+
+/// A super-frame of TCP to a container whose port takes none.
+fn super_frame(flags: u8, kind: u8, size: u16, mut frame: Vec<u8>) -> Stage {
+    let mut stage = Stage::new(config());
+    stage.add_port(Offloads::NONE);
+    frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, 0x99]);
+    let mut bytes = vec![0; VNET_HEADER_LEN];
+    (bytes[0], bytes[1]) = (flags, kind);
+    bytes[4..6].copy_from_slice(&size.to_ne_bytes());
+    bytes[6..8].copy_from_slice(&34u16.to_ne_bytes());
+    bytes[8..10].copy_from_slice(&16u16.to_ne_bytes());
+    bytes.extend(frame);
+    stage.receive_raw(0, bytes);
+    stage.settle();
+    stage
+}
+
+/// How the switch comes to drop a frame for `reason`.
+fn provoke_switch(reason: Switch) -> Stage {
+    use Switch as R;
+    let raw = |bytes: Vec<u8>| {
+        let mut stage = Stage::new(config());
+        stage.receive_raw(0, bytes);
+        stage.settle();
+        stage
+    };
+    match reason {
+        R::FrameTruncated => raw(vec![0; VNET_HEADER_LEN + 5]),
+        R::VnetHeaderInvalid => raw([&[0, 99][..], &[0; 8 + 60]].concat()),
+        R::SourceMacGroup => got(&[across(0x0800, EthernetAddress([3, 0, 0, 0, 0, 1]), &[0; 46])]),
+        R::ReservedGroupAddress => {
+            let bridges = EthernetAddress([0x01, 0x80, 0xc2, 0, 0, 0]);
+            got(&[frames::ethernet(bridges, CONTAINER_MAC, 0x88cc, &[0; 46])])
+        }
+        R::SamePort => got(&[frames::ethernet(CONTAINER_MAC, CONTAINER_MAC, 0x0800, &[0; 46])]),
+        R::NobodyElse => got(&[across(0x0800, CONTAINER_MAC, &[0; 46])]),
+        R::SourceIsGateway => got(&[across(0x0800, GATEWAY_MAC, &[0; 46])]),
+        R::VlanUnknown => got(&[across(0x8100, CONTAINER_MAC, &[0; 46])]),
+        R::EgressFull => {
+            let mut stage = Stage::new(config());
+            stage.wire().limit = 0;
+            stage.receive(&frames::arp(1, CONTAINER_MAC, [10, 0, 2, 100], [10, 0, 2, 2]));
+            stage
+        }
+        R::InboxFull => {
+            let mut stage = Stage::with(config(), 2, Offloads::ALL);
+            let now = stage.now;
+            // One worker sleeps while another hands over what is its.
+            for number in 1..3000u16 {
+                let src = SocketAddr::new(address(CONTAINER), number);
+                let frame = frames::udp(src, end("198.51.100.7:9"), 64, b"");
+                stage.receive_raw(0, [&[0; VNET_HEADER_LEN], &frame[..]].concat());
+                let _ = stage.workers[0].turn(now, &[]);
+                stage.check_books();
+            }
+            stage
+        }
+        R::PortClosed => {
+            let mut stage = Stage::new(config());
+            stage.wire().refuses = true;
+            stage.receive(&frames::arp(1, CONTAINER_MAC, [10, 0, 2, 100], [10, 0, 2, 2]));
+            stage
+        }
+        R::SuperFrameMalformed => super_frame(1, 1, 1000, udp("198.51.100.7:9", &[0; 3000])),
+        R::SuperFrameChecksumWrong => {
+            super_frame(0, 1, 1000, damaged(tcp(".", 1, 1, &[0; 3000]), ETHERNET + IPV4 + 16))
+        }
+        R::SuperFrameTooFine => super_frame(1, 1, 1, tcp(".", 1, 1, &[0; 9000])),
+    }
+}
+
+#[test]
+fn every_reason_of_the_gateway_is_provoked_by_a_frame() {
+    for &reason in Gateway::ALL {
+        let stage = provoke_gateway(reason);
+        let drops = &stage.workers[0].gateway.drops;
+        assert!(drops.get(reason) > 0, "{reason:?} was not counted: {:?}", counted(drops.iter()));
+    }
+}
+
+#[test]
+fn every_reason_of_the_switch_is_provoked_by_a_frame() {
+    for &reason in Switch::ALL {
+        let stage = provoke_switch(reason);
+        let drops = &stage.workers[0].switch.drops;
+        assert!(drops.get(reason) > 0, "{reason:?} was not counted: {:?}", counted(drops.iter()));
+    }
+}
+
+fn counted<R: Reason>(counts: impl Iterator<Item = (R, u64)>) -> Vec<(R, u64)> {
+    counts.filter(|(_, count)| *count > 0).collect()
+}
