@@ -32,7 +32,7 @@ pub(super) fn mount_own() -> io::Result<()> {
     for (directory, path) in open {
         let source = format!("/proc/self/fd/{}", directory.as_raw_fd());
         // Missing in the new one, and then it stays so.
-        drop(mount_bind_recursive(source, path));
+        let _ = mount_bind_recursive(source, path);
     }
     Ok(())
 }
