@@ -22,6 +22,9 @@ use super::watch::{MAX_LINKS, nearest};
 /// Directories that may be covered for a moment; the first that exists is taken.
 const STAGES: [&str; 4] = ["/proc/fs", "/proc/driver", "/sys/fs", "/mnt"];
 
+/// Names that need no server.
+const HOSTS: &str = "/etc/hosts";
+
 /// Where a covered directory's own content is found below the cover.
 const ORIGINAL: &str = ".wharf";
 
@@ -94,6 +97,25 @@ impl Cover {
         mount_move(stage, &directory)?;
         Ok(())
     }
+}
+
+/// Puts a copy of the host's `/etc/hosts` with one name more over it, which leads to the loopback device, so that the
+/// sandbox's host name is an address's like the host's is.
+///
+/// What the host changes there later does not show, and a host that replaces its file uncovers it.
+///
+/// # Errors
+/// What the mount calls say; `NotFound` where there is no such file.
+pub fn name_in_hosts(name: &str) -> io::Result<()> {
+    let text = fs::read_to_string(HOSTS)?;
+    let stage = stage()?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("wharf", stage, "tmpfs", flags, c"mode=0755")?;
+    let file = stage.join("hosts");
+    let placed = write(&file, &format!("127.0.1.1\t{name}\n{text}"));
+    let placed = placed.and_then(|()| mount_bind(file, HOSTS).map_err(io::Error::from));
+    let _ = unmount(stage, UnmountFlags::DETACH);
+    placed
 }
 
 fn write(file: &Path, text: &str) -> io::Result<()> {

@@ -170,6 +170,10 @@ fn furnish(setup: &Setup, channel: &Channel, (first, last): (u32, u32)) -> Resul
     if let Some(hostname) = &setup.hostname {
         let set = rustix::system::sethostname(hostname.as_bytes());
         set.map_err(|e| Failure::new("setting the host name", &e.into()))?;
+        if let Err(error) = resolv::mount::name_in_hosts(hostname) {
+            let text = format!("cannot add {hostname} to the sandbox's /etc/hosts: {error}");
+            let _ = channel.send(&FromInit::Note(text), &[]);
+        }
     }
     Ok(cover)
 }

@@ -258,7 +258,7 @@ impl Running {
     /// The next line of its output, of which there must be one.
     #[track_caller]
     pub(crate) fn line(&mut self) -> String {
-        self.lines.next().unwrap().unwrap()
+        self.lines.next().expect("the command ended early").unwrap()
     }
 
     /// A line for its input.

@@ -47,6 +47,8 @@ fn limit_of_open_files_is_the_callers() {
 fn host_name_is_the_given_one_inside_only() {
     let before = rustix::system::uname().nodename().to_owned();
     assert_eq!(inside(&["--hostname", "quay.example"], "uname -n").text(), "quay.example\n");
+    let address = inside(&["--hostname", "quay.example"], "getent hosts quay.example localhost; id -u");
+    assert!(address.text().contains("127.0.1.1 ") && address.stdout.contains("localhost"), "{address:?}");
     assert_eq!(inside(&[], "uname -n").text().trim_end(), before.to_string_lossy());
     assert_eq!(rustix::system::uname().nodename(), before.as_c_str());
 }
