@@ -74,7 +74,8 @@ const SCRIPTS: [(&str, &str); 3] = [
 pub(crate) fn scratch() -> &'static Path {
     static SCRATCH: OnceLock<PathBuf> = OnceLock::new();
     SCRATCH.get_or_init(|| {
-        let path = std::env::temp_dir().join(format!("wharf-e2e-{}", std::process::id()));
+        forget_earlier_runs();
+        let path = std::env::temp_dir().join(format!("{PREFIX}{}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
         fs::copy(env!("CARGO_BIN_EXE_wharf"), path.join("wharf")).unwrap();
@@ -84,6 +85,19 @@ pub(crate) fn scratch() -> &'static Path {
         }
         path
     })
+}
+
+const PREFIX: &str = "wharf-e2e-";
+
+/// Removes the directories of test processes that are no more.
+fn forget_earlier_runs() {
+    for entry in fs::read_dir(std::env::temp_dir()).unwrap().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name.strip_prefix(PREFIX).and_then(|pid| pid.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            drop(fs::remove_dir_all(entry.path()));
+        }
+    }
 }
 
 /// The path of a file of the tests, for the scripts that use it.
