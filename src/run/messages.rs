@@ -92,8 +92,9 @@ impl Channel {
         let received = loop {
             let mut iov = [IoSliceMut::new(&mut bytes)];
             match rustix::net::recvmsg(&self.0, &mut iov, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
-                Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+                // A reset says that the other side left something of ours unread; what it said before that still
+                // waits behind the error, and then the end.
+                Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNRESET) => {}
                 other => break other?,
             }
         };
@@ -135,6 +136,16 @@ mod tests {
         assert_eq!((message, fds.len()), (ToInit::Signal(15), 0));
         let (message, fds) = b.receive::<ToInit>().unwrap().unwrap();
         assert_eq!((message, fds.len()), (ToInit::Go, 2));
+    }
+
+    #[test]
+    fn last_words_are_heard_although_the_speaker_left_something_unread() {
+        let (a, b) = Channel::pair().unwrap();
+        b.send(&ToInit::Go, &[]).unwrap();
+        a.send(&FromInit::Note("farewell".into()), &[]).unwrap();
+        drop(a);
+        assert!(matches!(b.receive::<FromInit>(), Ok(Some((FromInit::Note(_), _)))));
+        assert!(b.receive::<FromInit>().unwrap().is_none());
     }
 
     #[test]
