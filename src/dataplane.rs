@@ -38,6 +38,8 @@ use crate::port::Tap;
 const IDLE_FRAMES: usize = 64;
 /// Events taken from the kernel at once.
 const EVENTS: usize = 256;
+/// Exit status of a process whose worker is gone: wharf's own failure.
+const WORKER_LOST: i32 = 125;
 /// Event data that is no token of a socket: a token's owner makes it larger.
 const BELL: u64 = 0;
 const FIRST_PORT: u64 = 1;
@@ -132,7 +134,7 @@ pub fn start(config: Config, taps: Vec<OwnedFd>, options: &Options, remarks: Rem
         let mut driver =
             Driver::new(share.clone(), Arc::clone(&fdb), tap, exchange, &bells, clock, options.poll)?;
         driver.remarks = Arc::clone(&remarks);
-        let handle = std::thread::Builder::new().name(name).spawn(move || driver.run(&inbox))?;
+        let handle = std::thread::Builder::new().name(name).spawn(move || driver.run_to_the_end(&inbox))?;
         threads.push(Thread { orders, bell: Arc::clone(bell), handle: Some(handle) });
     }
     Ok(Running { threads })
@@ -178,7 +180,20 @@ impl Driver {
         })
     }
 
-    fn run(&mut self, inbox: &Receiver<Order>) {
+    /// Runs until it is told to stop. A worker that cannot go on ends the process, and with it the sandbox: a command
+    /// whose network is silently gone would wait for ever.
+    fn run_to_the_end(&mut self, inbox: &Receiver<Order>) {
+        let run = std::panic::AssertUnwindSafe(|| self.run(inbox));
+        if std::panic::catch_unwind(run).ok() != Some(true) {
+            tracing::error!(
+                "a worker ended unexpectedly, and the sandbox with it; please report this as a bug"
+            );
+            std::process::exit(WORKER_LOST);
+        }
+    }
+
+    /// Returns whether it was told to stop.
+    fn run(&mut self, inbox: &Receiver<Order>) -> bool {
         let mut kernel_events = Vec::with_capacity(EVENTS);
         let mut events = Vec::with_capacity(EVENTS);
         loop {
@@ -196,8 +211,8 @@ impl Driver {
             match epoll::wait(self.worker.host.epoll(), spare, timeout.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => {
-                    tracing::error!(%errno, "cannot wait for events; the network ends");
-                    return;
+                    tracing::error!(%errno, "cannot wait for events");
+                    return false;
                 }
             }
             events.clear();
@@ -207,7 +222,7 @@ impl Driver {
                     events.push(event);
                 } else if data == BELL {
                     if !self.obey(inbox) {
-                        return;
+                        return true;
                     }
                 } else if let Some(&port) =
                     data.checked_sub(FIRST_PORT).and_then(|at| self.ports.get(usize::try_from(at).ok()?))
@@ -237,7 +252,8 @@ impl Driver {
 fn host_event(data: u64, flags: epoll::EventFlags) -> Option<HostEvent> {
     let token = Token::unpack(data)?;
     let error = flags.contains(epoll::EventFlags::ERR);
-    let hangup = flags.intersects(epoll::EventFlags::RDHUP | epoll::EventFlags::HUP);
+    // Reading stops at an urgent mark although there is more: such a socket is read until it has nothing.
+    let hangup = flags.intersects(epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::PRI);
     Some(HostEvent {
         token,
         readable: flags.contains(epoll::EventFlags::IN),

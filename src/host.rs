@@ -97,8 +97,11 @@ impl Sockets {
     }
 
     fn keep(&mut self, token: Token, fd: OwnedFd, family: Family) -> Result<SocketId, HostError> {
-        let flags =
-            epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        let flags = epoll::EventFlags::IN
+            | epoll::EventFlags::OUT
+            | epoll::EventFlags::RDHUP
+            | epoll::EventFlags::PRI
+            | epoll::EventFlags::ET;
         epoll::add(&self.epoll, &fd, epoll::EventData::new_u64(token.pack()), flags).map_err(host_error)?;
         let slot = Some(Slot { fd, family, hop_limit: None });
         let index = if let Some(index) = self.free.pop() {
@@ -130,7 +133,7 @@ impl Sockets {
         let fd = Self::open(family, SocketType::DGRAM, protocol)?;
         let is_ipv6 = family == Family::V6;
         // Without these only error translation and hop limits suffer.
-        let _ = socket::queue_errors(fd.as_fd(), is_ipv6);
+        let _ = socket::queue_errors(fd.as_fd(), is_ipv6, true);
         let _ = socket::report_hop_limits(fd.as_fd(), is_ipv6);
         self.keep(token, fd, family)
     }
@@ -155,11 +158,11 @@ impl Host for Sockets {
         let fd = Self::open(family, SocketType::STREAM, None)?;
         // The container's own Nagle has had its say.
         let _ = sockopt::set_tcp_nodelay(&fd, true);
-        let _ = socket::queue_errors(fd.as_fd(), is_ipv6);
+        // Urgent data is ordinary data that is marked; the mark is not relayed.
+        let _ = sockopt::set_socket_oobinline(&fd, true);
+        let _ = socket::queue_errors(fd.as_fd(), is_ipv6, true);
         let _ = socket::set_hop_limit(fd.as_fd(), is_ipv6, i32::from(hop_limit));
-        let outcome = rustix::net::connect(&fd, &to);
-        let _ = socket::set_hop_limit(fd.as_fd(), is_ipv6, -1);
-        match outcome {
+        match rustix::net::connect(&fd, &to) {
             Ok(()) | Err(Errno::INPROGRESS) => self.keep(token, fd, family),
             Err(errno) => Err(host_error(errno)),
         }
@@ -168,7 +171,13 @@ impl Host for Sockets {
     fn tcp_connected(&mut self, socket: SocketId) -> Result<Io<()>, HostError> {
         let Some(slot) = self.slot(socket) else { return Ok(Io::Broken) };
         match sockopt::socket_error(&slot.fd) {
-            Ok(Ok(())) => Ok(Io::Done(())),
+            Ok(Ok(())) => {
+                // RFC 1122 section 4.2.3.9: a passing ICMP error must not end an established connection.
+                let is_ipv6 = slot.family == Family::V6;
+                let _ = socket::queue_errors(slot.fd.as_fd(), is_ipv6, false);
+                let _ = socket::set_hop_limit(slot.fd.as_fd(), is_ipv6, -1);
+                Ok(Io::Done(()))
+            }
             Ok(Err(errno)) | Err(errno) => Err(host_error(errno)),
         }
     }

@@ -56,15 +56,15 @@ fn set_int(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Asks for ICMP errors in the socket's error queue.
+/// Asks for ICMP errors in the socket's error queue, or no longer.
 ///
 /// # Errors
 /// What the kernel said.
-pub fn queue_errors(fd: BorrowedFd<'_>, is_ipv6: bool) -> io::Result<()> {
+pub fn queue_errors(fd: BorrowedFd<'_>, is_ipv6: bool, on: bool) -> io::Result<()> {
     if is_ipv6 {
-        set_int(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1)
+        set_int(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, i32::from(on))
     } else {
-        set_int(fd, libc::IPPROTO_IP, libc::IP_RECVERR, 1)
+        set_int(fd, libc::IPPROTO_IP, libc::IP_RECVERR, i32::from(on))
     }
 }
 

@@ -16,13 +16,17 @@ use wharf_switch::Instant;
 
 use crate::host::Token;
 
-/// The earliest entry that the queue holds for one flow.
+/// The entries that the queue holds for one flow: the next one, and a later one that was there before. Without the
+/// second, every short deadline would leave another idle timeout of hours behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Alarm(Instant);
+pub(crate) struct Alarm {
+    next: Instant,
+    later: Instant,
+}
 
 impl Default for Alarm {
     fn default() -> Self {
-        Self(Instant::FAR)
+        Self { next: Instant::FAR, later: Instant::FAR }
     }
 }
 
@@ -35,8 +39,11 @@ pub(crate) struct Timers {
 impl Timers {
     /// Sees to it that `token` comes up at `at` or before.
     pub(crate) fn set(&mut self, alarm: &mut Alarm, token: Token, at: Instant) {
-        if at < alarm.0 {
-            alarm.0 = at;
+        if at < alarm.next {
+            if alarm.later == Instant::FAR {
+                alarm.later = alarm.next;
+            }
+            alarm.next = at;
             self.queue.push(Reverse((at, token.pack())));
         }
     }
@@ -62,11 +69,15 @@ impl Timers {
 }
 
 impl Alarm {
-    /// Whether the entry set for `at` is this alarm's; if so the alarm is off. Overtaken entries are not.
+    /// Whether the entry set for `at` is this alarm's; if so it is off. Entries overtaken twice are not.
     pub(crate) fn rings(&mut self, at: Instant) -> bool {
-        let rings = self.0 == at;
+        if self.next == at {
+            *self = Self { next: self.later, later: Instant::FAR };
+            return true;
+        }
+        let rings = self.later == at && at != Instant::FAR;
         if rings {
-            self.0 = Instant::FAR;
+            self.later = Instant::FAR;
         }
         rings
     }
@@ -94,14 +105,28 @@ mod tests {
     }
 
     #[test]
-    fn an_overtaken_entry_does_not_ring() {
+    fn an_entry_overtaken_twice_does_not_ring() {
         let mut timers = Timers::default();
         let mut alarm = Alarm::default();
-        timers.set(&mut alarm, token(1), Instant::from_secs(2));
-        timers.set(&mut alarm, token(1), Instant::from_secs(1));
-        let (_, at) = timers.poll(Instant::from_secs(5)).unwrap();
-        assert!(alarm.rings(at));
-        let (_, at) = timers.poll(Instant::from_secs(5)).unwrap();
-        assert!(!alarm.rings(at));
+        for secs in [9, 3, 1] {
+            timers.set(&mut alarm, token(1), Instant::from_secs(secs));
+        }
+        let rung: Vec<bool> =
+            (0..3).map(|_| alarm.rings(timers.poll(Instant::from_secs(10)).unwrap().1)).collect();
+        assert_eq!(rung, [true, false, true]);
+    }
+
+    #[test]
+    fn short_deadlines_over_and_over_leave_one_idle_timeout() {
+        let mut timers = Timers::default();
+        let mut alarm = Alarm::default();
+        for round in 0..1000 {
+            let now = Instant::from_secs(round);
+            timers.set(&mut alarm, token(1), now + wharf_switch::Duration::from_millis(5));
+            let (_, at) = timers.poll(now + wharf_switch::Duration::from_millis(6)).unwrap();
+            assert!(alarm.rings(at));
+            timers.set(&mut alarm, token(1), now + wharf_switch::Duration::from_secs(7440));
+        }
+        assert_eq!(timers.queue.len(), 1);
     }
 }

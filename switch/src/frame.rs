@@ -26,8 +26,8 @@ use crate::offload::{Offload, VNET_HEADER_LEN};
 pub const HEADROOM: usize = 32;
 /// Where a frame starts in a fresh buffer.
 pub const FRAME_START: usize = HEADROOM + VNET_HEADER_LEN;
-/// The longest frame: the largest IP packet, an Ethernet header and a VLAN tag.
-pub const MAX_FRAME_LEN: usize = 65_535 + 18;
+/// The longest frame: the largest IPv6 packet (its length does not count its header), an Ethernet header and a VLAN tag.
+pub const MAX_FRAME_LEN: usize = 65_535 + 40 + 18;
 /// The longest frame that fits a small buffer.
 pub const SMALL_FRAME_LEN: usize = SMALL_BUFFER - FRAME_START;
 /// Bytes of an Ethernet header.

@@ -61,6 +61,9 @@ pub(super) fn handle<H, O: Outbox>(
     let path = Path { src_mac: cx.env.config.mac, dst_mac: packet.src_mac, src, dst: packet.src };
     let mut reply = cx.env.pool.for_len(ETHERNET_HEADER_LEN + path.ip_header_len() + request.len());
     let bytes = emit::ip(&mut reply, &path, packet.protocol, HOP_LIMIT, request.len());
+    if bytes.len() != request.len() {
+        return Err(DropReason::IcmpMalformed);
+    }
     bytes.copy_from_slice(request);
     match (src, packet.src) {
         (IpAddr::V6(src), IpAddr::V6(dst)) => {

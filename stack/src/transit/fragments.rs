@@ -29,7 +29,9 @@ use crate::wire::{Fragment, Packet};
 const MAX_PACKETS: usize = 64;
 const MAX_PER_SOURCE: usize = 16;
 const MAX_PIECES: usize = 64;
-const MAX_PAYLOAD: usize = 65_535 - 40;
+/// The IPv4 header counts in a packet's length, the IPv6 header does not.
+const MAX_PAYLOAD_V4: usize = 65_535 - 20;
+const MAX_PAYLOAD_V6: usize = 65_535;
 /// RFC 8200 section 4.5: 60 seconds; RFC 1122 section 3.3.2 allows 60 to 120 for IPv4.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// Offsets count in units of eight bytes.
@@ -75,8 +77,9 @@ impl Reassembly {
     ) -> Result<Option<Frame>, DropReason> {
         self.partial.retain(|partial| now.since(partial.started_at) < TIMEOUT);
         let bytes = packet.payload(frame);
+        let max_payload = if packet.src.is_ipv4() { MAX_PAYLOAD_V4 } else { MAX_PAYLOAD_V6 };
         let end = fragment.offset + bytes.len();
-        if bytes.is_empty() || end > MAX_PAYLOAD || (fragment.more && !bytes.len().is_multiple_of(UNIT)) {
+        if bytes.is_empty() || end > max_payload || (fragment.more && !bytes.len().is_multiple_of(UNIT)) {
             return Err(DropReason::FragmentMalformed);
         }
         let key = Key { src: packet.src, dst: packet.dst, ident: fragment.ident, protocol: packet.protocol };

@@ -56,6 +56,10 @@ pub fn allowed(config: &Config, address: IpAddr) -> Result<(), DropReason> {
     }
 }
 
+/// Where clouds keep their metadata services in IPv6; in IPv4 they are link-local.
+const METADATA_V6: [Ipv6Addr; 2] =
+    [Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)];
+
 fn allowed_v4(config: &Config, address: Ipv4Addr) -> Result<(), DropReason> {
     if address.is_loopback() || address.octets()[0] == 0 {
         return Err(DropReason::OutsideIsLoopback);
@@ -79,7 +83,8 @@ fn allowed_v6(config: &Config, address: Ipv6Addr) -> Result<(), DropReason> {
     if address.is_multicast() {
         return Err(DropReason::OutsideNotUnicast);
     }
-    if address.is_unicast_link_local() {
+    let is_metadata = METADATA_V6.contains(&address) && !config.allow_link_local;
+    if address.is_unicast_link_local() || is_metadata {
         return Err(DropReason::OutsideIsLinkLocal);
     }
     if config.ipv6.is_some_and(|plan| plan.subnet.contains_addr(&address)) {
@@ -131,6 +136,7 @@ mod tests {
             ("169.254.169.254", DropReason::OutsideIsLinkLocal),
             ("64:ff9b:1::169.254.169.254", DropReason::OutsideIsLinkLocal),
             ("fe80::1", DropReason::OutsideIsLinkLocal),
+            ("fd00:ec2::254", DropReason::OutsideIsLinkLocal),
             ("10.0.2.2", DropReason::OutsideIsInside),
             ("10.0.2.77", DropReason::OutsideIsInside),
             ("64:ff9b:1::10.0.2.100", DropReason::OutsideIsInside),

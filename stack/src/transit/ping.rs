@@ -35,7 +35,6 @@ const MAX_MAPPINGS: usize = 1024;
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes of an echo message before its data, in both families.
 const HEADER_LEN: usize = 8;
-const MESSAGES_PER_VISIT: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
@@ -254,7 +253,8 @@ impl Mapping {
 
     fn deliver<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>, ident: &mut u32) {
         let mut message = cx.env.pool.large();
-        for _ in 0..MESSAGES_PER_VISIT {
+        // Readiness is told once: what is not taken now would stay. The socket's own buffer bounds it.
+        loop {
             message.clear();
             message.set_len(MAX_FRAME_LEN);
             match cx.host.recv_from(self.socket, message.bytes_mut()) {
@@ -296,6 +296,10 @@ impl Mapping {
         let protocol = if container.is_ipv4() { IpProtocol::Icmp } else { IpProtocol::Icmpv6 };
         let mut frame = cx.env.pool.for_len(path.ip_header_len() + 14 + reply.len());
         let bytes = emit::ip(&mut frame, &path, protocol, hop_limit, reply.len());
+        if bytes.len() != reply.len() {
+            // Whoever answers may answer more than a packet of the container's family holds.
+            return;
+        }
         bytes.copy_from_slice(reply);
         match (src, container) {
             (IpAddr::V6(src), IpAddr::V6(dst)) => {

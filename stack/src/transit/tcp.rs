@@ -335,6 +335,10 @@ impl Flow {
         if !self.upload.is_acceptable(seq, u32::from(len) + u32::from(segment.control == TcpControl::Fin)) {
             // RFC 9293 section 3.10.7.4: an acknowledgment should be sent in reply, and the segment dropped.
             self.upload.owe_ack();
+            // RFC 9293 section 3.8.4: a keep-alive repeats the number before the next one.
+            if seq + 1 == self.upload.next() && self.download.is_acceptable_ack(Seq::from(ack)) {
+                self.heard_at = cx.now;
+            }
             return (Fate::Lives, Err(DropReason::TcpOutOfWindow));
         }
         let ack = Seq::from(ack);
@@ -370,6 +374,11 @@ impl Flow {
         if self.phase == Phase::Connecting {
             return self.handle_connect_end(cx);
         }
+        // While the container's window is closed the socket is not read, and only this tells of a reset.
+        let socket = self.socket.filter(|_| event.error && self.download.is_starved());
+        if socket.is_some_and(|socket| cx.host.tcp_connected(socket).is_err()) {
+            return self.refuse_container(cx);
+        }
         if event.writable || event.error {
             self.upload.drain(cx, self.socket);
         }
@@ -381,9 +390,11 @@ impl Flow {
         if self.phase == Phase::Connecting {
             return Fate::Lives;
         }
+        // Data segments acknowledge, but carry no SACK: a gap must be told of by itself.
+        let gap_untold = self.upload.owes_ack() && self.upload.has_gap();
         self.retransmit_lost(cx);
         let fate = self.pump(cx);
-        if fate == Fate::Lives && self.upload.owes_ack() {
+        if fate == Fate::Lives && (self.upload.owes_ack() || gap_untold) {
             self.send_ack(cx);
         }
         fate

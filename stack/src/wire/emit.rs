@@ -54,7 +54,8 @@ impl Path {
 
     /// Payload bytes of the largest UDP datagram.
     pub(crate) fn max_udp_payload(&self) -> usize {
-        MAX_IP_PACKET_LEN - self.ip_header_len() - UDP_HEADER_LEN
+        let counted = if self.src.is_ipv4() { IPV4_HEADER_LEN } else { 0 };
+        MAX_IP_PACKET_LEN - counted - UDP_HEADER_LEN
     }
 
     /// Where the payload of a UDP datagram starts in its frame.

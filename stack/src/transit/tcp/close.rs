@@ -58,6 +58,10 @@ impl Flow {
     /// After every step: hands a FIN on, and sees whether the connection is over.
     pub(super) fn carry_on<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) -> Fate {
         let Some(socket) = self.socket else { return Fate::Lives };
+        // The host takes nothing any more, and nothing of what it sent before is still to be read or wanted.
+        if self.upload.is_broken() && (self.download.is_ended() || self.download.is_starved()) {
+            return self.refuse_container(cx);
+        }
         let ours_went_first = self.download.is_finished() && !self.upload.is_finished();
         self.upload.finish(cx, socket);
         if !(self.upload.is_finished() && self.download.is_finished()) {

@@ -116,6 +116,11 @@ impl Upload {
         self.broken
     }
 
+    /// Something came out of order and waits for what is missing before it.
+    pub(super) fn has_gap(&self) -> bool {
+        !self.pieces.is_empty()
+    }
+
     pub(super) fn owes_ack(&self) -> bool {
         self.ack_owed
     }
