@@ -137,10 +137,14 @@ def attempt(address, port):
     s.settimeout(2)
     try:
         s.connect((address, port))
+        # An error that arrives within connect() itself may be lost to the caller: then there is no peer.
+        s.getpeername()
         return "connected"
     except TimeoutError:
         return "silence"
     except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            return attempt(address, port)
         return errno.errorcode[error.errno]
 for address in ["198.51.100.1", "2001:db8:2::1", "198.51.100.66", "198.51.100.67", "203.0.113.77", "10.0.2.2", "127.0.0.1", "169.254.169.254"]:
     print(address, attempt(address, 4444))
