@@ -4,9 +4,9 @@
 //! # How it works
 //! Init is a copy of wharf's process without its descriptors. All its signals are blocked and read from a
 //! descriptor, so one poll over that and the channel to wharf is its whole life; there is no timer, but for the moment
-//! a vanished resolv.conf is waited for. It dies with wharf twice over: by its parent-death signal, armed before anything else, and by the end of
-//! the channel, which also covers a wharf that died before the signal was armed. With PID 1 the kernel ends
-//! everything else in the PID namespace.
+//! a vanished resolv.conf is waited for. It dies with wharf twice over: by its parent-death signal, armed before
+//! anything else, and by the end of the channel, which also covers a wharf that died before the signal was armed. With
+//! PID 1 the kernel ends everything else in the PID namespace.
 //!
 //! # Bounds
 //! One message of at most 8 KiB at a time; nothing grows.

@@ -10,8 +10,8 @@
 //! queue is emptied, every entry is reported to the container by its own destination, and the datagram is sent again.
 //!
 //! # Bounds
-//! [`MAX_MAPPINGS`] sockets; the least recently used ones end after [`TIMEOUT`] without traffic, or after
-//! [`TIMEOUT_QUERY`] when all they ever did was one exchange with port 53.
+//! [`MAX_MAPPINGS`] sockets; each ends after [`TIMEOUT`] without traffic, or after [`TIMEOUT_QUERY`] when all it ever
+//! spoke to was port 53. A full table takes no new ones until then.
 //!
 //! # Sources
 //! RFC 4787 (REQ-1, -5, -6, -8, -11), RFC 768, RFC 8200 section 8.1.
@@ -55,7 +55,7 @@ struct Mapping {
     key: Key,
     socket: SocketId,
     container_mac: EthernetAddress,
-    /// The host loopback is reached under the gateway's address; answers must come from there.
+    /// When a datagram last passed, either way.
     used_at: Instant,
     /// Every datagram so far went to port 53.
     only_queries: bool,

@@ -158,7 +158,7 @@ impl Flow {
             Ok(Io::Done(())) => {
                 self.phase = Phase::Answered;
                 self.heard_at = cx.now;
-                self.upload.open(cx.env);
+                self.upload.open();
                 self.send_syn_ack(cx);
                 Fate::Lives
             }

@@ -93,7 +93,7 @@ impl Upload {
     }
 
     /// The host connected: a window may be advertised.
-    pub(super) fn open(&mut self, _env: &Env) {
+    pub(super) fn open(&mut self) {
         self.edge = self.next + self.cap;
     }
 
