@@ -8,7 +8,9 @@ use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::Instant as Moment;
-use smoltcp::wire::{EthernetAddress, IpCidr};
+use smoltcp::wire::{
+    EthernetAddress, EthernetFrame, EthernetProtocol, IpCidr, IpProtocol, Ipv4Packet, TcpPacket,
+};
 use wharf_switch::offload::VNET_HEADER_LEN;
 use wharf_switch::{Duration, Instant};
 
@@ -19,6 +21,7 @@ pub(crate) const MAC: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 0x64]);
 pub(crate) const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
 pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 
+const FIRST_PORT: u16 = 40_000;
 const PATIENCE: Duration = Duration::from_secs(120);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
@@ -47,6 +50,8 @@ pub(crate) struct Conversation {
     next_at: Instant,
     pause: Duration,
     progress_at: Instant,
+    /// When its socket last sent anything.
+    spoke_at: Instant,
 }
 
 /// The wire's end in the container.
@@ -136,10 +141,27 @@ impl Container {
                     next_at: part.starts_at,
                     pause: part.step,
                     progress_at: part.starts_at,
+                    spoke_at: part.starts_at,
                 }
             })
             .collect();
         Self { nic, interface, sockets, conversations, has_vnet_header }
+    }
+
+    /// Every frame that waits in the NIC was sent just now.
+    fn note_who_speaks(&mut self, now: Instant) {
+        for frame in &self.nic.outbound {
+            let frame = EthernetFrame::new_unchecked(frame);
+            if frame.ethertype() != EthernetProtocol::Ipv4 {
+                continue;
+            }
+            let packet = Ipv4Packet::new_unchecked(frame.payload());
+            if packet.next_header() != IpProtocol::Tcp {
+                continue;
+            }
+            let number = TcpPacket::new_unchecked(packet.payload()).src_port() - FIRST_PORT;
+            self.conversations[usize::from(number)].spoke_at = now;
+        }
     }
 }
 
@@ -169,10 +191,8 @@ impl Station for Container {
 
     fn advance(&mut self, now: Instant) {
         self.interface.poll(moment(now), &mut self.nic, &mut self.sockets);
-        // Leaving a closed window, smoltcp 0.14 turns its retransmission timer off although data is in flight; and in
-        // LAST-ACK it never hears that a closed window opened. Such a sender is stuck by its own fault.
-        let has_no_timer = self.interface.poll_delay(moment(now), &self.sockets).is_none();
-        for (conversation, local_port) in self.conversations.iter_mut().zip(40_000..) {
+        self.note_who_speaks(now);
+        for (conversation, local_port) in self.conversations.iter_mut().zip(FIRST_PORT..) {
             if conversation.next_at > now || conversation.outcome.ended {
                 continue;
             }
@@ -183,8 +203,7 @@ impl Station for Container {
                 socket.connect(self.interface.context(), to, local_port).unwrap();
             }
             let before = (conversation.outcome.sent, conversation.outcome.received);
-            let is_deaf = has_no_timer || socket.state() == State::LastAck;
-            if is_deaf && now.since(conversation.progress_at) > PATIENCE && socket.send_queue() > 0 {
+            if conversation.is_stuck(now, socket) {
                 socket.abort();
                 conversation.outcome.aborted = true;
                 conversation.outcome.ended = true;
@@ -201,6 +220,7 @@ impl Station for Container {
             conversation.next_at = now + conversation.pause;
         }
         self.interface.poll(moment(now), &mut self.nic, &mut self.sockets);
+        self.note_who_speaks(now);
     }
 
     fn hang_up(&mut self) {
@@ -219,6 +239,13 @@ impl Station for Container {
 }
 
 impl Conversation {
+    /// Leaving a closed window, smoltcp 0.14 turns its retransmission timer off although data is in flight; and in
+    /// LAST-ACK it never hears that a closed window opened. Such a sender is stuck by its own fault.
+    fn is_stuck(&self, now: Instant, socket: &Socket<'_>) -> bool {
+        let is_deaf = now.since(self.spoke_at) > PATIENCE || socket.state() == State::LastAck;
+        is_deaf && now.since(self.progress_at) > PATIENCE && socket.send_queue() > 0
+    }
+
     fn advance(&mut self, socket: &mut Socket<'_>) {
         let part = self.outcome.part;
         if part.aborts_after.is_some_and(|limit| self.outcome.received >= limit)

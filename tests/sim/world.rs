@@ -148,8 +148,8 @@ fn conversation(number: u64, random: &mut Random) -> (Part, Script) {
         sends: up,
         expects: down,
         starts_at: Instant::from_millis(random.below(50)),
-        write_size: 1 + random.below(50_000),
-        // A reader so slow that it would take hours shows nothing more.
+        // A program so slow that it would take hours shows nothing more.
+        write_size: up / 1000 + 1 + random.below(50_000),
         read_size: down / 1000 + 1 + random.below(if slow { 2000 } else { 100_000 }),
         step: Duration::from_micros(random.pick(&[50, 1000, if slow { 50_000 } else { 100 }])),
         aborts_after: random.chance(60).then(|| random.below(down + 1)),
