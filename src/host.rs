@@ -168,18 +168,18 @@ impl Host for Sockets {
         }
     }
 
-    fn tcp_connected(&mut self, socket: SocketId) -> Result<Io<()>, HostError> {
-        let Some(slot) = self.slot(socket) else { return Ok(Io::Broken) };
-        match sockopt::socket_error(&slot.fd) {
-            Ok(Ok(())) => {
-                // RFC 1122 section 4.2.3.9: a passing ICMP error must not end an established connection.
-                let is_ipv6 = slot.family == Family::V6;
-                let _ = socket::queue_errors(slot.fd.as_fd(), is_ipv6, false);
-                let _ = socket::set_hop_limit(slot.fd.as_fd(), is_ipv6, -1);
-                Ok(Io::Done(()))
-            }
-            Ok(Err(errno)) | Err(errno) => Err(host_error(errno)),
+    fn tcp_error(&mut self, socket: SocketId) -> Option<HostError> {
+        match sockopt::socket_error(&self.slot(socket)?.fd) {
+            Ok(Ok(())) => None,
+            Ok(Err(errno)) | Err(errno) => Some(host_error(errno)),
         }
+    }
+
+    fn tcp_established(&mut self, socket: SocketId) {
+        let Some(slot) = self.slot(socket) else { return };
+        let is_ipv6 = slot.family == Family::V6;
+        let _ = socket::queue_errors(slot.fd.as_fd(), is_ipv6, false);
+        let _ = socket::set_hop_limit(slot.fd.as_fd(), is_ipv6, -1);
     }
 
     fn tcp_send(&mut self, socket: SocketId, data: &[u8]) -> Io<usize> {

@@ -12,9 +12,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
+use rustix::net::SendFlags;
 use wharf::host::Sockets;
 use wharf::sys::{process, socket, tun};
-use wharf_stack::host::{Family, FlowId, Host, HostError, Io, Owner, Token};
+use wharf_stack::host::{Family, FlowId, Host, HostError, Io, Owner, StreamRead, Token};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -107,7 +108,7 @@ fn one_edge_can_tell_of_the_connect_the_first_data_and_the_end() {
         "{flags:?}"
     );
     assert_eq!(next_event(&sockets, Duration::from_millis(50)), None, "it comes once only");
-    assert_eq!(sockets.tcp_connected(id), Ok(Io::Done(())));
+    assert_eq!(sockets.tcp_error(id), None);
 }
 
 /// Why -1 puts a hop limit back after the connect.
@@ -185,4 +186,29 @@ fn closing_without_lingering_is_a_reset() {
     sockets.tcp_reset(id);
     let error = stream.read(&mut [0; 8]).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+/// Urgent data is relayed as what it is by RFC 6093: ordinary data with a mark.
+#[test]
+fn urgent_data_stays_in_the_stream() {
+    own_network();
+    let listener = TcpListener::bind("127.0.0.1:4006").unwrap();
+    let mut sockets = sockets();
+    let id = sockets.tcp_connect(token(Owner::Tcp), listener.local_addr().unwrap(), 64).unwrap();
+    let (stream, _) = listener.accept().unwrap();
+    for (bytes, flags) in [(b"be", SendFlags::empty()), (b"fo", SendFlags::OOB), (b"re", SendFlags::empty())]
+    {
+        rustix::net::send(&stream, bytes, flags).unwrap();
+    }
+    drop(stream);
+    std::thread::sleep(Duration::from_millis(50));
+    let (mut got, mut buffer) = (Vec::new(), [0; 16]);
+    loop {
+        match sockets.tcp_recv(id, &mut buffer) {
+            StreamRead::Data(len) => got.extend_from_slice(&buffer[..len]),
+            StreamRead::End => break,
+            other => panic!("{other:?} after {got:?}"),
+        }
+    }
+    assert_eq!(got, b"before");
 }

@@ -153,9 +153,11 @@ impl Host for Spring {
         Ok(SocketId(0))
     }
 
-    fn tcp_connected(&mut self, _: SocketId) -> Result<Io<()>, HostError> {
-        Ok(Io::Done(()))
+    fn tcp_error(&mut self, _: SocketId) -> Option<HostError> {
+        None
     }
+
+    fn tcp_established(&mut self, _: SocketId) {}
 
     fn tcp_send(&mut self, _: SocketId, data: &[u8]) -> Io<usize> {
         self.taken += data.len() as u64;

@@ -116,7 +116,7 @@ struct EngineArgs {
     /// The sandbox's device: auto takes a veth pair where there is no /dev/net/tun
     #[arg(long, value_name = "KIND", default_value = "auto")]
     device: DeviceArg,
-    /// Bytes of stream data the relay may hold; suffixes K, M, G
+    /// Bytes the TCP relay may hold, connections beyond it are refused; suffixes K, M, G
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = values::size)]
     memory: usize,
 }

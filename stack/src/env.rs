@@ -59,7 +59,8 @@ impl<H, O: Outbox> Cx<'_, H, O> {
     }
 }
 
-/// Bytes of stream data that one network's relay may hold.
+/// Bytes that one network's TCP relay may hold in one worker, never more: every connection's [`share`](Budget::share) in
+/// flight, and what its host does not take.
 #[derive(Debug)]
 pub(crate) struct Budget {
     limit: usize,
@@ -80,9 +81,16 @@ impl Budget {
         fits
     }
 
-    /// Takes `bytes` whether they are there or not: for the minimum that every flow is granted.
-    pub(crate) fn charge(&mut self, bytes: usize) {
-        self.used += bytes;
+    /// Takes up to `bytes`, and says how many: for what may wait long. A quarter of all always remains for the rest.
+    pub(crate) fn reserve_for_long(&mut self, bytes: usize) -> usize {
+        let granted = bytes.min(self.left_for_long());
+        self.used += granted;
+        granted
+    }
+
+    /// What [`reserve_for_long`](Self::reserve_for_long) could give.
+    pub(crate) fn left_for_long(&self) -> usize {
+        (self.limit - self.limit / 4).saturating_sub(self.used)
     }
 
     /// Gives `bytes` back.

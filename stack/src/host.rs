@@ -180,20 +180,21 @@ pub struct Datagram {
 
 /// The host's sockets.
 pub trait Host {
-    /// Starts a connect. Its end comes as a writable event; then ask [`Host::tcp_connected`].
+    /// Starts a connect. Its end comes as a writable event, and [`Host::tcp_error`] tells a failure.
     ///
-    /// `hop_limit` is set for the connect only and put back to the host's default afterwards.
+    /// `hop_limit` is for the connect only, until [`Host::tcp_established`].
     ///
     /// # Errors
     /// What the host said at once.
     fn tcp_connect(&mut self, token: Token, to: SocketAddr, hop_limit: u8) -> Result<SocketId, HostError>;
 
-    /// How a connect ended: `Done(())`, still under way, or why not. An ICMP error that ended it is in
+    /// Takes the error that waits on a stream socket, if any. An ICMP error that ended a connect is in
     /// [`Host::icmp_report`].
-    ///
-    /// # Errors
-    /// Why it failed.
-    fn tcp_connected(&mut self, socket: SocketId) -> Result<Io<()>, HostError>;
+    fn tcp_error(&mut self, socket: SocketId) -> Option<HostError>;
+
+    /// The connect has ended well: the hop limit becomes the host's default, and passing ICMP errors do not end the
+    /// connection (RFC 1122 section 4.2.3.9).
+    fn tcp_established(&mut self, socket: SocketId);
 
     /// Sends what the socket takes of `data`, more than zero bytes.
     fn tcp_send(&mut self, socket: SocketId, data: &[u8]) -> Io<usize>;

@@ -29,12 +29,14 @@ pub const FRAME_START: usize = HEADROOM + VNET_HEADER_LEN;
 /// The longest frame: the largest IPv6 packet (its length does not count its header), an Ethernet header and a VLAN tag.
 pub const MAX_FRAME_LEN: usize = 65_535 + 40 + 18;
 /// The longest frame that fits a small buffer.
-pub const SMALL_FRAME_LEN: usize = SMALL_BUFFER - FRAME_START;
+pub const SMALL_FRAME_LEN: usize = SMALL_BUFFER_LEN - FRAME_START;
 /// Bytes of an Ethernet header.
 pub const ETHERNET_HEADER_LEN: usize = 14;
 
-const SMALL_BUFFER: usize = 2048;
-const LARGE_BUFFER: usize = FRAME_START + MAX_FRAME_LEN + 5;
+/// Bytes of memory behind a small frame.
+pub const SMALL_BUFFER_LEN: usize = 2048;
+/// Bytes of memory behind a large frame.
+pub const LARGE_BUFFER_LEN: usize = FRAME_START + MAX_FRAME_LEN + 5;
 
 /// Where frames come from and return to.
 ///
@@ -61,14 +63,14 @@ impl Pool {
     #[must_use]
     pub fn large(&self) -> Frame {
         let idle = self.idle().large.pop();
-        self.frame(idle.unwrap_or_else(|| vec![0; LARGE_BUFFER].into_boxed_slice()))
+        self.frame(idle.unwrap_or_else(|| vec![0; LARGE_BUFFER_LEN].into_boxed_slice()))
     }
 
     /// An empty frame with room for [`SMALL_FRAME_LEN`] bytes.
     #[must_use]
     pub fn small(&self) -> Frame {
         let idle = self.idle().small.pop();
-        self.frame(idle.unwrap_or_else(|| vec![0; SMALL_BUFFER].into_boxed_slice()))
+        self.frame(idle.unwrap_or_else(|| vec![0; SMALL_BUFFER_LEN].into_boxed_slice()))
     }
 
     /// An empty frame with room for at least `len` bytes, at most [`MAX_FRAME_LEN`].
@@ -142,6 +144,12 @@ impl Frame {
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.buffer.len() - self.start
+    }
+
+    /// Bytes of memory behind the frame.
+    #[must_use]
+    pub fn buffer_len(&self) -> usize {
+        self.buffer.len()
     }
 
     /// Sets the length, at most [`Frame::capacity`]. Bytes gained hold whatever the buffer held.
@@ -226,7 +234,7 @@ impl Drop for Frame {
         let buffer = core::mem::take(&mut self.buffer);
         let mut idle = self.pool.idle();
         let keep = idle.keep;
-        let shelf = if buffer.len() == SMALL_BUFFER { &mut idle.small } else { &mut idle.large };
+        let shelf = if buffer.len() == SMALL_BUFFER_LEN { &mut idle.small } else { &mut idle.large };
         if shelf.len() < keep {
             shelf.push(buffer);
         }

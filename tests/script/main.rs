@@ -13,6 +13,7 @@
 //! | `> nothing` | the container got nothing more |
 //! | `host asked: CALL` | the next thing the gateway asked of the host |
 //! | `host accepts`, `refuses`, `unreachable`, `silent`, `sends`, `ends`, `resets`, `takes`, `got` | the host's side |
+//! | `host breaks`, `host murmurs` | a reset that nothing tells of; an ICMP error that ends nothing |
 //! | `drop Reason` | so many `drop` lines, so many drops for this reason |
 //! | `flows N` | TCP connections now |
 //!
@@ -70,6 +71,7 @@ fn run(name: &str, script: &str) {
         match option.split_once(' ').unwrap_or((option, "")) {
             ("mtu", bytes) => config.mtu_bytes = bytes.parse().unwrap(),
             ("ipv4-only", _) => (config.ipv6, config.nat64) = (None, None),
+            ("memory", bytes) => config.memory_bytes = bytes.parse().unwrap(),
             ("host-loopback", _) => config.host_loopback = true,
             _ => panic!("{name}:{at}: no such option: {option}"),
         }
@@ -179,13 +181,17 @@ impl Runner {
                 host.announce(at, true, false, true);
             }
             "resets" => {
-                host.sockets[at].broken = true;
+                host.reset(at);
                 host.announce(at, true, true, true);
             }
+            "breaks" => host.reset(at),
+            "murmurs" => host.announce(at, false, false, true),
             "takes" => {
                 host.sockets[at].room =
                     if rest == "all" { usize::MAX } else { rest.parse().map_err(|_| "how much")? };
-                host.announce(at, false, true, false);
+                if host.sockets[at].room > 0 {
+                    host.announce(at, false, true, false);
+                }
             }
             _ => return Err("no such verb of the host's".into()),
         }
@@ -228,20 +234,27 @@ scripts!(
     ack_inside_a_super_frame_keeps_the_connection,
     arp_answers_for_the_gateway_only,
     blind_data_is_challenged,
+    breaking_upload_resets_the_container,
     closed_port_of_the_gateway_is_unreachable,
     closed_window_is_probed_as_long_as_it_is_acknowledged,
     dhcp_leads_to_an_address,
     duplicate_address_detection_is_respected,
     host_unreachable_is_told_by_icmp,
+    connect_beyond_the_memory_is_refused,
+    keep_alive_is_answered_and_keeps_the_connection,
     last_hop_is_told_by_icmp,
     nat64_connects_to_the_address_inside,
     out_of_order_data_is_reported_and_kept,
     overlapping_fragments_are_dropped,
     refused_connect_resets,
     repeated_syn_with_another_number_opens_anew,
+    reset_after_the_hosts_end_resets_the_container,
+    reset_behind_a_closed_window_resets_the_container,
     reset_of_the_host_resets_the_container,
     router_solicitation_is_answered,
     silent_host_is_silence,
+    small_room_does_not_open_the_window,
+    soft_error_does_not_end_a_connect,
     stream_ends_one_side_after_the_other,
     syn_ack_is_repeated_until_acknowledged,
     syn_is_held_until_the_host_connected,

@@ -49,6 +49,8 @@ pub(crate) struct Conversation {
     started: bool,
     next_at: Instant,
     pause: Duration,
+    /// Bytes sent, received and not yet acknowledged, and when they last changed.
+    progress: (u64, u64, usize),
     progress_at: Instant,
     /// When its socket last sent anything.
     spoke_at: Instant,
@@ -140,6 +142,7 @@ impl Container {
                     started: false,
                     next_at: part.starts_at,
                     pause: part.step,
+                    progress: (0, 0, 0),
                     progress_at: part.starts_at,
                     spoke_at: part.starts_at,
                 }
@@ -202,7 +205,6 @@ impl Station for Container {
                 let to = (SERVER, conversation.outcome.part.port);
                 socket.connect(self.interface.context(), to, local_port).unwrap();
             }
-            let before = (conversation.outcome.sent, conversation.outcome.received);
             if conversation.is_stuck(now, socket) {
                 socket.abort();
                 conversation.outcome.aborted = true;
@@ -211,9 +213,10 @@ impl Station for Container {
             }
             conversation.advance(socket);
             // Whoever has nothing to do looks less and less often.
-            let is_idle = before == (conversation.outcome.sent, conversation.outcome.received);
+            let progress = (conversation.outcome.sent, conversation.outcome.received, socket.send_queue());
+            let is_idle = progress == conversation.progress;
             if !is_idle {
-                conversation.progress_at = now;
+                (conversation.progress, conversation.progress_at) = (progress, now);
             }
             conversation.pause = if is_idle { conversation.pause * 2 } else { Duration::ZERO };
             conversation.pause = conversation.pause.clamp(conversation.outcome.part.step, LONGEST_PAUSE);

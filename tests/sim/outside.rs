@@ -39,6 +39,17 @@ pub(crate) struct Script {
     pub(crate) read_size: u64,
     /// Resets after so many received bytes.
     pub(crate) resets_after: Option<u64>,
+    /// Resets so long after the end of its stream.
+    pub(crate) resets_at_end: Option<Duration>,
+    /// How often, in thousandths, an event says nothing: an ICMP error that ends nothing, an edge for what was seen.
+    pub(crate) murmurs: u64,
+}
+
+impl Script {
+    /// Whether the server may break the connection off.
+    pub(crate) fn resets(&self) -> bool {
+        self.resets_after.is_some() || self.resets_at_end.is_some()
+    }
 }
 
 /// One connection, seen from outside.
@@ -48,6 +59,7 @@ pub(crate) struct Connection {
     pub(crate) script: Script,
     open_at: Instant,
     opened: bool,
+    established: bool,
     announced: bool,
     /// Bytes the relay has sent, and how many of them the server has read.
     pub(crate) received: u64,
@@ -62,6 +74,9 @@ pub(crate) struct Connection {
     write_blocked: bool,
     reset_by_server: bool,
     end_announced: bool,
+    /// When the server resets although it has ended.
+    reset_at: Instant,
+    error_taken: bool,
     pub(crate) reset_by_relay: bool,
     pub(crate) closed: bool,
 }
@@ -85,6 +100,8 @@ impl Connection {
 pub(crate) struct SimHost {
     pub(crate) now: Instant,
     random: Random,
+    /// A stream of its own, so that the rest of a seed's run stays what it was.
+    moods: Random,
     /// Which script a destination port follows.
     pub(crate) scripts: HashMap<u16, Script>,
     pub(crate) connections: HashMap<u32, Connection>,
@@ -96,6 +113,7 @@ impl SimHost {
     pub(crate) fn new(random: Random) -> Self {
         Self {
             now: Instant::ZERO,
+            moods: Random::new(random.clone().next()),
             random,
             scripts: HashMap::new(),
             connections: HashMap::new(),
@@ -127,6 +145,18 @@ impl SimHost {
                 let readable = connection.available > 0 || connection.end_announced;
                 let error = !connection.opened || connection.end_announced;
                 self.events.push_back(event(readable, true, error));
+            }
+            if self.moods.chance(connection.script.murmurs) {
+                let opened = connection.opened;
+                self.events.push_back(event(opened, opened, true));
+            }
+            if connection.end_announced && connection.reset_at == Instant::FAR {
+                let delay = connection.script.resets_at_end;
+                connection.reset_at = delay.map_or(Instant::FAR, |delay| now + delay);
+            }
+            if connection.reset_at <= now && !connection.reset_by_server {
+                connection.reset_by_server = true;
+                self.events.push_back(event(true, true, true));
             }
             if !connection.opened || connection.next_at > now || connection.reset_by_server {
                 continue;
@@ -167,10 +197,12 @@ impl SimHost {
                 if !connection.announced {
                     return (connection.open_at < Instant::FAR).then_some(connection.open_at);
                 }
+                let acts_at = connection.next_at.min(connection.reset_at);
                 let waits = connection.received > connection.read
                     || (connection.may_send() && !connection.end_announced)
-                    || connection.write_blocked;
-                (connection.opened && waits && !connection.reset_by_server).then_some(connection.next_at)
+                    || connection.write_blocked
+                    || connection.reset_at < Instant::FAR;
+                (connection.opened && waits && !connection.reset_by_server).then_some(acts_at)
             })
             .min()
     }
@@ -201,6 +233,7 @@ impl Host for SimHost {
             script,
             open_at,
             opened: false,
+            established: false,
             announced: false,
             received: 0,
             read: 0,
@@ -212,6 +245,8 @@ impl Host for SimHost {
             write_blocked: false,
             reset_by_server: false,
             end_announced: false,
+            reset_at: Instant::FAR,
+            error_taken: false,
             reset_by_relay: false,
             closed: false,
         };
@@ -219,15 +254,24 @@ impl Host for SimHost {
         Ok(SocketId(self.next_socket))
     }
 
-    fn tcp_connected(&mut self, socket: SocketId) -> Result<Io<()>, HostError> {
+    fn tcp_error(&mut self, socket: SocketId) -> Option<HostError> {
         let connection = self.connection(socket);
         match (connection.announced, connection.script.welcome) {
-            (false, _) => Ok(Io::Blocked),
-            (true, Welcome::Accept) => Ok(Io::Done(())),
-            (true, Welcome::Refuse) => Err(HostError::Refused),
-            (true, Welcome::Unreachable) => Err(HostError::HostUnreachable),
-            (true, Welcome::Silence) => Err(HostError::TimedOut),
+            (true, Welcome::Refuse) => Some(HostError::Refused),
+            (true, Welcome::Unreachable) => Some(HostError::HostUnreachable),
+            (true, Welcome::Silence) => Some(HostError::TimedOut),
+            (true, Welcome::Accept) if connection.reset_by_server && !connection.error_taken => {
+                connection.error_taken = true;
+                Some(HostError::Refused)
+            }
+            (_, _) => None,
         }
+    }
+
+    fn tcp_established(&mut self, socket: SocketId) {
+        let connection = self.connection(socket);
+        assert!(connection.opened && !connection.established, "a connect ends well once");
+        connection.established = true;
     }
 
     fn tcp_send(&mut self, socket: SocketId, data: &[u8]) -> Io<usize> {
@@ -278,10 +322,10 @@ impl Host for SimHost {
             }
             return StreamRead::Data(taken as usize);
         }
-        if connection.reset_by_server {
-            StreamRead::Broken
-        } else if connection.at_end() && connection.end_announced {
+        if connection.at_end() && connection.end_announced {
             StreamRead::End
+        } else if connection.reset_by_server {
+            StreamRead::Broken
         } else {
             StreamRead::Blocked
         }

@@ -98,7 +98,7 @@ impl Plan {
         let mtu = random.pick(&[576, 1500, 9000, 65_520]);
         let offloads =
             random.pick(&[Offloads::ALL, Offloads::NONE, Offloads { tso: false, ..Offloads::ALL }]);
-        let memory_bytes = random.pick(&[1 << 20, 256 << 20]);
+        let memory_bytes = random.pick(&[1 << 17, 1 << 20, 256 << 20]);
         // A stream of its own, so that the rest of a seed's plan stays what it was.
         let random = &mut Random::new(seed ^ 0x11ee);
         let count = 1 + random.below(5);
@@ -108,6 +108,9 @@ impl Plan {
             if random.chance(100) {
                 script.connect_delay = Duration::from_millis(500 + random.below(4000));
             }
+            let late = &mut Random::new(random.clone().next());
+            script.resets_at_end = late.chance(80).then(|| Duration::from_micros(late.below(20_000)));
+            script.murmurs = late.pick(&[0, 0, 1, 20]);
         }
         let workers = random.pick(&[1, 1, 2, 3]);
         let keeps_order = weather.reordering == 0 && weather.duplication == 0 && workers == 1;
@@ -166,6 +169,8 @@ fn conversation(number: u64, random: &mut Random) -> (Part, Script) {
         read_every: Duration::from_micros(random.pick(&[20, 500, if slow { 20_000 } else { 50 }])),
         read_size: if slow { 200 + random.below(5000) } else { 1000 + random.below(1_000_000) },
         resets_after: random.chance(40).then(|| random.below(up + 1)),
+        resets_at_end: None,
+        murmurs: 0,
     };
     (part, script)
 }
@@ -187,6 +192,8 @@ pub(crate) struct World {
     places: Vec<Place>,
     scripts: Vec<Script>,
     has_vnet_header: bool,
+    /// What each worker may hold.
+    memory_bytes: usize,
 }
 
 impl World {
@@ -215,6 +222,7 @@ impl World {
             places: Vec::new(),
             scripts: scripts().map(|(_, script)| *script).collect(),
             has_vnet_header: plan.offloads.vnet_header,
+            memory_bytes: plan.memory_bytes / plan.workers,
         };
         if !plan.mild.is_empty() {
             let vnet = plan.offloads.vnet_header;
@@ -262,9 +270,9 @@ impl World {
         }
         self.check_streams();
         self.places.iter_mut().for_each(|place| place.station.hang_up());
-        // What was acknowledged is the servers' still, however slowly they read.
-        for _ in 0..5000 {
-            let Some(next) = self.workers.iter().filter_map(|worker| worker.host.next()).min() else { break };
+        // What was acknowledged is the servers' still, however slowly they read; and what is under way arrives.
+        let end = self.now + Duration::from_secs(60);
+        while let Some(next) = self.next().filter(|&next| next < end) {
             self.now = next.max(self.now + Duration::from_nanos(1));
             self.step();
         }
@@ -276,7 +284,7 @@ impl World {
         }
         for worker in &self.workers {
             let load = worker.gateway.load();
-            assert_eq!(load.tcp_flows, 0, "flows remain: {:?}", worker.gateway);
+            assert_eq!(load.tcp_flows, 0, "flows remain: {}", self.describe());
             assert_eq!(load.held_bytes, 0, "bytes remain held");
             assert_eq!(worker.host.open_sockets(), 0, "sockets remain open");
         }
@@ -337,6 +345,8 @@ impl World {
         let mut books = Tally::default();
         for worker in &self.workers {
             books += worker.switch.tally;
+            let held = worker.gateway.load().held_bytes;
+            assert!(held <= self.memory_bytes, "{held} bytes held of {}", self.memory_bytes);
         }
         books.queued += self.workers[0].exchange.queued() as u64;
         books.check().unwrap();
@@ -370,7 +380,7 @@ impl World {
         outcomes.iter().all(|outcome| {
             let script = self.script_of(&outcome.part);
             outcome.ended
-                || script.resets_after.is_some()
+                || script.resets()
                 || matches!(script.welcome, Welcome::Silence | Welcome::Unreachable)
         }) && self.connections().all(|connection| {
             // A reset that was lost leaves a connection that only its idle timeout ends.
@@ -393,7 +403,7 @@ impl World {
                 assert_eq!((outcome.received, outcome.sent), (0, 0));
                 continue;
             }
-            if outcome.aborted || script.resets_after.is_some() {
+            if outcome.aborted || script.resets() {
                 continue;
             }
             assert_eq!(

@@ -15,6 +15,8 @@ pub struct Socket {
     pub remote: Option<SocketAddr>,
     /// How the connect ended.
     pub connected: Option<Result<(), HostError>>,
+    /// The error that waits.
+    pub error: Option<HostError>,
     /// What the remote has sent, and whether that was all.
     pub inbox: VecDeque<Vec<u8>>,
     pub ended: bool,
@@ -70,7 +72,14 @@ impl ScriptHost {
     /// The connect of a socket ends.
     pub fn connect_ends(&mut self, at: usize, result: Result<(), HostError>) {
         self.sockets[at].connected = Some(result);
+        self.sockets[at].error = result.err();
         self.announce(at, false, true, result.is_err());
+    }
+
+    /// The remote resets the connection; nothing tells of it but the next use, unless it is announced.
+    pub fn reset(&mut self, at: usize) {
+        self.sockets[at].broken = true;
+        self.sockets[at].error = Some(HostError::Refused);
     }
 
     fn open(&mut self, token: Token, remote: Option<SocketAddr>) -> Result<SocketId, HostError> {
@@ -81,6 +90,7 @@ impl ScriptHost {
             token,
             remote,
             connected: None,
+            error: None,
             inbox: VecDeque::new(),
             ended: false,
             broken: false,
@@ -109,12 +119,13 @@ impl Host for ScriptHost {
         self.open(token, Some(to))
     }
 
-    fn tcp_connected(&mut self, socket: SocketId) -> Result<Io<()>, HostError> {
-        match self.socket(socket).connected {
-            None => Ok(Io::Blocked),
-            Some(Ok(())) => Ok(Io::Done(())),
-            Some(Err(error)) => Err(error),
-        }
+    fn tcp_error(&mut self, socket: SocketId) -> Option<HostError> {
+        self.socket(socket).error.take()
+    }
+
+    fn tcp_established(&mut self, socket: SocketId) {
+        let socket = self.socket(socket);
+        assert_eq!(socket.connected, Some(Ok(())), "the relay takes a connect for finished that goes on");
     }
 
     fn tcp_send(&mut self, socket: SocketId, data: &[u8]) -> Io<usize> {
@@ -138,8 +149,9 @@ impl Host for ScriptHost {
         let socket = self.socket(socket);
         let Some(mut bytes) = socket.inbox.pop_front() else {
             return match (socket.broken, socket.ended) {
-                (true, _) => StreamRead::Broken,
-                (false, true) => StreamRead::End,
+                // The end of the stream came before the reset.
+                (_, true) => StreamRead::End,
+                (true, false) => StreamRead::Broken,
                 (false, false) => StreamRead::Blocked,
             };
         };

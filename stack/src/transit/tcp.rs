@@ -23,8 +23,9 @@
 //! | `Linger` | both finished, ours first: a repeated FIN is still acknowledged | one second |
 //!
 //! # Bounds
-//! At most [`MAX_FLOWS`] flows. Stream data is bounded per flow by its window cap and in all by the network's memory
-//! budget.
+//! At most [`MAX_FLOWS`] flows. The network's memory budget bounds them and all their stream data together: a flow
+//! takes [`FLOW_BYTES`] of it for as long as it lives, and is refused when they are not there; what it has in flight or
+//! holds beyond that takes more, as far as it goes.
 //!
 //! # Sources
 //! RFC 9293, RFC 2018 (SACK), RFC 5961 (blind attacks), RFC 6298 (retransmission timer), RFC 6528 (ISN),
@@ -57,6 +58,8 @@ use crate::wire::Packet;
 use crate::wire::emit::{self, Path};
 use crate::{Config, DropReason};
 
+/// What every flow has of the memory budget: its own state, and one segment in flight, so that none ever stands still.
+const FLOW_BYTES: usize = size_of::<Flow>() + download::GRANT;
 /// Flows in one relay.
 const MAX_FLOWS: usize = 1 << 18;
 /// RFC 5382 REQ-5: an established connection's idle timeout MUST NOT be less than 2 hours 4 minutes.
@@ -255,14 +258,14 @@ impl Flow {
     }
 
     /// A TCP header of ours with the current acknowledgment and window.
-    fn header(&mut self, control: TcpControl, seq: Seq) -> TcpRepr<'static> {
+    fn header(&mut self, env: &Env, control: TcpControl, seq: Seq) -> TcpRepr<'static> {
         TcpRepr {
             src_port: self.key.remote.port(),
             dst_port: self.key.container.port(),
             control,
             seq_number: seq.into(),
             ack_number: Some(self.upload.next().into()),
-            window_len: self.upload.window_field(),
+            window_len: self.upload.window_field(env),
             window_scale: None,
             max_seg_size: None,
             sack_permitted: false,
@@ -283,7 +286,7 @@ impl Flow {
     /// Acknowledges what has come so far.
     fn send_ack<H, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {
         self.upload.acknowledged();
-        let mut header = self.header(TcpControl::None, self.download.next());
+        let mut header = self.header(cx.env, TcpControl::None, self.download.next());
         if self.download.sack_permitted() {
             header.sack_ranges = self.upload.sack_ranges();
         }
@@ -372,11 +375,12 @@ impl Flow {
             self.download.readable(event.error);
         }
         if self.phase == Phase::Connecting {
-            return self.handle_connect_end(cx);
+            return self.handle_host_while_connecting(cx, event);
         }
-        // While the container's window is closed the socket is not read, and only this tells of a reset.
-        let socket = self.socket.filter(|_| event.error && self.download.is_starved());
-        if socket.is_some_and(|socket| cx.host.tcp_connected(socket).is_err()) {
+        // While the container's window is closed, and after the end, the socket is not read: only this tells of a reset.
+        let is_unread = self.download.is_starved() || self.download.is_ended();
+        let socket = self.socket.filter(|_| event.error && is_unread);
+        if socket.is_some_and(|socket| cx.host.tcp_error(socket).is_some()) {
             return self.refuse_container(cx);
         }
         if event.writable || event.error {
@@ -437,5 +441,6 @@ impl Flow {
     fn release(&mut self, env: &mut Env) {
         self.upload.release(env);
         self.download.release(env);
+        env.budget.release(FLOW_BYTES);
     }
 }

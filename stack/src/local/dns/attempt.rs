@@ -107,7 +107,7 @@ impl Attempt {
     ) -> Outcome {
         let outcome = match &mut self.wire {
             Wire::Datagram => return self.receive_datagrams(host, event, question, buffer),
-            Wire::Stream(stream) => stream.advance(host, self.socket),
+            Wire::Stream(stream) => stream.advance(host, self.socket, event),
         };
         match outcome {
             Outcome::Reply(reply) if !self.matches(&reply, question) => Outcome::Failed,
@@ -165,13 +165,16 @@ impl Attempt {
 }
 
 impl Stream {
-    fn advance<H: Host>(&mut self, host: &mut H, socket: SocketId) -> Outcome {
+    fn advance<H: Host>(&mut self, host: &mut H, socket: SocketId, event: HostEvent) -> Outcome {
         if !self.connected {
-            match host.tcp_connected(socket) {
-                Ok(Io::Done(())) => self.connected = true,
-                Ok(Io::Blocked) => return Outcome::Waiting,
-                Ok(Io::Broken) | Err(_) => return Outcome::Failed,
+            if host.tcp_error(socket).is_some() {
+                return Outcome::Failed;
             }
+            if !event.writable {
+                return Outcome::Waiting;
+            }
+            host.tcp_established(socket);
+            self.connected = true;
         }
         while let Some(rest) = self.output.get(self.sent..).filter(|rest| !rest.is_empty()) {
             match host.tcp_send(socket, rest) {

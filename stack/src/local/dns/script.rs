@@ -13,7 +13,6 @@ use crate::host::{
 pub(super) struct Socket {
     pub(super) token: Token,
     pub(super) to: Option<SocketAddr>,
-    pub(super) connected: bool,
     pub(super) sent: Vec<u8>,
     pub(super) inbound: VecDeque<(SocketAddr, Vec<u8>)>,
     pub(super) ended: bool,
@@ -56,7 +55,6 @@ impl ScriptedHost {
         let socket = Socket {
             token,
             to,
-            connected: false,
             sent: Vec::new(),
             inbound: VecDeque::new(),
             ended: false,
@@ -79,10 +77,11 @@ impl Host for ScriptedHost {
         Ok(self.open(token, Some(to)))
     }
 
-    fn tcp_connected(&mut self, socket: SocketId) -> Result<Io<()>, HostError> {
-        let socket = self.socket(socket);
-        Ok(if socket.connected { Io::Done(()) } else { Io::Blocked })
+    fn tcp_error(&mut self, _: SocketId) -> Option<HostError> {
+        None
     }
+
+    fn tcp_established(&mut self, _: SocketId) {}
 
     fn tcp_send(&mut self, socket: SocketId, data: &[u8]) -> Io<usize> {
         let bite = if self.bite == 0 { data.len() } else { self.bite.min(data.len()) };

@@ -353,9 +353,8 @@ fn a_query_over_tcp_goes_upstream_over_tcp_and_brings_64_kib() {
     bench.host.bite = 7;
     let asked = query("a.example", kind::A, None);
     bench.ask(0, stream(1), &asked).unwrap();
-    let (&id, socket) = bench.host.sockets.iter_mut().next().unwrap();
+    let (&id, socket) = bench.host.sockets.iter().next().unwrap();
     assert_eq!(socket.to, Some(server(1)));
-    socket.connected = true;
     let token = socket.token;
     let writable = HostEvent { token, readable: false, writable: true, error: false };
     bench.event(1, writable);
@@ -383,11 +382,10 @@ fn a_stream_that_ends_early_is_a_failed_server() {
     let mut bench = Bench::new(&[server(1), server(2)], false);
     bench.ask(0, stream(1), &query("a.example", kind::A, None)).unwrap();
     let socket = bench.host.sockets.values_mut().next().unwrap();
-    (socket.connected, socket.ended) = (true, true);
+    socket.ended = true;
     let event = HostEvent { token: socket.token, readable: true, writable: true, error: false };
     bench.event(1, event);
     assert_eq!(bench.host.sockets.values().next().unwrap().to, Some(server(2)));
-    bench.host.sockets.values_mut().next().unwrap().connected = true;
     bench.poll(3001);
     bench.poll(9000);
     assert_eq!(bench.rcode(), DnsRcode::ServFail);
@@ -531,10 +529,10 @@ proptest! {
                         (_, Some((to, ..))) => bench.host.arrive(socket, to, &bytes),
                         (_, None) => {
                             let socket = bench.host.sockets.get_mut(&socket).unwrap();
-                            socket.connected = number % 2 == 0;
                             socket.ended = number % 7 == 0;
                             socket.inbound.push_back((server(1), bytes));
-                            HostEvent { token: socket.token, readable: true, writable: true, error: false }
+                            let writable = number % 2 == 0;
+                            HostEvent { token: socket.token, readable: true, writable, error: false }
                         }
                     };
                     bench.event(now, event);

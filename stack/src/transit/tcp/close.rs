@@ -119,7 +119,7 @@ impl Flow {
             Phase::Connecting => Seq(0),
             Phase::Answered | Phase::Open | Phase::Linger => self.download.next(),
         };
-        let header = self.header(TcpControl::Rst, seq);
+        let header = self.header(cx.env, TcpControl::Rst, seq);
         self.send_bare(cx, &header);
         Fate::Ends
     }

@@ -7,9 +7,9 @@
 //! a slow container has not asked for stays in the host's socket buffer.
 //!
 //! # Bounds
-//! Bytes in flight: the container's window, at most [`MAX_IN_FLIGHT`], and a share of the network's budget. Segments
-//! in flight: [`MAX_SEGMENTS`]. Frames per visit: [`FRAMES_PER_VISIT`], so that one fast flow leaves the others their
-//! turn.
+//! Bytes in flight: the container's window, at most [`MAX_IN_FLIGHT`]. Buffers in flight: [`GRANT`], and beyond it a share
+//! of the network's budget. Segments in flight: [`MAX_SEGMENTS`]. Frames per visit: [`FRAMES_PER_VISIT`], so that one
+//! fast flow leaves the others their turn.
 //!
 //! # Sources
 //! RFC 9293 section 3.8 (data), 3.8.6.1 (zero-window probes), section 3.10.7.4 (SND.WL1, SND.WL2).
@@ -17,7 +17,7 @@
 use std::collections::VecDeque;
 
 use smoltcp::wire::{TCP_HEADER_LEN, TcpControl, TcpRepr};
-use wharf_switch::frame::SMALL_FRAME_LEN;
+use wharf_switch::frame::{LARGE_BUFFER_LEN, SMALL_BUFFER_LEN, SMALL_FRAME_LEN};
 use wharf_switch::{Frame, Instant};
 
 use super::recovery::Recovery;
@@ -29,8 +29,8 @@ use crate::wire::emit;
 
 /// Less than this in flight costs speed on a container's link; more was measured flat.
 const MAX_IN_FLIGHT: u32 = 2 << 20;
-/// A flow may always have this much in flight, whatever the budget says.
-const MIN_IN_FLIGHT: usize = 128 * 1024;
+/// Every flow has one small buffer of its own, whatever is left of the budget.
+pub(super) const GRANT: usize = SMALL_BUFFER_LEN;
 const MAX_SEGMENTS: usize = 512;
 const FRAMES_PER_VISIT: usize = 16;
 
@@ -79,8 +79,8 @@ pub(crate) struct Download {
     peer: Peer,
     pub(super) segments: VecDeque<Segment>,
     pub(super) recovery: Recovery,
-    /// Bytes of frames in `segments`, taken from the budget.
-    reserved: usize,
+    /// Bytes of buffers in `segments`; what goes beyond the grant is taken from the budget.
+    buffered: usize,
     readable: bool,
     /// An error or the end of the stream waits: read until it shows.
     draining: bool,
@@ -100,7 +100,7 @@ impl Download {
             peer,
             segments: VecDeque::new(),
             recovery: Recovery::new(),
-            reserved: 0,
+            buffered: 0,
             readable: false,
             draining: false,
             fin_sent: false,
@@ -219,9 +219,7 @@ impl Download {
             if front.end() <= ack {
                 self.recovery.delivered(now, front);
                 if let Some(gone) = self.segments.pop_front().and_then(|segment| segment.frame) {
-                    let bytes = gone.capacity();
-                    drop(gone);
-                    self.unreserve(env, bytes);
+                    self.put_back(env, gone);
                 }
                 continue;
             }
@@ -229,11 +227,7 @@ impl Download {
                 // Part of a super-frame arrived: what remains gets new headers in the room of what is gone.
                 let gone = ack - front.seq;
                 if let Some(frame) = &mut front.frame {
-                    let before = frame.capacity();
                     frame.trim_front(usize::try_from(gone).unwrap_or(0));
-                    let lost_room = before - frame.capacity();
-                    env.budget.release(lost_room);
-                    self.reserved = self.reserved.saturating_sub(lost_room);
                 }
                 front.seq = ack;
                 front.len -= gone;
@@ -243,9 +237,15 @@ impl Download {
         self.recovery.progress(now);
     }
 
-    fn unreserve(&mut self, env: &mut Env, bytes: usize) {
-        env.budget.release(bytes);
-        self.reserved = self.reserved.saturating_sub(bytes);
+    /// Keeps the budget up to date with the buffers in flight. Returns whether it had so much.
+    fn set_buffered(&mut self, env: &mut Env, bytes: usize) -> bool {
+        let (was, is) = (self.buffered.saturating_sub(GRANT), bytes.saturating_sub(GRANT));
+        if is > was && !env.budget.reserve(is - was) {
+            return false;
+        }
+        env.budget.release(was.saturating_sub(is));
+        self.buffered = bytes;
+        true
     }
 
     fn note_sacks(&mut self, now: Instant, ranges: &[Option<(u32, u32)>; 3]) {
@@ -275,15 +275,45 @@ impl Download {
         self.recovery.deadline()
     }
 
-    /// How many payload bytes may be read from the host now.
-    fn room(&self, env: &Env) -> u32 {
-        let share = env.budget.share().max(MIN_IN_FLIGHT.saturating_sub(self.reserved));
-        let limit =
-            u32::try_from(share).unwrap_or(u32::MAX).min(MAX_IN_FLIGHT.saturating_sub(self.in_flight()));
+    /// How many payload bytes the container and our own bounds let us read from the host now.
+    fn room(&self) -> u32 {
         if self.segments.len() >= MAX_SEGMENTS {
             return 0;
         }
-        self.window.saturating_sub(self.in_flight()).min(limit)
+        self.window.min(MAX_IN_FLIGHT).saturating_sub(self.in_flight())
+    }
+
+    /// A frame for up to `len` bytes out of the budget; a small one where a large one is too much.
+    ///
+    /// Choudhury and Hahne's dynamic threshold: a flow may hold a share of what is left, so that many greedy ones
+    /// together always leave something for the next one.
+    fn take_frame(&mut self, env: &mut Env, len: usize) -> Option<Frame> {
+        let share = env.budget.share();
+        if len > SMALL_FRAME_LEN
+            && self.buffered + LARGE_BUFFER_LEN <= share
+            && self.set_buffered(env, self.buffered + LARGE_BUFFER_LEN)
+        {
+            return Some(env.pool.large());
+        }
+        let is_granted = self.buffered + SMALL_BUFFER_LEN <= share.max(GRANT);
+        (is_granted && self.set_buffered(env, self.buffered + SMALL_BUFFER_LEN)).then(|| env.pool.small())
+    }
+
+    /// Moves the first `len` bytes, if they fit a small frame: a short segment must not hold a large buffer until it is
+    /// acknowledged.
+    fn fit(&mut self, env: &mut Env, frame: Frame, len: usize) -> Frame {
+        if len > SMALL_FRAME_LEN || frame.buffer_len() == SMALL_BUFFER_LEN {
+            return frame;
+        }
+        let mut small = env.pool.small();
+        small.fill(frame.bytes().get(..len).unwrap_or_default());
+        self.set_buffered(env, self.buffered.saturating_sub(frame.buffer_len()) + small.buffer_len());
+        small
+    }
+
+    /// Gives back a frame that was taken.
+    fn put_back(&mut self, env: &mut Env, frame: Frame) {
+        self.set_buffered(env, self.buffered.saturating_sub(frame.buffer_len()));
     }
 
     /// Nobody in the container receives any more.
@@ -297,15 +327,20 @@ impl Download {
 
     pub(super) fn release(&mut self, env: &mut Env) {
         self.segments.clear();
-        env.budget.release(self.reserved);
-        self.reserved = 0;
+        self.set_buffered(env, 0);
     }
 }
 
 /// What a look at the socket brought.
 enum Read {
-    Segment { frame: Frame, len: usize, drained: bool },
+    Segment {
+        frame: Frame,
+        len: usize,
+        drained: bool,
+    },
     Nothing,
+    /// The container's window or the memory budget has no room.
+    NoRoom,
     End,
     Broken,
 }
@@ -318,15 +353,7 @@ impl Flow {
             if frames == FRAMES_PER_VISIT {
                 return Fate::Lives;
             }
-            let room = self.download.room(cx.env);
-            let mss = u32::from(self.download.peer.mss);
-            // RFC 1122 section 4.2.3.4: no small segments only because the window is nearly full.
-            if room == 0 || (room < mss && self.download.in_flight() > 0) {
-                self.download.starved = true;
-                self.download.recovery.starve(cx.now, self.download.in_flight() == 0);
-                break;
-            }
-            match self.read(cx, room) {
+            match self.read(cx) {
                 Read::Segment { frame, len, drained } => {
                     self.send_data(cx, frame, len);
                     if drained && !self.download.draining {
@@ -340,6 +367,11 @@ impl Flow {
                         return self.refuse_container(cx);
                     }
                 }
+                Read::NoRoom => {
+                    self.download.starved = true;
+                    self.download.recovery.starve(cx.now, self.download.in_flight() == 0);
+                    break;
+                }
                 Read::End if self.upload.is_broken() => return self.refuse_container(cx),
                 Read::End => self.send_fin(cx),
                 Read::Broken => return self.refuse_container(cx),
@@ -348,30 +380,31 @@ impl Flow {
         Fate::Lives
     }
 
-    /// Reads up to `room` bytes from the socket into a frame, behind the place of the headers.
-    fn read<H: Host, O>(&mut self, cx: &mut Cx<'_, H, O>, room: u32) -> Read {
+    /// Reads from the socket into a frame, behind the place of the headers.
+    fn read<H: Host, O>(&mut self, cx: &mut Cx<'_, H, O>) -> Read {
         let Some(socket) = self.socket else { return Read::Nothing };
         let path = self.path(cx.env);
         let mss = usize::from(self.download.peer.mss);
-        let mut wanted = usize::try_from(room).unwrap_or(0).min(path.max_tcp_payload());
-        if wanted > mss {
-            wanted -= wanted % mss;
+        let whole_segments = |bytes: usize| if bytes > mss { bytes - bytes % mss } else { bytes };
+        let room = usize::try_from(self.download.room()).unwrap_or(0);
+        // RFC 1122 section 4.2.3.4: no small segments only because the window is nearly full.
+        if room == 0 || (room < mss && self.download.in_flight() > 0) {
+            return Read::NoRoom;
         }
         let start = path.tcp_payload_start(TCP_HEADER_LEN);
-        let mut frame = cx.env.pool.for_len(start + wanted);
+        let wanted = whole_segments(room.min(path.max_tcp_payload()));
+        let Some(mut frame) = self.download.take_frame(cx.env, start + wanted) else { return Read::NoRoom };
+        let wanted = whole_segments(wanted.min(frame.capacity() - start));
         frame.set_len(start + wanted);
         let buffer = frame.bytes_mut().get_mut(start..).unwrap_or_default();
-        match cx.host.tcp_recv(socket, buffer) {
-            StreamRead::Data(len) => {
-                if start + len <= SMALL_FRAME_LEN && frame.capacity() > SMALL_FRAME_LEN {
-                    // A short segment must not hold a large buffer until it is acknowledged.
-                    let mut small = cx.env.pool.small();
-                    small.fill(frame.bytes().get(..start + len).unwrap_or_default());
-                    frame = small;
-                }
-                Read::Segment { frame, len, drained: len < wanted }
-            }
-            StreamRead::Blocked => Read::Nothing,
+        let read = cx.host.tcp_recv(socket, buffer);
+        if let StreamRead::Data(len) = read {
+            let frame = self.download.fit(cx.env, frame, start + len);
+            return Read::Segment { frame, len, drained: len < wanted };
+        }
+        self.download.put_back(cx.env, frame);
+        match read {
+            StreamRead::Data(_) | StreamRead::Blocked => Read::Nothing,
             StreamRead::End => Read::End,
             StreamRead::Broken => Read::Broken,
         }
@@ -382,9 +415,6 @@ impl Flow {
         let seq = self.download.next;
         let covered = u32::try_from(len).unwrap_or(0);
         self.emit_data(cx, &mut frame, seq, len);
-        let bytes = frame.capacity();
-        cx.env.budget.charge(bytes);
-        self.download.reserved += bytes;
         let order = self.download.recovery.transmitted(cx.now);
         self.download.next = seq + covered;
         self.download.segments.push_back(Segment {
@@ -409,7 +439,7 @@ impl Flow {
     ) {
         self.upload.acknowledged();
         let path = self.path(cx.env);
-        let header = self.header(TcpControl::Psh, seq);
+        let header = self.header(cx.env, TcpControl::Psh, seq);
         emit::tcp(frame, &path, &header, len, self.download.peer.mss);
         cx.send(frame);
     }
@@ -435,7 +465,7 @@ impl Flow {
 
     pub(super) fn emit_fin<H, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>, seq: Seq) {
         self.upload.acknowledged();
-        let header = self.header(TcpControl::Fin, seq);
+        let header = self.header(cx.env, TcpControl::Fin, seq);
         self.send_bare(cx, &header);
     }
 }

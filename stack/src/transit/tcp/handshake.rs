@@ -22,10 +22,10 @@ use wharf_switch::Frame;
 use super::download::{Download, Peer};
 use super::seq::Seq;
 use super::upload::{Upload, WINDOW_SHIFT};
-use super::{Fate, Flow, FlowKey, Phase, Relay, close};
+use super::{FLOW_BYTES, Fate, Flow, FlowKey, Phase, Relay, close};
 use crate::DropReason;
 use crate::env::{Cx, Env, Outbox};
-use crate::host::{Host, HostError, Io, Owner, Token};
+use crate::host::{Host, HostError, HostEvent, Owner, SocketId, Token};
 use crate::timers::Alarm;
 use crate::transit::icmp_error::{self, Cause};
 use crate::transit::outside;
@@ -79,27 +79,17 @@ impl Relay {
             close::refuse(cx, packet, segment);
             return Err(DropReason::TcpTableFull);
         };
+        if !cx.env.budget.reserve(FLOW_BYTES) {
+            close::refuse(cx, packet, segment);
+            return Err(DropReason::RelayMemoryExhausted);
+        }
         let token = Token { owner: Owner::Tcp, flow: id };
         let hop_limit = packet.hop_limit.saturating_sub(1).max(1);
         let socket = match cx.host.tcp_connect(token, outside, hop_limit) {
             Ok(socket) => socket,
             Err(error) => {
-                let cause = match error {
-                    HostError::NetworkUnreachable => Cause::NetworkUnreachable,
-                    HostError::HostUnreachable => Cause::HostUnreachable,
-                    HostError::NotPermitted => Cause::Prohibited,
-                    HostError::TimedOut => return Ok(()),
-                    HostError::Refused => {
-                        close::refuse(cx, packet, segment);
-                        return Ok(());
-                    }
-                    HostError::Exhausted => {
-                        close::refuse(cx, packet, segment);
-                        return Err(DropReason::HostExhausted);
-                    }
-                };
-                icmp_error::answer(cx, packet, frame, cause);
-                return Ok(());
+                cx.env.budget.release(FLOW_BYTES);
+                return fail(cx, packet, frame, segment, error);
             }
         };
         let (upload, download) =
@@ -121,6 +111,28 @@ impl Relay {
         }
         Ok(())
     }
+}
+
+/// The host could not even start to connect.
+fn fail<H: Host, O: Outbox>(
+    cx: &mut Cx<'_, H, O>,
+    packet: &Packet,
+    frame: &Frame,
+    segment: &TcpRepr<'_>,
+    error: HostError,
+) -> Result<(), DropReason> {
+    match error {
+        HostError::NetworkUnreachable => icmp_error::answer(cx, packet, frame, Cause::NetworkUnreachable),
+        HostError::HostUnreachable => icmp_error::answer(cx, packet, frame, Cause::HostUnreachable),
+        HostError::NotPermitted => icmp_error::answer(cx, packet, frame, Cause::Prohibited),
+        HostError::TimedOut => {}
+        HostError::Refused => close::refuse(cx, packet, segment),
+        HostError::Exhausted => {
+            close::refuse(cx, packet, segment);
+            return Err(DropReason::HostExhausted);
+        }
+    }
+    Ok(())
 }
 
 impl Flow {
@@ -151,40 +163,50 @@ impl Flow {
         }
     }
 
-    /// The connect ended, well or not.
-    pub(super) fn handle_connect_end<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) -> Fate {
+    /// The host had something to say while it connected.
+    pub(super) fn handle_host_while_connecting<H: Host, O: Outbox>(
+        &mut self,
+        cx: &mut Cx<'_, H, O>,
+        event: HostEvent,
+    ) -> Fate {
         let Some(socket) = self.socket else { return Fate::Ends };
-        match cx.host.tcp_connected(socket) {
-            Ok(Io::Done(())) => {
-                self.phase = Phase::Answered;
-                self.heard_at = cx.now;
-                self.upload.open();
-                self.send_syn_ack(cx);
-                Fate::Lives
-            }
-            Ok(Io::Blocked) => Fate::Lives,
-            Ok(Io::Broken) => self.refuse_container(cx),
-            Err(error) => {
-                if let Some(report) = cx.host.icmp_report(socket) {
-                    self.report_to_container(cx, Cause::Report(report));
-                    return Fate::Ends;
-                }
-                match error {
-                    HostError::Refused => return self.refuse_container(cx),
-                    HostError::TimedOut => {}
-                    HostError::NetworkUnreachable => self.report_to_container(cx, Cause::NetworkUnreachable),
-                    HostError::HostUnreachable => self.report_to_container(cx, Cause::HostUnreachable),
-                    HostError::NotPermitted => self.report_to_container(cx, Cause::Prohibited),
-                    HostError::Exhausted => return self.refuse_container(cx),
-                }
-                Fate::Ends
-            }
+        if let Some(error) = cx.host.tcp_error(socket) {
+            return self.handle_failed_connect(cx, socket, error);
         }
+        // Something may wait in the error queue although the connect goes on.
+        if event.writable {
+            cx.host.tcp_established(socket);
+            self.phase = Phase::Answered;
+            self.heard_at = cx.now;
+            self.upload.open(cx.env);
+            self.send_syn_ack(cx);
+        }
+        Fate::Lives
+    }
+
+    fn handle_failed_connect<H: Host, O: Outbox>(
+        &mut self,
+        cx: &mut Cx<'_, H, O>,
+        socket: SocketId,
+        error: HostError,
+    ) -> Fate {
+        if let Some(report) = cx.host.icmp_report(socket) {
+            self.report_to_container(cx, Cause::Report(report));
+            return Fate::Ends;
+        }
+        match error {
+            HostError::Refused | HostError::Exhausted => return self.refuse_container(cx),
+            HostError::TimedOut => {}
+            HostError::NetworkUnreachable => self.report_to_container(cx, Cause::NetworkUnreachable),
+            HostError::HostUnreachable => self.report_to_container(cx, Cause::HostUnreachable),
+            HostError::NotPermitted => self.report_to_container(cx, Cause::Prohibited),
+        }
+        Fate::Ends
     }
 
     pub(super) fn send_syn_ack<H, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {
         let is_ipv4 = self.key.container.is_ipv4();
-        let mut header = self.header(TcpControl::Syn, self.download.unacknowledged());
+        let mut header = self.header(cx.env, TcpControl::Syn, self.download.unacknowledged());
         header.window_len = self.upload.unscaled_window();
         header.max_seg_size = Some(link_mss(cx.env, is_ipv4));
         header.window_scale = self.upload.window_shift();

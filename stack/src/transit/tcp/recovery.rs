@@ -277,7 +277,7 @@ impl Flow {
         let interval = FIRST_TIMEOUT.saturating_mul(1 << recovery.backoff.min(16)).min(CEILING);
         recovery.due = recovery.due.max(cx.now + interval);
         let seq = self.download.unacknowledged() - 1;
-        let header = self.header(TcpControl::None, seq);
+        let header = self.header(cx.env, TcpControl::None, seq);
         self.send_bare(cx, &header);
         Fate::Lives
     }

@@ -4,12 +4,12 @@
 //! # How it works
 //! In-order payload goes to the socket straight from the received frame. What the socket does not take is held until
 //! it is writable again; what came out of order is held until the gap closes. The window we advertise is
-//! `cap - bytes held`, nothing else: not the socket's free space, not the remote's window. Its right edge never moves
-//! back.
+//! `cap - bytes held`, as far as the memory budget goes, and nothing else: not the socket's free space, not the remote's
+//! window. Its right edge never moves back.
 //!
 //! # Bounds
-//! The cap starts at 64 KiB and doubles, up to 512 KiB, while the host takes everything at once. Every held byte is
-//! taken from the network's budget; when that is used up a segment is not accepted and comes again.
+//! The cap starts at 64 KiB and doubles, up to 512 KiB, while the host takes everything at once. What is held is taken
+//! from the network's budget; when that is used up a segment is not accepted and comes again.
 //!
 //! # Sources
 //! RFC 9293 section 3.8.6 (windows), RFC 2018 (SACK), RFC 7323 section 2 (window scale).
@@ -28,17 +28,31 @@ const LARGEST_CAP: u32 = 512 * 1024;
 /// Separate pieces kept out of order; more gaps than that are left for retransmission.
 const MAX_PIECES: usize = 256;
 
+/// What a piece of payload costs beside its bytes: its place in a list and the allocator's own.
+const PIECE_OVERHEAD: usize = 64;
+/// Short payloads that wait in order share an allocation of this many bytes.
+const SHARED_PIECE: usize = 4096;
+
 /// Payload that waits.
 #[derive(Debug)]
 struct Held {
     seq: Seq,
-    bytes: Box<[u8]>,
+    bytes: Vec<u8>,
 }
 
 impl Held {
     #[expect(clippy::cast_possible_truncation, reason = "a piece is at most one IP packet")]
+    fn len(&self) -> u32 {
+        self.bytes.len() as u32
+    }
+
     fn end(&self) -> Seq {
-        self.seq + self.bytes.len() as u32
+        self.seq + self.len()
+    }
+
+    /// Bytes of memory behind it.
+    fn cost(&self) -> usize {
+        self.bytes.capacity() + PIECE_OVERHEAD
     }
 }
 
@@ -93,8 +107,15 @@ impl Upload {
     }
 
     /// The host connected: a window may be advertised.
-    pub(super) fn open(&mut self) {
-        self.edge = self.next + self.cap;
+    pub(super) fn open(&mut self, env: &Env) {
+        self.edge = self.next + self.room(env);
+    }
+
+    /// How much more the container may send: what the cap leaves, as far as the budget could hold it. A small window is
+    /// always open, for a host that takes everything at once needs no memory.
+    fn room(&self, env: &Env) -> u32 {
+        let affordable = u32::try_from(env.budget.left_for_long()).unwrap_or(u32::MAX);
+        self.cap.saturating_sub(self.held).min(affordable.max(SMALL_STEP))
     }
 
     pub(super) fn next(&self) -> Seq {
@@ -144,11 +165,10 @@ impl Upload {
     }
 
     /// The window field of an ordinary segment. Moves the right edge forward where there is room for it.
-    pub(super) fn window_field(&mut self) -> u16 {
-        let room = self.cap.saturating_sub(self.held);
-        let wanted = self.next + room;
+    pub(super) fn window_field(&mut self, env: &Env) -> u16 {
+        let wanted = self.next + self.room(env);
         // RFC 9293 section 3.8.6.2.2: no small steps of the right edge.
-        if wanted > self.edge && wanted - self.edge >= (self.cap / 2).min(SMALL_STEP).min(room) {
+        if wanted > self.edge && wanted - self.edge >= (self.cap / 2).min(SMALL_STEP) {
             self.edge = wanted;
         }
         u16::try_from(self.edge.since(self.next) >> self.shift).unwrap_or(u16::MAX)
@@ -217,29 +237,59 @@ impl Upload {
                 }
             }
         }
-        if !rest.is_empty() && !self.hold_in_order(cx.env, payload.len() - rest.len(), rest) {
-            self.advance(payload.len() - rest.len());
-            return Err(DropReason::RelayMemoryExhausted);
-        }
         if rest.is_empty() {
             self.grow(cx.env, payload.len());
+            self.advance(payload.len());
+            return Ok(());
         }
-        self.advance(payload.len());
-        Ok(())
+        let sent = payload.len() - rest.len();
+        let held = self.hold_in_order(cx.env, sent, rest);
+        self.advance(sent + held);
+        if held == rest.len() { Ok(()) } else { Err(DropReason::RelayMemoryExhausted) }
     }
 
     fn advance(&mut self, bytes: usize) {
         self.next = self.next + u32::try_from(bytes).unwrap_or(0);
     }
 
-    fn hold_in_order(&mut self, env: &mut Env, skipped: usize, rest: &[u8]) -> bool {
-        if !env.budget.reserve(rest.len()) {
-            return false;
+    /// Holds as much of `rest` as the budget allows, and says how much that is.
+    fn hold_in_order(&mut self, env: &mut Env, skipped: usize, rest: &[u8]) -> usize {
+        let held = match self.queue.back_mut() {
+            Some(back) if back.bytes.capacity() - back.bytes.len() >= rest.len() => {
+                back.bytes.extend_from_slice(rest);
+                rest.len()
+            }
+            _ => {
+                let granted = self.reserve_in_order(env, rest.len().max(SHARED_PIECE) + PIECE_OVERHEAD);
+                let room = granted.saturating_sub(PIECE_OVERHEAD);
+                let part = rest.get(..room).unwrap_or(rest);
+                if part.is_empty() {
+                    env.budget.release(granted);
+                    return 0;
+                }
+                let mut bytes = Vec::with_capacity(room);
+                bytes.extend_from_slice(part);
+                let seq = self.next + u32::try_from(skipped).unwrap_or(0);
+                self.queue.push_back(Held { seq, bytes });
+                part.len()
+            }
+        };
+        self.held += u32::try_from(held).unwrap_or(0);
+        held
+    }
+
+    /// Takes up to `wanted` bytes of the budget, if need be from what came out of order: RFC 2018 section 8 allows to
+    /// forget what was only reported.
+    fn reserve_in_order(&mut self, env: &mut Env, wanted: usize) -> usize {
+        let mut granted = env.budget.reserve_for_long(wanted);
+        while granted < wanted
+            && let Some(piece) = self.pieces.pop()
+        {
+            self.held -= piece.len();
+            env.budget.release(piece.cost());
+            granted += env.budget.reserve_for_long(wanted - granted);
         }
-        let seq = self.next + u32::try_from(skipped).unwrap_or(0);
-        self.held += u32::try_from(rest.len()).unwrap_or(0);
-        self.queue.push_back(Held { seq, bytes: rest.into() });
-        true
+        granted
     }
 
     /// The host took `bytes` at once: after a whole window of that, a larger one is worth its memory.
@@ -267,11 +317,15 @@ impl Upload {
             let (gap, skip) = (usize::try_from(gap).unwrap_or(0), usize::try_from(skip).unwrap_or(0));
             if gap > 0 {
                 let part = payload.get(..gap.min(payload.len())).unwrap_or_default();
-                if self.pieces.len() >= MAX_PIECES || !env.budget.reserve(part.len()) {
+                let cost = part.len() + PIECE_OVERHEAD;
+                let granted =
+                    if self.pieces.len() < MAX_PIECES { env.budget.reserve_for_long(cost) } else { 0 };
+                if granted < cost {
+                    env.budget.release(granted);
                     return Err(DropReason::RelayMemoryExhausted);
                 }
                 let len = u32::try_from(part.len()).unwrap_or(0);
-                self.pieces.insert(at, Held { seq, bytes: part.into() });
+                self.pieces.insert(at, Held { seq, bytes: part.to_vec() });
                 self.held += len;
                 kept = true;
                 payload = payload.get(part.len()..).unwrap_or_default();
@@ -288,22 +342,18 @@ impl Upload {
 
     /// Moves pieces that the stream has reached into the queue.
     fn join_pieces(&mut self, env: &mut Env) {
-        let mut known_already = 0;
         while self.pieces.first().is_some_and(|piece| piece.seq <= self.next) {
-            let piece = self.pieces.remove(0);
+            let mut piece = self.pieces.remove(0);
+            let (cost, end) = (piece.cost(), piece.end());
             let known = usize::try_from(self.next.since(piece.seq)).unwrap_or(0).min(piece.bytes.len());
-            known_already += known;
-            let end = piece.end();
-            if known == 0 {
+            piece.bytes.drain(..known);
+            piece.seq = self.next;
+            let is_used_up = piece.bytes.is_empty();
+            if !is_used_up {
                 self.queue.push_back(piece);
-            } else if end > self.next {
-                let tail = piece.bytes.get(known..).unwrap_or_default().into();
-                self.queue.push_back(Held { seq: self.next, bytes: tail });
             }
             self.next = self.next.max(end);
-        }
-        if known_already > 0 {
-            self.unhold(env, known_already);
+            self.unhold(env, known, if is_used_up { cost } else { 0 });
         }
     }
 
@@ -324,23 +374,23 @@ impl Upload {
                 }
             }
             if self.broken || self.taken >= front.bytes.len() {
-                let len = front.bytes.len();
+                let (len, cost) = (front.bytes.len(), front.cost());
                 self.queue.pop_front();
                 self.taken = 0;
-                self.unhold(cx.env, len);
+                self.unhold(cx.env, len, cost);
             }
         }
         self.finish(cx, socket);
     }
 
-    fn unhold(&mut self, env: &mut Env, bytes: usize) {
-        env.budget.release(bytes);
+    /// So many bytes do not wait any more, and so many bytes of memory are free.
+    fn unhold(&mut self, env: &mut Env, bytes: usize, cost: usize) {
+        env.budget.release(cost);
         let window_was = self.edge.since(self.next);
         self.held = self.held.saturating_sub(u32::try_from(bytes).unwrap_or(0));
         // A container that waits for room must hear of it.
         // After its FIN it waits for nothing, and may be gone: a segment would only provoke a reset.
-        let room = self.cap.saturating_sub(self.held);
-        if !self.fin_reached && room >= window_was + (self.cap / 2).min(SMALL_STEP) {
+        if !self.fin_reached && self.room(env) >= window_was + (self.cap / 2).min(SMALL_STEP) {
             self.ack_owed = true;
         }
     }
@@ -391,9 +441,8 @@ impl Upload {
 
     /// Gives back everything held.
     pub(super) fn release(&mut self, env: &mut Env) {
-        let held: usize =
-            self.queue.drain(..).chain(self.pieces.drain(..)).map(|held| held.bytes.len()).sum();
-        env.budget.release(held);
+        let cost = self.queue.drain(..).chain(self.pieces.drain(..)).map(|held| held.cost()).sum();
+        env.budget.release(cost);
         self.held = 0;
     }
 }

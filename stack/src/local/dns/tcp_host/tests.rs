@@ -115,9 +115,7 @@ impl Bench {
 
     /// The nameserver answers the query on host socket `socket`.
     fn answer(&mut self, socket: u32, records: usize) {
-        let upstream = self.host.sockets.get_mut(&socket).unwrap();
-        upstream.connected = true;
-        let token = upstream.token;
+        let token = self.host.sockets[&socket].token;
         let writable = HostEvent { token, readable: false, writable: true, error: false };
         self.forwarder.handle_event(self.now, &mut self.host, writable);
         let upstream = self.host.sockets.get_mut(&socket).unwrap();
