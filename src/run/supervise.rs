@@ -152,7 +152,17 @@ impl Supervisor {
     fn resolv_conf_changed(&mut self, running: &Running) {
         drop(self.channel.send(&ToInit::ResolvConfChanged, &[]));
         let Some(before) = &mut self.nameservers else { return };
-        let now = ResolvConf::read(Path::new(resolv::PATH)).unwrap_or_default().nameservers;
+        let now = match ResolvConf::read(Path::new(resolv::PATH)) {
+            Ok(host) => host.nameservers,
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    "cannot read {} where it is now, the nameservers stay {before:?}; start anew to follow it there",
+                    resolv::PATH
+                );
+                return;
+            }
+        };
         if !now.is_empty() && now != *before {
             tracing::info!(servers = ?now, "the host's nameservers changed");
             before.clone_from(&now);

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use super::caller::{Running, eventually, is_alive, kill, tree, wharf_run};
+use super::caller::{Running, binary, eventually, finish, is_alive, kill, tree, user_command, wharf_run};
 
 const KILL: i32 = 9;
 
@@ -59,6 +59,20 @@ fn killing_init_ends_everything_and_is_reported_as_a_failure() {
 #[test]
 fn killing_the_command_ends_everything_with_its_signal() {
     assert_eq!(kill_one("tap", |[_, _, command]| command), Some(128 + KILL));
+}
+
+/// A worker that cannot wait for events any more cannot go on; a command without a network would wait for ever.
+#[test]
+fn a_lost_worker_ends_the_sandbox() {
+    let mut command = user_command("strace");
+    // The first waits are those of a start that works. Under seccomp an injected error is a system call of no number.
+    let inject = "inject=epoll_wait,epoll_pwait,epoll_pwait2:error=EBADF:when=3+";
+    command.args(["-f", "-qq", "-o", "/dev/null", "-e", inject]).arg(binary());
+    let script = "ping -q -i 0.1 -c 600 $(ip route | awk '/default/ { print $3 }') & sleep 1004";
+    let ended = finish(command.args(["run", "--no-sandbox", "--", "sh", "-c", script]));
+    assert_eq!(ended.status, Some(125), "{ended:?}");
+    assert!(ended.stderr.contains("a worker ended unexpectedly"), "{ended:?}");
+    assert!(!runs("1004"));
 }
 
 #[test]

@@ -80,17 +80,20 @@ impl Sandbox {
     /// Reads the log up to the line that tells of this server.
     #[track_caller]
     fn gateway_asks(&mut self, server: &str) {
+        self.says(&["nameservers changed", server]);
+    }
+
+    /// Reads the log up to a line with all these words in it.
+    #[track_caller]
+    fn says(&mut self, words: &[&str]) {
         let mut seen = String::new();
         while self.log.read_line(&mut seen).unwrap() > 0 {
-            if seen
-                .lines()
-                .last()
-                .is_some_and(|line| line.contains("nameservers changed") && line.contains(server))
-            {
+            let line = seen.lines().last().unwrap_or_default();
+            if words.iter().all(|word| line.contains(word)) {
                 return;
             }
         }
-        panic!("the gateway never heard of {server}:\n{seen}");
+        panic!("the log never said {words:?}:\n{seen}");
     }
 }
 
@@ -171,6 +174,20 @@ fn a_missing_file_and_a_dangling_link_are_covered_from_the_start() {
     symlink(host.run.join("no/such/file"), host.etc.join("resolv.conf")).unwrap();
     host.start("").is_ours();
     assert_eq!(fs::read_dir(&host.run).unwrap().count(), 0);
+}
+
+/// The gateway may read only where the file can be expected: whoever leads it elsewhere must hear of it.
+#[test]
+fn a_link_to_where_the_gateway_may_not_read_is_told() {
+    let host = Host::new("elsewhere");
+    host.write("198.51.100.1");
+    let mut sandbox = host.start("");
+    sandbox.is_ours();
+    fs::write(host.run.join("resolv.conf"), "nameserver 198.51.100.2\n").unwrap();
+    symlink(host.run.join("resolv.conf"), host.etc.join("new")).unwrap();
+    fs::rename(host.etc.join("new"), host.etc.join("resolv.conf")).unwrap();
+    sandbox.says(&["cannot read /etc/resolv.conf", "198.51.100.1", "start anew"]);
+    sandbox.is_ours();
 }
 
 #[test]
