@@ -31,16 +31,13 @@ fn dhcp(bytes: &[u8]) {
 }
 
 fn dns(bytes: &[u8]) {
-    if let Some(answer) = message::format_error(bytes) {
-        assert!(answer.len() <= 65_535);
-    }
-    let Ok(query) = Message::parse(bytes) else { return };
+    let Some(query) = Message::parse(bytes) else { return };
     let _ = (query.kind(), query.class(), query.edns());
     for record in query.records().take(1000) {
         let _ = query.data(&record);
     }
     let refusal = message::refusal(&query, smoltcp::wire::DnsRcode::ServFail);
-    assert!(Message::parse(&refusal).is_ok(), "our own reply does not parse");
+    assert!(Message::parse(&refusal).is_some(), "our own reply does not parse");
     let cut = message::truncate(&query, bytes.to_vec(), 512);
     assert!(cut.len() <= 512, "a reply of {} bytes is no cut one", cut.len());
 }

@@ -26,7 +26,7 @@
 use core::net::{IpAddr, SocketAddr};
 use std::collections::VecDeque;
 
-use smoltcp::wire::{DnsFlags, DnsOpcode, DnsRcode, EthernetAddress, Ipv6Cidr};
+use smoltcp::wire::{DnsFlags, DnsOpcode, DnsPacket, DnsRcode, EthernetAddress, Ipv6Cidr};
 use wharf_switch::{Duration, Instant};
 
 use crate::host::{FlowId, Host, HostEvent, Owner, Token};
@@ -43,7 +43,7 @@ pub mod upstream;
 
 use attempt::{Attempt, Outcome};
 use dns64::{Dns64, Verdict};
-use message::{Flaw, Message, kind};
+use message::{Message, kind};
 use slots::Slots;
 use upstream::Nameservers;
 
@@ -206,19 +206,20 @@ impl Forwarder {
         client: Client,
         request: &[u8],
     ) -> Result<(), DropReason> {
-        let query = match Message::parse(request) {
-            Ok(query) => query,
-            Err(Flaw::NoHeader) => return Err(DropReason::DnsMalformed),
-            Err(Flaw::NoQuestion) => return self.refuse_format(client, request),
-        };
-        if query.has(DnsFlags::RESPONSE) {
+        let header = DnsPacket::new_checked(request).map_err(|_| DropReason::DnsMalformed)?;
+        if header.flags().contains(DnsFlags::RESPONSE) {
             return Err(DropReason::DnsNotQuery);
         }
-        if query.header().opcode() != DnsOpcode::Query || matches!(query.kind(), kind::AXFR | kind::IXFR) {
-            self.replies.push_back((client, message::refusal(&query, DnsRcode::NotImp)));
+        // What follows the header of another opcode may not even be questions (RFC 8490 section 5.4 has none).
+        if header.opcode() != DnsOpcode::Query {
+            self.replies.push_back((client, message::header_refusal(&header, DnsRcode::NotImp)));
             return Ok(());
         }
-        if let Some(answer) = self.dns64.as_ref().and_then(|dns64| dns64.well_known(&query)) {
+        let Some(query) = Message::parse(request) else {
+            self.replies.push_back((client, message::header_refusal(&header, DnsRcode::FormErr)));
+            return Ok(());
+        };
+        if let Some(answer) = self.answer_here(&query) {
             self.reply(client, request, answer);
             return Ok(());
         }
@@ -258,7 +259,7 @@ impl Forwarder {
         let query_id = attempt.query;
         let server = attempt.server;
         let Some(query) = self.queries.get(query_id) else { return };
-        let Ok(asked) = Message::parse(&query.question) else { return };
+        let Some(asked) = Message::parse(&query.question) else { return };
         if self.buffer.is_empty() {
             self.buffer.resize(MAX_DATAGRAM_LEN, 0);
         }
@@ -324,14 +325,12 @@ impl Forwarder {
         self.replies.retain(|(client, _)| !is_its(client));
     }
 
-    fn refuse_format(&mut self, client: Client, request: &[u8]) -> Result<(), DropReason> {
-        let is_response = request.get(2).is_some_and(|flags| flags & 0x80 != 0);
-        if is_response {
-            return Err(DropReason::DnsNotQuery);
+    /// The answer to a query that no nameserver is to see.
+    fn answer_here(&self, query: &Message<'_>) -> Option<Vec<u8>> {
+        if matches!(query.kind(), kind::AXFR | kind::IXFR) {
+            return Some(message::refusal(query, DnsRcode::NotImp));
         }
-        let answer = message::format_error(request).ok_or(DropReason::DnsMalformed)?;
-        self.replies.push_back((client, answer));
-        Ok(())
+        self.dns64.as_ref()?.well_known(query)
     }
 
     /// What to ask first, and in which words.
@@ -442,13 +441,13 @@ impl Forwarder {
         server: SocketAddr,
         reply: Vec<u8>,
     ) {
-        let (Some(query), Ok(told)) = (self.queries.get_mut(id), Message::parse(&reply)) else { return };
+        let (Some(query), Some(told)) = (self.queries.get_mut(id), Message::parse(&reply)) else { return };
         if matches!(told.header().rcode(), DnsRcode::ServFail | DnsRcode::Refused) {
             query.failure = Some(reply);
             self.fail(now, host, id, server);
             return;
         }
-        let (Ok(request), Some(dns64)) = (Message::parse(&query.request), &self.dns64) else {
+        let (Some(request), Some(dns64)) = (Message::parse(&query.request), &self.dns64) else {
             self.answer(host, id, reply);
             return;
         };
@@ -487,8 +486,8 @@ impl Forwarder {
             return;
         }
         let failure = query.failure.take();
-        let Ok(request) = Message::parse(&query.request) else { return };
-        let told = failure.as_deref().and_then(|failure| Message::parse(failure).ok());
+        let Some(request) = Message::parse(&query.request) else { return };
+        let told = failure.as_deref().and_then(Message::parse);
         let answer = match (query.stage, told, failure.as_deref()) {
             (Stage::Plain, _, Some(failure)) => failure.to_vec(),
             (_, Some(told), _) => message::refusal(&request, told.header().rcode()),
@@ -506,7 +505,7 @@ impl Forwarder {
 
     /// Puts a reply in the words and the size its client wants.
     fn reply(&mut self, client: Client, request: &[u8], mut reply: Vec<u8>) {
-        let Ok(query) = Message::parse(request) else { return };
+        let Some(query) = Message::parse(request) else { return };
         message::set_id(&mut reply, query.header().transaction_id());
         if !client.is_stream() {
             // RFC 6891 section 6.2.5: without EDNS "the requestor's UDP payload size ... 512 octets".

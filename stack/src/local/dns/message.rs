@@ -9,7 +9,7 @@
 //! [`Writer`] builds answers: names are written in full, except the question's own, which is a pointer to it.
 //!
 //! # Sources
-//! RFC 1035 section 4, RFC 6891 section 6.1 (EDNS).
+//! RFC 1035 section 4, RFC 6891 section 6.1 (EDNS), RFC 6895 section 2 (header).
 
 use core::ops::Range;
 
@@ -50,15 +50,6 @@ pub struct Message<'a> {
     name_end: usize,
 }
 
-/// Why a message is not one to work with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flaw {
-    /// No whole header: nothing can be answered.
-    NoHeader,
-    /// A header, but not one whole question.
-    NoQuestion,
-}
-
 /// One resource record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -97,18 +88,16 @@ pub struct Edns {
 }
 
 impl<'a> Message<'a> {
-    /// Reads header and question.
-    ///
-    /// # Errors
-    /// What is missing.
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, Flaw> {
-        let header = DnsPacket::new_checked(bytes).map_err(|_| Flaw::NoHeader)?;
+    /// Reads header and question; `None` when one of them is missing or not whole.
+    #[must_use]
+    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let header = DnsPacket::new_checked(bytes).ok()?;
         if header.question_count() != 1 {
-            return Err(Flaw::NoQuestion);
+            return None;
         }
-        let name_end = plain_name_end(bytes, HEADER_LEN).ok_or(Flaw::NoQuestion)?;
-        bytes.get(name_end..name_end + 4).ok_or(Flaw::NoQuestion)?;
-        Ok(Self { bytes, name_end })
+        let name_end = plain_name_end(bytes, HEADER_LEN)?;
+        bytes.get(name_end..name_end + 4)?;
+        Some(Self { bytes, name_end })
     }
 
     /// The whole message.
@@ -292,14 +281,9 @@ impl Writer {
     /// An answer to `query`, so far without records.
     #[must_use]
     pub fn answer(query: &Message<'_>, rcode: DnsRcode) -> Self {
-        let mut bytes = vec![0; HEADER_LEN];
+        let mut bytes = header_refusal(&query.header(), rcode);
         bytes.extend_from_slice(query.question());
-        let mut header = DnsPacket::new_unchecked(bytes.as_mut_slice());
-        header.set_transaction_id(query.header().transaction_id());
-        let kept = query.header().flags() & (DnsFlags::RECURSION_DESIRED | DnsFlags::CHECK_DISABLED);
-        header.set_flags(DnsFlags::RESPONSE | DnsFlags::RECURSION_AVAILABLE | kept);
-        header.set_question_count(1);
-        set_rcode(&mut bytes, rcode);
+        DnsPacket::new_unchecked(bytes.as_mut_slice()).set_question_count(1);
         Self { bytes, name: query.name().to_vec() }
     }
 
@@ -357,16 +341,19 @@ pub fn refusal(query: &Message<'_>, rcode: DnsRcode) -> Vec<u8> {
     Writer::answer(query, rcode).finish(query.edns())
 }
 
-/// The answer to a message of which nothing but the header can be read.
+/// The answer to a message of which nothing but the header is understood: a header.
+///
+/// RFC 1035 section 4.1.1: id, opcode and RD are copied into the response; RFC 4035 section 3.2.2 wants CD copied too.
 #[must_use]
-pub fn format_error(bytes: &[u8]) -> Option<Vec<u8>> {
-    let query = DnsPacket::new_checked(bytes).ok()?;
+pub fn header_refusal(query: &DnsPacket<&[u8]>, rcode: DnsRcode) -> Vec<u8> {
     let mut answer = vec![0; HEADER_LEN];
     let mut header = DnsPacket::new_unchecked(answer.as_mut_slice());
     header.set_transaction_id(query.transaction_id());
-    header.set_flags(DnsFlags::RESPONSE | (query.flags() & DnsFlags::RECURSION_DESIRED));
-    set_rcode(&mut answer, DnsRcode::FormErr);
-    Some(answer)
+    header.set_opcode(query.opcode());
+    let kept = query.flags() & (DnsFlags::RECURSION_DESIRED | DnsFlags::CHECK_DISABLED);
+    header.set_flags(DnsFlags::RESPONSE | DnsFlags::RECURSION_AVAILABLE | kept);
+    set_rcode(&mut answer, rcode);
+    answer
 }
 
 /// Cuts a reply to `limit` bytes in the way its reader understands: nothing but the question, and the flag.
@@ -407,7 +394,7 @@ pub fn question(like: &Message<'_>, name: &[u8], kind: u16) -> Vec<u8> {
 
 /// Puts another type into the question.
 pub fn set_kind(bytes: &mut [u8], kind: u16) {
-    if let Ok(message) = Message::parse(bytes) {
+    if let Some(message) = Message::parse(bytes) {
         let at = message.name_end;
         if let Some(room) = bytes.get_mut(at..at + 2) {
             room.copy_from_slice(&kind.to_be_bytes());
@@ -470,18 +457,36 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn flawed_queries_are_told_apart() {
+    fn a_message_without_one_whole_question_is_not_read() {
         let good = query("a.example", kind::A, None);
-        assert_eq!(Message::parse(&good[..11]).unwrap_err(), Flaw::NoHeader);
-        assert_eq!(Message::parse(&good[..good.len() - 1]).unwrap_err(), Flaw::NoQuestion);
-        let mut two = good.clone();
-        two[5] = 2;
-        assert_eq!(Message::parse(&two).unwrap_err(), Flaw::NoQuestion);
-        let mut pointer = good[..12].to_vec();
-        pointer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1]);
-        assert_eq!(Message::parse(&pointer).unwrap_err(), Flaw::NoQuestion);
-        let reserved = [&good[..12], &[0x40, 0, 0, 1, 0, 1]].concat();
-        assert_eq!(Message::parse(&reserved).unwrap_err(), Flaw::NoQuestion);
+        let with_count = |count: u8| [&good[..5], &[count], &good[6..]].concat();
+        let with_name = |name: &[u8]| [&good[..12], name, &[0, 1, 0, 1]].concat();
+        let flawed = [
+            good[..11].to_vec(),
+            good[..good.len() - 1].to_vec(),
+            with_count(0),
+            with_count(2),
+            with_name(&[0xc0, 12]),
+            with_name(&[0x40, 0]),
+        ];
+        assert!(Message::parse(&with_name(&[1, b'a', 0])).is_some());
+        for bytes in flawed {
+            assert!(Message::parse(&bytes).is_none(), "{bytes:02x?}");
+        }
+    }
+
+    #[test]
+    fn a_header_refusal_copies_id_opcode_and_the_clients_bits() {
+        // RFC 1035 section 4.1.1; AA, TC, RA, AD and Z are the responder's.
+        for opcode in 0..16u8 {
+            for (high, low, told_low) in [(0, 0, 0x80), (1, 0x10, 0x90), (7, 0xff, 0x90)] {
+                let query = [0xab, 0xcd, opcode << 3 | high, low, 0, 0, 0, 0, 0, 0, 0, 0];
+                let answer = header_refusal(&DnsPacket::new_unchecked(&query), DnsRcode::NotImp);
+                let expected =
+                    [0xab, 0xcd, 0x80 | opcode << 3 | high & 1, told_low | 4, 0, 0, 0, 0, 0, 0, 0, 0];
+                assert_eq!(answer, expected);
+            }
+        }
     }
 
     #[test]
@@ -565,8 +570,7 @@ pub(crate) mod tests {
             if head && bytes.len() >= 12 {
                 bytes[4..12].copy_from_slice(&[0, 1, 0, 3, 0, 3, 0, 3]);
             }
-            drop(format_error(&bytes));
-            if let Ok(message) = Message::parse(&bytes) {
+            if let Some(message) = Message::parse(&bytes) {
                 drop((message.edns(), refusal(&message, DnsRcode::Refused)));
                 for record in message.records() {
                     drop((message.name_at(record.start), message.name_at(record.data.start)));
