@@ -15,13 +15,14 @@
 //! A query that came over UDP goes upstream over UDP, one that came over TCP over TCP. A reply that does not fit the
 //! client's buffer or the link is cut and marked, and the client comes back over TCP.
 //!
-//! With NAT64 the answers are worked on by [`dns64`].
+//! With NAT64 the answers are worked on by [`dns64`]. Names that mean the asking host itself are none of anybody's
+//! business: [`special`] answers for them.
 //!
 //! # Bounds
 //! [`MAX_QUERIES`] queries, [`MAX_QUERIES_PER_CLIENT`] of one container, [`MAX_ATTEMPTS`] sockets each.
 //!
 //! # Sources
-//! RFC 1035, RFC 5452, RFC 6147, RFC 6891, RFC 7766.
+//! RFC 1035, RFC 5452, RFC 6147, RFC 6761, RFC 6891, RFC 7766.
 
 use core::net::{IpAddr, SocketAddr};
 use std::collections::VecDeque;
@@ -38,6 +39,7 @@ pub mod dns64;
 pub mod message;
 pub mod service;
 mod slots;
+mod special;
 pub mod tcp_host;
 pub mod upstream;
 
@@ -330,7 +332,7 @@ impl Forwarder {
         if matches!(query.kind(), kind::AXFR | kind::IXFR) {
             return Some(message::refusal(query, DnsRcode::NotImp));
         }
-        self.dns64.as_ref()?.well_known(query)
+        special::answer(query).or_else(|| self.dns64.as_ref()?.well_known(query))
     }
 
     /// What to ask first, and in which words.

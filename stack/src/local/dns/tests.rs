@@ -326,6 +326,7 @@ fn every_error_answer_copies_id_opcode_and_recursion_desired() {
         (with_flags("a.example", kind::AXFR, 0), DnsRcode::NotImp),
         (empty, DnsRcode::FormErr),
         (with_flags("a.example", kind::A, 0)[..20].to_vec(), DnsRcode::FormErr),
+        (with_flags("a.invalid", kind::A, 0), DnsRcode::NXDomain),
         // There is no nameserver.
         (with_flags("a.example", kind::A, 0), DnsRcode::Refused),
     ];
@@ -338,6 +339,16 @@ fn every_error_answer_copies_id_opcode_and_recursion_desired() {
             assert_eq!((&told[..2], told[2]), (&asked[..2], 0x80 | asked[2]), "{rcode:?}");
             assert_eq!(told[3] & 0x0f, u8::from(rcode));
         }
+    }
+}
+
+#[test]
+fn special_names_are_never_asked_for() {
+    // RFC 6761.
+    for name in ["localhost", "a.localhost", "a.invalid", "1.0.0.127.in-addr.arpa"] {
+        let mut bench = Bench::new(&[server(1)], true);
+        bench.ask(0, client(4000), &query(name, kind::AAAA, None)).unwrap();
+        assert!(bench.reply().is_some() && bench.host.datagrams.is_empty(), "{name}");
     }
 }
 
