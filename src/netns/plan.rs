@@ -141,8 +141,7 @@ fn free_network(host_routes: &[Ipv4Cidr]) -> Ipv4Cidr {
 /// Whether two networks share an address.
 #[must_use]
 pub fn overlap(a: Ipv4Cidr, b: Ipv4Cidr) -> bool {
-    let shorter = if a.prefix_len() < b.prefix_len() { a } else { b };
-    shorter.contains_addr(&a.address()) && shorter.contains_addr(&b.address())
+    a.contains_subnet(&b) || b.contains_subnet(&a)
 }
 
 /// RFC 4193 section 3.2: `fd`, 40 random bits, and subnet 0.

@@ -44,7 +44,9 @@ pub struct Config {
     pub ipv4: Option<Ipv4Plan>,
     /// IPv6, unless the network is IPv4-only.
     pub ipv6: Option<Ipv6Plan>,
-    /// The /96 under which IPv4 destinations are reachable from IPv6 (RFC 6052); `None` turns NAT64 and DNS64 off.
+    /// The prefix under which IPv4 destinations are reachable from IPv6, of a length that RFC 6052 section 2.2 knows
+    /// ([`is_valid_prefix_len`](crate::transit::nat64::is_valid_prefix_len)) and outside of the network's own; `None`
+    /// turns NAT64 and DNS64 off.
     pub nat64: Option<Ipv6Cidr>,
     /// AAAA records under these do not count for DNS64 (RFC 6147 section 5.1.4): `::/0` where the host has no IPv6.
     pub dns64_exclusions: Vec<Ipv6Cidr>,
