@@ -44,7 +44,7 @@ fn dns(bytes: &[u8]) {
 
 fn neighbors(bytes: &[u8]) {
     let config = config();
-    let (Some(mut ndp), mut neighbors) = (Ndp::new(&config), Neighbors::new(&config)) else { return };
+    let (Some(ndp), mut neighbors) = (Ndp::new(&config), Neighbors::new(&config)) else { return };
     let Some((&flags, rest)) = bytes.split_first() else { return };
     let source = if flags & 1 == 0 { "fe80::64" } else { "::" };
     let destination = if flags & 2 == 0 { "fd00:db8::2" } else { "ff02::1:ff00:2" };
