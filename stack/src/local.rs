@@ -113,7 +113,7 @@ impl Local {
     /// Lets every service say what it has to say.
     pub(crate) fn exhale<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {
         self.dns.poll(cx.now, cx.host);
-        while let Some(mut frame) = self.dns.poll_frame(&cx.env.pool, |_| None) {
+        while let Some(mut frame) = self.dns.poll_frame(&cx.env.pool) {
             cx.send(&mut frame);
         }
     }
@@ -191,8 +191,7 @@ impl Local {
         message: &[u8],
     ) -> Result<(), DropReason> {
         let server = self.dhcp4.as_mut().ok_or(DropReason::Ipv4NotConfigured)?;
-        // Who was seen under an address may have left long ago; the server's own leases decide.
-        if let Some(reply) = server.handle(cx.now, message, |_| None)? {
+        if let Some(reply) = server.handle(cx.now, message)? {
             if let Some((address, mac)) = reply.bound {
                 neighbors.learn(cx.now, address.into(), mac);
             }

@@ -113,21 +113,16 @@ impl Server {
         &mut self.leases
     }
 
-    /// Takes a message that came to port 67. `in_use` tells at which MAC address an address was seen, if any.
+    /// Takes a message that came to port 67. Its own leases decide: who was seen under an address may have left.
     ///
     /// # Errors
     /// Why it was of no use. `Ok(None)` is a message that wants no answer.
-    pub fn handle(
-        &mut self,
-        now: Instant,
-        message: &[u8],
-        in_use: impl Fn(Ipv4Addr) -> Option<EthernetAddress>,
-    ) -> Result<Option<Reply>, DropReason> {
+    pub fn handle(&mut self, now: Instant, message: &[u8]) -> Result<Option<Reply>, DropReason> {
         let request = Request::parse(message)?;
         let client = ClientKey::new(request.client_id, request.chaddr);
         match request.kind {
-            DhcpMessageType::Discover => self.handle_discover(now, &request, &client, in_use).map(Some),
-            DhcpMessageType::Request => self.handle_request(now, &request, &client, in_use).map(Some),
+            DhcpMessageType::Discover => self.handle_discover(now, &request, &client).map(Some),
+            DhcpMessageType::Request => self.handle_request(now, &request, &client).map(Some),
             DhcpMessageType::Decline => self.handle_decline(now, &request, &client),
             DhcpMessageType::Release => self.handle_release(now, &request, &client),
             DhcpMessageType::Inform => Ok(Some(self.inform(&request))),
@@ -143,11 +138,10 @@ impl Server {
         now: Instant,
         request: &Request<'_>,
         client: &ClientKey,
-        in_use: impl Fn(Ipv4Addr) -> Option<EthernetAddress>,
     ) -> Result<Reply, DropReason> {
         let address = self
             .leases
-            .choose(now, client, request.chaddr, request.requested, in_use)
+            .choose(now, client, request.chaddr, request.requested)
             .ok_or(DropReason::DhcpRangeExhausted)?;
         // A client that starts over keeps its running lease while it thinks about the offer.
         let running = self.leases.of_client(client).is_some_and(|lease| {
@@ -165,7 +159,6 @@ impl Server {
         now: Instant,
         request: &Request<'_>,
         client: &ClientKey,
-        in_use: impl Fn(Ipv4Addr) -> Option<EthernetAddress>,
     ) -> Result<Reply, DropReason> {
         let own = self.leases.of_client(client).map(|lease| (lease.address, lease.state));
         let wanted = match (request.server_id, request.requested) {
@@ -200,8 +193,7 @@ impl Server {
         let mac = request.chaddr;
         let free =
             self.leases.is_free_for(now, client, mac, wanted) || self.leases.is_held_by_mac(mac, wanted);
-        let is_own = own.is_some_and(|(address, _)| address == wanted);
-        if !free || !(is_own || in_use(wanted).is_none_or(|other| other == mac)) {
+        if !free {
             return Ok(self.refuse(request, "the address is in use"));
         }
         let until = now + Duration::from_secs(lease_secs(request).into());

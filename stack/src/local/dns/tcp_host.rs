@@ -3,7 +3,7 @@
 //!
 //! # Path
 //! TCP segments for port 53 of the gateway's addresses come in by [`TcpHost::handle_packet`], those it sends leave by
-//! [`TcpHost::poll_packet`]. In between [`TcpHost::poll`] reads queries off the connections and gives them to the
+//! [`TcpHost::poll_segment`]. In between [`TcpHost::poll`] reads queries off the connections and gives them to the
 //! [`Forwarder`]; replies come back through [`TcpHost::handle_reply`].
 //!
 //! # How it works
@@ -57,6 +57,17 @@ const OUTPUT_LIMIT: usize = 2 * 65_537;
 const MAX_PACKETS: usize = 512;
 /// MAC addresses remembered, for the replies.
 const MAX_NEIGHBORS: usize = 1024;
+
+/// A TCP segment to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Where its receiver was last heard from.
+    pub mac: EthernetAddress,
+    /// Its receiver.
+    pub to: IpAddr,
+    /// The whole IP packet, checksums and all.
+    pub packet: Vec<u8>,
+}
 
 /// The interface's device: packets in, packets out.
 struct Queues {
@@ -230,11 +241,15 @@ impl TcpHost {
         }
     }
 
-    /// Takes the next packet to be sent, and where to: the MAC address its receiver was last heard from.
-    pub fn poll_packet(&mut self) -> Option<(Option<EthernetAddress>, Vec<u8>)> {
-        let packet = self.queues.outgoing.pop_front()?;
-        let mac = addresses_in(&packet).and_then(|(_, to)| self.neighbors.get(&to).copied());
-        Some((mac, packet))
+    /// Takes the next segment to be sent. What is for somebody not heard from lately is lost: TCP says it again.
+    pub fn poll_segment(&mut self) -> Option<Segment> {
+        while let Some(packet) = self.queues.outgoing.pop_front() {
+            let Some((_, to)) = addresses_in(&packet) else { continue };
+            if let Some(&mac) = self.neighbors.get(&to) {
+                return Some(Segment { mac, to, packet });
+            }
+        }
+        None
     }
 
     /// When [`TcpHost::poll`] has something to do.
@@ -446,7 +461,7 @@ fn addresses_of(config: &Config) -> impl Iterator<Item = IpCidr> {
 }
 
 /// Source and destination of an IP packet.
-pub(super) fn addresses_in(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
+fn addresses_in(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
     match packet.first()? >> 4 {
         4 => {
             let packet = Ipv4Packet::new_checked(packet).ok()?;

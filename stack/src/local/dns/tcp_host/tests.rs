@@ -87,9 +87,9 @@ impl Bench {
                 self.gateway.handle_reply(connection, &reply);
                 moved = true;
             }
-            while let Some((mac, packet)) = self.gateway.poll_packet() {
-                assert_eq!(mac, Some(MAC));
-                self.link.incoming.push_back(packet);
+            while let Some(segment) = self.gateway.poll_segment() {
+                assert_eq!(segment.mac, MAC);
+                self.link.incoming.push_back(segment.packet);
                 moved = true;
             }
             if !moved {
@@ -413,7 +413,7 @@ proptest! {
         let mut bench = Bench::new();
         bench.gateway.handle_packet(MAC, &bytes);
         bench.gateway.poll(bench.now, &mut bench.host, &mut bench.forwarder);
-        while bench.gateway.poll_packet().is_some() {}
+        while bench.gateway.poll_segment().is_some() {}
     }
 }
 
