@@ -110,7 +110,7 @@ impl Local {
         self.dns.handle_event(now, host, event);
     }
 
-    /// Lets every service say what it has to say.
+    /// Lets DNS say what it has to say, on what came in and on what is due.
     pub(crate) fn exhale<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {
         self.dns.poll(cx.now, cx.host);
         while let Some(mut frame) = self.dns.poll_frame(&cx.env.pool) {
@@ -123,9 +123,8 @@ impl Local {
         self.dns.set_nameservers(nameservers);
     }
 
-    /// Whatever is due.
-    pub(crate) fn handle_timers<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {
-        self.exhale(cx);
+    /// Advertises the router when that is due.
+    pub(crate) fn handle_timers<H, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {
         let Some(advertiser) = self.advertiser.as_mut() else { return };
         if let Some(recipient) = advertiser.poll(cx.now) {
             let mut frame = cx.env.pool.for_len(MAX_ADVERT_LEN);
@@ -134,7 +133,7 @@ impl Local {
         }
     }
 
-    /// When [`Local::handle_timers`] has something to do.
+    /// When [`Local::exhale`] or [`Local::handle_timers`] has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let advertiser = self.advertiser.as_ref().map(router_advert::Advertiser::poll_at);
         let dns = Some(self.dns.poll_at()).filter(|&at| at < Instant::FAR);
