@@ -309,7 +309,7 @@ mod tests {
 
     const HOST: EthernetAddress = EthernetAddress([0x02, 0, 0, 0, 0, 0x64]);
     const HOST_IP: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x64);
-    const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x77, 1);
+    const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
     const NOW: Instant = Instant::ZERO;
 
     struct Bench {
@@ -357,7 +357,7 @@ mod tests {
         expected.extend_from_slice(&[0x60, 0, 0, 0, 0, 32, 58, 255]);
         expected.extend_from_slice(&LINK_LOCAL.octets());
         expected.extend_from_slice(&HOST_IP.octets());
-        expected.extend_from_slice(&[136, 0, 0x96, 0x54, 0xe0, 0, 0, 0]);
+        expected.extend_from_slice(&[136, 0, 0x97, 0x40, 0xe0, 0, 0, 0]);
         expected.extend_from_slice(&LINK_LOCAL.octets());
         expected.extend_from_slice(&[2, 1, 0x02, 0x77, 0, 0, 0, 1]);
         assert_eq!(frame.bytes(), expected);
