@@ -319,13 +319,7 @@ impl Server {
             Destination::Relay(address) => (address, asked_from, SERVER_PORT),
         };
         let path = Path { src_mac: self.mac, dst_mac, src: self.plan.gateway.into(), dst: dst.into() };
-        let start = path.udp_payload_start();
-        frame.clear();
-        frame.set_len(start + reply.message.len());
-        if let Some(room) = frame.bytes_mut().get_mut(start..) {
-            room.copy_from_slice(&reply.message);
-        }
-        emit::udp(frame, &path, (SERVER_PORT, port), emit::HOP_LIMIT, reply.message.len());
+        emit::datagram(frame, &path, (SERVER_PORT, port), &reply.message);
     }
 }
 

@@ -170,3 +170,14 @@ pub(crate) fn udp(
     let start = ETHERNET_HEADER_LEN + path.ip_header_len();
     frame.offload.checksum = Checksum::Partial { start: len16(start), offset: UDP_CHECKSUM_OFFSET };
 }
+
+/// Writes a whole UDP datagram that starts at the gateway.
+pub(crate) fn datagram(frame: &mut Frame, path: &Path, ports: (u16, u16), payload: &[u8]) {
+    let start = path.udp_payload_start();
+    frame.clear();
+    frame.set_len(start + payload.len());
+    if let Some(room) = frame.bytes_mut().get_mut(start..) {
+        room.copy_from_slice(payload);
+    }
+    udp(frame, path, ports, HOP_LIMIT, payload.len());
+}

@@ -152,13 +152,8 @@ impl Service {
         reply: &[u8],
     ) -> Frame {
         let path = Path { src_mac: self.mac, dst_mac: mac, src: to, dst: from.ip() };
-        let start = path.udp_payload_start();
-        let mut frame = pool.for_len(start + reply.len());
-        frame.set_len(start + reply.len());
-        if let Some(room) = frame.bytes_mut().get_mut(start..) {
-            room.copy_from_slice(reply);
-        }
-        emit::udp(&mut frame, &path, (PORT, from.port()), emit::HOP_LIMIT, reply.len());
+        let mut frame = pool.for_len(path.udp_payload_start() + reply.len());
+        emit::datagram(&mut frame, &path, (PORT, from.port()), reply);
         frame
     }
 }
