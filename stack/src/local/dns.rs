@@ -332,6 +332,9 @@ impl Forwarder {
         if matches!(query.kind(), kind::AXFR | kind::IXFR) {
             return Some(message::refusal(query, DnsRcode::NotImp));
         }
+        if query.edns().is_some_and(|edns| edns.version > 0) {
+            return Some(message::bad_version(query));
+        }
         special::answer(query).or_else(|| self.dns64.as_ref()?.well_known(query))
     }
 

@@ -83,6 +83,8 @@ pub enum Section {
 pub struct Edns {
     /// Bytes of UDP payload its sender takes.
     pub udp_len: usize,
+    /// The version of EDNS.
+    pub version: u8,
     /// DNSSEC records are wanted.
     pub dnssec_ok: bool,
 }
@@ -158,10 +160,11 @@ impl<'a> Message<'a> {
         let opt = self
             .records()
             .find(|record| record.section == Section::Additional && record.kind == kind::OPT)?;
-        let [_, _, flags, _] = opt.ttl.to_be_bytes();
+        let [_, version, flags, _] = opt.ttl.to_be_bytes();
         Some(Edns {
             // RFC 6891 section 6.2.3: "Values lower than 512 MUST be treated as equal to 512."
             udp_len: usize::from(opt.class).max(MIN_UDP_LEN),
+            version,
             dnssec_ok: flags & 0x80 != 0,
         })
     }
@@ -320,7 +323,12 @@ impl Writer {
 
     /// The finished message. `edns` is what the query's OPT record said.
     #[must_use]
-    pub fn finish(mut self, edns: Option<Edns>) -> Vec<u8> {
+    pub fn finish(self, edns: Option<Edns>) -> Vec<u8> {
+        self.finish_with(edns, 0)
+    }
+
+    /// [`Writer::finish`] with the upper eight bits of the result code, which the OPT record carries.
+    fn finish_with(mut self, edns: Option<Edns>, upper_rcode: u8) -> Vec<u8> {
         // RFC 6891 section 6.1.1: "If an OPT record is present in a received request, compliant responders MUST
         // include an OPT record in their respective responses."
         if let Some(edns) = edns {
@@ -328,7 +336,7 @@ impl Writer {
             self.bytes.extend_from_slice(&[0]);
             self.bytes.extend_from_slice(&kind::OPT.to_be_bytes());
             self.bytes.extend_from_slice(&OUR_UDP_LEN.to_be_bytes());
-            self.bytes.extend_from_slice(&[0, 0, flags, 0, 0, 0]);
+            self.bytes.extend_from_slice(&[upper_rcode, 0, flags, 0, 0, 0]);
             DnsPacket::new_unchecked(self.bytes.as_mut_slice()).set_additional_record_count(1);
         }
         self.bytes
@@ -339,6 +347,15 @@ impl Writer {
 #[must_use]
 pub fn refusal(query: &Message<'_>, rcode: DnsRcode) -> Vec<u8> {
     Writer::answer(query, rcode).finish(query.edns())
+}
+
+/// The answer to a query whose version of EDNS is not 0.
+///
+/// RFC 6891 section 6.1.3: "If a responder does not implement the VERSION level of the request, then it MUST respond with
+/// RCODE=BADVERS." That is 16, of which the header holds the lower four bits.
+#[must_use]
+pub fn bad_version(query: &Message<'_>) -> Vec<u8> {
+    Writer::answer(query, DnsRcode::NoError).finish_with(query.edns(), 1)
 }
 
 /// The answer to a message of which nothing but the header is understood: a header.
@@ -453,7 +470,7 @@ pub(crate) mod tests {
         assert_eq!(message.name(), b"\x03www\x07example\x03org\x00");
         assert_eq!((message.kind(), message.class()), (28, 1));
         let edns = message.edns().unwrap();
-        assert_eq!((edns.udp_len, edns.dnssec_ok), (4096, false));
+        assert_eq!(edns, Edns { udp_len: 4096, version: 0, dnssec_ok: false });
     }
 
     #[test]

@@ -343,6 +343,21 @@ fn every_error_answer_copies_id_opcode_and_recursion_desired() {
 }
 
 #[test]
+fn another_version_of_edns_is_refused_in_the_words_of_ours() {
+    // RFC 6891 section 6.1.3.
+    let mut bench = Bench::new(&[server(1)], false);
+    let mut asked = query("a.example", kind::A, Some(1232));
+    let version = asked.len() - 5;
+    asked[version] = 1;
+    bench.ask(0, client(4000), &asked).unwrap();
+    let (_, told) = bench.reply().unwrap();
+    let message = Message::parse(&told).unwrap();
+    let opt = message.records().next().unwrap();
+    assert_eq!((message.header().rcode(), opt.kind, opt.ttl), (DnsRcode::NoError, kind::OPT, 1 << 24));
+    assert!(bench.host.datagrams.is_empty());
+}
+
+#[test]
 fn special_names_are_never_asked_for() {
     // RFC 6761.
     for name in ["localhost", "a.localhost", "a.invalid", "1.0.0.127.in-addr.arpa"] {
