@@ -145,6 +145,25 @@ fn a_sandbox_without_ipv4_reaches_hosts_without_ipv6_by_name() {
     assert_eq!(lines[..expected.len()], expected, "{result:?}");
 }
 
+/// RFC 6052 section 2.2 and RFC 8215.
+#[test]
+fn a_nat64_prefix_may_have_any_length_of_its_rfc() {
+    let mut lab = Lab::new();
+    lab.serve_everything();
+    lab.serve_names();
+    let cases = [
+        ("2001:db8::/32", "2001:db8:c633:6401::"),
+        ("2001:db8:64::/48", "2001:db8:64:c633:64:100::"),
+        ("64:ff9b:1:64::/64", "64:ff9b:1:64:c6:3364:100:0"),
+        ("fd00:64::/96", "fd00:64::c633:6401"),
+    ];
+    for (prefix, address) in cases {
+        let script = "dig +short v4only.example AAAA; curl -sS http://v4only.example/ip";
+        let result = lab.inside(&["--ipv6-only", "--nat64-prefix", prefix], script);
+        assert_eq!(result.text(), format!("{address}\n::ffff:203.0.113.1"), "{prefix}");
+    }
+}
+
 #[test]
 fn a_resolv_conf_replaced_by_rename_moves_the_forwarder_and_not_the_sandboxs_file() {
     let mut lab = Lab::new();
