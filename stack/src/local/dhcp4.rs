@@ -28,7 +28,7 @@
 use core::net::Ipv4Addr;
 
 use smoltcp::wire::{DhcpMessageType, EthernetAddress};
-use wharf_switch::{Duration, Frame, Instant};
+use wharf_switch::{Duration, Frame, Instant, Pool};
 
 use super::name;
 use crate::wire::emit::{self, Path};
@@ -311,15 +311,16 @@ impl Server {
         }
     }
 
-    /// Writes `reply` as a whole Ethernet frame; `asked_from` is the source of the frame it answers.
-    pub fn emit(&self, frame: &mut Frame, reply: &Reply, asked_from: EthernetAddress) {
+    /// `reply` as a whole Ethernet frame; `asked_from` is the source of the frame it answers.
+    #[must_use]
+    pub fn frame(&self, pool: &Pool, reply: &Reply, asked_from: EthernetAddress) -> Frame {
         let (dst, dst_mac, port) = match reply.destination {
             Destination::Broadcast => (Ipv4Addr::BROADCAST, EthernetAddress::BROADCAST, CLIENT_PORT),
             Destination::Client(address, mac) => (address, mac, CLIENT_PORT),
             Destination::Relay(address) => (address, asked_from, SERVER_PORT),
         };
         let path = Path { src_mac: self.mac, dst_mac, src: self.plan.gateway.into(), dst: dst.into() };
-        emit::datagram(frame, &path, (SERVER_PORT, port), &reply.message);
+        emit::datagram(pool, &path, (SERVER_PORT, port), &reply.message)
     }
 }
 

@@ -152,9 +152,7 @@ impl Service {
         reply: &[u8],
     ) -> Frame {
         let path = Path { src_mac: self.mac, dst_mac: mac, src: to, dst: from.ip() };
-        let mut frame = pool.for_len(path.udp_payload_start() + reply.len());
-        emit::datagram(&mut frame, &path, (PORT, from.port()), reply);
-        frame
+        emit::datagram(pool, &path, (PORT, from.port()), reply)
     }
 }
 
