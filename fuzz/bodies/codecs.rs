@@ -4,7 +4,8 @@
 use smoltcp::wire::EthernetAddress;
 use wharf_stack::link::{Arp, Ndp, Neighbors, ndp};
 use wharf_stack::local::dhcp4::message::Request;
-use wharf_stack::local::dns::message::{self, Message};
+use wharf_stack::local::dns::answer;
+use wharf_stack::local::dns::message::Message;
 use wharf_switch::offload::{VNET_HEADER_LEN, complete_checksum, segment};
 use wharf_switch::{Checksum, Instant, Offload, Pool};
 
@@ -36,9 +37,9 @@ fn dns(bytes: &[u8]) {
     for record in query.records().take(1000) {
         let _ = query.data(&record);
     }
-    let refusal = message::refusal(&query, smoltcp::wire::DnsRcode::ServFail);
+    let refusal = answer::refusal(&query, smoltcp::wire::DnsRcode::ServFail);
     assert!(Message::parse(&refusal).is_some(), "our own reply does not parse");
-    let cut = message::truncate(&query, bytes.to_vec(), 512);
+    let cut = answer::truncate(&query, bytes.to_vec(), 512);
     assert!(cut.len() <= 512, "a reply of {} bytes is no cut one", cut.len());
 }
 

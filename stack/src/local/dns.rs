@@ -34,6 +34,7 @@ use crate::host::{FlowId, Host, HostEvent, Owner, Token};
 use crate::keyed::KeyedState;
 use crate::{Config, DropReason};
 
+pub mod answer;
 mod attempt;
 pub mod dns64;
 pub mod message;
@@ -214,11 +215,11 @@ impl Forwarder {
         }
         // What follows the header of another opcode may not even be questions (RFC 8490 section 5.4 has none).
         if header.opcode() != DnsOpcode::Query {
-            self.replies.push_back((client, message::header_refusal(&header, DnsRcode::NotImp)));
+            self.replies.push_back((client, answer::header_only(&header, DnsRcode::NotImp)));
             return Ok(());
         }
         let Some(query) = Message::parse(request) else {
-            self.replies.push_back((client, message::header_refusal(&header, DnsRcode::FormErr)));
+            self.replies.push_back((client, answer::header_only(&header, DnsRcode::FormErr)));
             return Ok(());
         };
         if let Some(answer) = self.answer_here(&query) {
@@ -330,10 +331,10 @@ impl Forwarder {
     /// The answer to a query that no nameserver is to see.
     fn answer_here(&self, query: &Message<'_>) -> Option<Vec<u8>> {
         if matches!(query.kind(), kind::AXFR | kind::IXFR) {
-            return Some(message::refusal(query, DnsRcode::NotImp));
+            return Some(answer::refusal(query, DnsRcode::NotImp));
         }
         if query.edns().is_some_and(|edns| edns.version > 0) {
-            return Some(message::bad_version(query));
+            return Some(answer::bad_version(query));
         }
         special::answer(query).or_else(|| self.dns64.as_ref()?.well_known(query))
     }
@@ -357,7 +358,7 @@ impl Forwarder {
         let Some(query) = self.queries.get_mut(id) else { return };
         if servers.is_empty() {
             let refusal = Message::parse(&query.request)
-                .map(|request| message::refusal(&request, DnsRcode::Refused))
+                .map(|request| answer::refusal(&request, DnsRcode::Refused))
                 .unwrap_or_default();
             self.answer(host, id, refusal);
             return;
@@ -495,8 +496,8 @@ impl Forwarder {
         let told = failure.as_deref().and_then(Message::parse);
         let answer = match (query.stage, told, failure.as_deref()) {
             (Stage::Plain, _, Some(failure)) => failure.to_vec(),
-            (_, Some(told), _) => message::refusal(&request, told.header().rcode()),
-            (_, None, _) => message::refusal(&request, DnsRcode::ServFail),
+            (_, Some(told), _) => answer::refusal(&request, told.header().rcode()),
+            (_, None, _) => answer::refusal(&request, DnsRcode::ServFail),
         };
         self.answer(host, id, answer);
     }
@@ -515,7 +516,7 @@ impl Forwarder {
         if !client.is_stream() {
             // RFC 6891 section 6.2.5: without EDNS "the requestor's UDP payload size ... 512 octets".
             let wanted = query.edns().map_or(message::MIN_UDP_LEN, |edns| edns.udp_len);
-            reply = message::truncate(&query, reply, wanted.min(self.max_udp_len));
+            reply = answer::truncate(&query, reply, wanted.min(self.max_udp_len));
         }
         self.replies.push_back((client, reply));
     }

@@ -12,7 +12,8 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 
 use smoltcp::wire::DnsRcode;
 
-use super::message::{self, Message, Writer, kind};
+use super::answer::{Writer, refusal};
+use super::message::{Message, kind};
 
 /// How long the answers live: they never change.
 const TTL_SECS: u32 = 86_400;
@@ -47,7 +48,7 @@ pub(super) fn answer(query: &Message<'_>) -> Option<Vec<u8>> {
     let name = query.name();
     let &(_, meaning) = NAMES.iter().find(|(special, _)| is_at_or_below(name, special))?;
     if meaning == Meaning::Nothing {
-        return Some(message::refusal(query, DnsRcode::NXDomain));
+        return Some(refusal(query, DnsRcode::NXDomain));
     }
     let mut writer = Writer::answer(query, DnsRcode::NoError);
     if let Some(data) = data(meaning, query).filter(|_| query.class() == kind::CLASS_IN) {

@@ -5,7 +5,7 @@ use core::net::Ipv6Addr;
 
 use proptest::prelude::*;
 
-use super::message::Writer;
+use super::answer::Writer;
 use super::message::tests::query;
 use super::script::ScriptedHost;
 use super::*;

@@ -4,8 +4,9 @@
 use proptest::prelude::*;
 use smoltcp::wire::{DnsRcode, IpEndpoint, IpListenEndpoint, TcpPacket};
 
+use super::super::answer::Writer;
 use super::super::message::tests::query;
-use super::super::message::{Message, Writer, kind};
+use super::super::message::{Message, kind};
 use super::super::script::ScriptedHost;
 use super::*;
 use crate::config::tests::config;
