@@ -11,14 +11,13 @@ mod veth;
 
 use std::fs;
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use netlink_packet_route::link::LinkAttribute;
 
 pub use netlink::{Netlink, link_local};
-use plan::{CONTAINER_MAC, GATEWAY_LINK_LOCAL, Plan};
+use plan::{CONTAINER_MAC, Plan};
 
 use crate::sys::tun::{self, Offloads};
 
@@ -165,9 +164,9 @@ pub fn configure(plan: &Plan, mtu_bytes: usize, queues: usize) -> Result<Vec<Str
     if let Some(ipv4) = plan.ipv4 {
         step("adding the IPv4 default route", netlink.add_default_route(index, ipv4.gateway.into()))?;
     }
-    if ipv6.is_some() {
-        let gateway = IpAddr::V6(GATEWAY_LINK_LOCAL);
-        step("adding the IPv6 default route", netlink.add_default_route(index, gateway))?;
+    if let Some((ipv6_plan, _)) = ipv6 {
+        let gateway = ipv6_plan.link_local;
+        step("adding the IPv6 default route", netlink.add_default_route(index, gateway.into()))?;
     }
     Ok(warnings)
 }

@@ -25,7 +25,7 @@ mod terminal;
 
 use std::ffi::OsString;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -285,7 +285,6 @@ fn warn_of_overlap(options: &Options, plan: &Plan, routes: &[smoltcp::wire::Ipv4
 fn configuration(options: &Options, plan: &Plan, host: &ResolvConf, seed: [u8; 32]) -> wharf_stack::Config {
     let or_host = |own: &[String], host: &[String]| if own.is_empty() { host.to_vec() } else { own.to_vec() };
     wharf_stack::Config {
-        mac: GATEWAY_MAC,
         mtu_bytes: options.mtu_bytes,
         ipv4: plan.ipv4,
         ipv6: plan.ipv6,
@@ -293,12 +292,11 @@ fn configuration(options: &Options, plan: &Plan, host: &ResolvConf, seed: [u8; 3
         dns64_exclusions: if host::has_ipv6() { Vec::new() } else { vec![EVERYTHING_IPV6] },
         nameservers: if options.dns.is_empty() { host.nameservers.clone() } else { options.dns.clone() },
         search: or_host(&options.search, &host.search),
-        ntp: Vec::<Ipv4Addr>::new(),
         hostname: options.hostname.clone(),
         host_loopback: options.host_loopback,
         allow_link_local: options.allow_link_local,
         memory_bytes: options.memory_bytes,
-        seed,
+        ..wharf_stack::Config::new(GATEWAY_MAC, seed)
     }
 }
 

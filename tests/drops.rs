@@ -2,7 +2,8 @@
 //! Every reason for a drop, provoked by a frame.
 //!
 //! # How it works
-//! Two `match`es without `_` name what must happen for each reason: whoever adds one must say here how it comes about.
+//! Two `match`es without `_` name what must happen for each reason, or in whose room it does: whoever adds one must say
+//! here how it comes about.
 //! Everything goes through [`Worker::turn`](wharf::dataplane::worker::Worker::turn), and after every turn the books
 //! must balance and every drop have its reason.
 
@@ -122,13 +123,80 @@ fn many(count: u32, frame: impl Fn(u32) -> Vec<u8>) -> Stage {
 }
 
 /// How the gateway comes to drop a packet for `reason`.
-#[expect(clippy::too_many_lines, reason = "one line for each reason")]
 fn provoke_gateway(reason: Gateway) -> Stage {
     use Gateway as R;
-    let echo = |ident: u16| {
-        let [high, low] = ident.to_be_bytes();
-        frames::icmp(address(CONTAINER), address(SERVER), 64, 8, 0, &[high, low, 0, 1])
-    };
+    match reason {
+        R::EtherTypeUnknown
+        | R::Ipv4Malformed
+        | R::Ipv4ChecksumWrong
+        | R::Ipv4NotConfigured
+        | R::Ipv6Malformed
+        | R::Ipv6NotConfigured
+        | R::SourceAddressInvalid
+        | R::ProtocolUnknown
+        | R::FragmentMalformed
+        | R::FragmentsExhausted => provoke_packet(reason),
+        R::ArpMalformed
+        | R::ArpSenderInvalid
+        | R::ArpTargetElsewhere
+        | R::ArpConflict
+        | R::NdpMalformed
+        | R::NdpHopLimitWrong
+        | R::NdpTargetElsewhere
+        | R::NdpConflict
+        | R::NdpRogueRouter
+        | R::NdpNotSolicited => provoke_link(reason),
+        R::GroupUnknown
+        | R::PortClosed
+        | R::DhcpMalformed
+        | R::DhcpNotRequest
+        | R::DhcpOtherServer
+        | R::DhcpNotOwner
+        | R::DhcpRangeExhausted
+        | R::DnsMalformed
+        | R::DnsNotQuery
+        | R::DnsRepeated
+        | R::DnsTableFull => provoke_local(reason),
+        R::HopLimitExceeded
+        | R::OutsideIsLoopback
+        | R::OutsideNotUnicast
+        | R::OutsideIsLinkLocal
+        | R::OutsideIsInside
+        | R::Nat64NotGlobal => provoke_outside(reason),
+        R::RelayMemoryExhausted
+        | R::TcpMalformed
+        | R::TcpChecksumWrong
+        | R::TcpNoSuchFlow
+        | R::TcpTableFull
+        | R::TcpSynRepeated
+        | R::TcpSynInWindow
+        | R::TcpWithoutAck
+        | R::TcpOutOfWindow
+        | R::TcpAckUnacceptable
+        | R::TcpRepeated
+        | R::TcpAfterClose
+        | R::TcpResetOutOfSequence => provoke_tcp(reason),
+        R::HostExhausted
+        | R::HostRefused
+        | R::IcmpMalformed
+        | R::IcmpUnknown
+        | R::IcmpAboutUnknown
+        | R::UdpMalformed
+        | R::UdpChecksumWrong
+        | R::UdpTableFull
+        | R::EchoNotPermitted
+        | R::EchoTableFull => provoke_datagrams(reason),
+    }
+}
+
+/// A reason that [`provoke_gateway`] sent to the wrong room.
+fn not_here(reason: Gateway) -> ! {
+    panic!("nobody provokes {reason:?}")
+}
+
+/// A packet that cannot be read or put together, or is of a kind that nobody here takes.
+fn provoke_packet(reason: Gateway) -> Stage {
+    use Gateway as R;
     match reason {
         R::EtherTypeUnknown => got(&[frames::ethernet(GATEWAY_MAC, CONTAINER_MAC, 0x88b5, &[0; 46])]),
         R::Ipv4Malformed => got(&[damaged(udp("198.51.100.7:9", b""), ETHERNET)]),
@@ -148,9 +216,74 @@ fn provoke_gateway(reason: Gateway) -> Stage {
         R::ProtocolUnknown => {
             got(&[frames::ip(address(CONTAINER), address(SERVER), IpProtocol::Unknown(47), 64, b"gre")])
         }
-        R::HopLimitExceeded => got(&[frames::udp(end("10.0.2.100:5"), end("198.51.100.7:9"), 1, b"")]),
+        R::FragmentMalformed => {
+            let piece =
+                |offset| frames::fragment(address(CONTAINER), address(SERVER), 7, offset, true, &[0; 16]);
+            got(&[piece(0), piece(8)])
+        }
+        R::FragmentsExhausted => many(65, |number| {
+            let src = IpAddr::from([10, 0, 2, 100 + (number / 16) as u8]);
+            frames::fragment(src, address(SERVER), number as u16, 0, true, &[0; 16])
+        }),
+        other => not_here(other),
+    }
+}
+
+/// ARP and Neighbor Discovery.
+fn provoke_link(reason: Gateway) -> Stage {
+    use Gateway as R;
+    match reason {
+        R::ArpMalformed => got(&[frames::arp(9, CONTAINER_MAC, [10, 0, 2, 100], [10, 0, 2, 2])]),
+        R::ArpSenderInvalid => {
+            got(&[frames::arp(1, EthernetAddress::BROADCAST, [10, 0, 2, 100], [10, 0, 2, 2])])
+        }
+        R::ArpTargetElsewhere => got(&[frames::arp(1, CONTAINER_MAC, [10, 0, 2, 100], [10, 0, 2, 9])]),
+        R::ArpConflict => got(&[
+            frames::arp(1, CONTAINER_MAC, [10, 0, 2, 2], [10, 0, 2, 2]),
+            frames::arp(1, CONTAINER_MAC, [10, 0, 2, 2], [10, 0, 2, 2]),
+        ]),
+        R::NdpMalformed => {
+            got(&[damaged(ndp("fe80::64", 255, 135, &about(0, "fd00:db8::2")), ETHERNET + 42)])
+        }
+        R::NdpHopLimitWrong => got(&[ndp("fe80::64", 64, 135, &about(0, "fd00:db8::2"))]),
+        R::NdpTargetElsewhere => got(&[ndp("fe80::64", 255, 135, &about(0, "fd00:db8::64"))]),
+        R::NdpConflict => got(&[ndp("fe80::64", 255, 136, &about(0, "fd00:db8::2"))]),
+        R::NdpRogueRouter => got(&[ndp("fe80::64", 255, 134, &[64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0])]),
+        R::NdpNotSolicited => got(&[ndp("fe80::64", 255, 136, &about(0x40, "fd00:db8::64"))]),
+        other => not_here(other),
+    }
+}
+
+/// The gateway's own services.
+fn provoke_local(reason: Gateway) -> Stage {
+    use Gateway as R;
+    match reason {
         R::GroupUnknown => got(&[udp("224.0.0.251:5353", b"")]),
         R::PortClosed => got(&[udp("10.0.2.2:9", b"")]),
+        R::DhcpMalformed => got(&[frames::udp(end("0.0.0.0:68"), end("255.255.255.255:67"), 64, b"dhcp")]),
+        R::DhcpNotRequest => got(&[frames::dhcp(2, 1, &[])]),
+        R::DhcpOtherServer => got(&[frames::dhcp(1, 3, &[54, 4, 10, 0, 2, 9])]),
+        R::DhcpNotOwner => got(&[frames::dhcp(1, 7, &[])]),
+        R::DhcpRangeExhausted => got(&[frames::dhcp(1, 1, &[61, 2, 1, 1]), {
+            let other = frames::dhcp(1, 1, &[61, 2, 1, 2]);
+            // Another hardware address, too.
+            let mut bytes = other[ETHERNET + IPV4 + 8..].to_vec();
+            bytes[33] ^= 1;
+            frames::udp(end("0.0.0.0:68"), end("255.255.255.255:67"), 64, &bytes)
+        }]),
+        R::DnsMalformed => got(&[udp("10.0.2.3:53", b"short")]),
+        R::DnsNotQuery => got(&[dns(1, 0x80)]),
+        R::DnsRepeated => got(&[dns(1, 1), dns(1, 1)]),
+        R::DnsTableFull => many(257, |number| dns(number as u16, 1)),
+        other => not_here(other),
+    }
+}
+
+/// Where a container may not go, or not get.
+fn provoke_outside(reason: Gateway) -> Stage {
+    use Gateway as R;
+    match reason {
+        R::HopLimitExceeded => got(&[frames::udp(end("10.0.2.100:5"), end("198.51.100.7:9"), 1, b"")]),
         R::OutsideIsLoopback => got(&[udp("127.0.0.1:9", b"")]),
         R::OutsideNotUnicast => got(&[udp("[64:ff9b:1::e000:1]:9", b"")]),
         R::OutsideIsLinkLocal => got(&[udp("169.254.169.254:80", b"")]),
@@ -161,18 +294,14 @@ fn provoke_gateway(reason: Gateway) -> Stage {
             stage.receive(&udp("[64:ff9b::c0a8:101]:9", b""));
             stage
         }
-        R::HostExhausted => {
-            let mut stage = Stage::new(config());
-            stage.host().fails_at_once = Some(HostError::Exhausted);
-            stage.receive(&udp("198.51.100.7:9", b""));
-            stage
-        }
-        R::HostRefused => {
-            let mut stage = got(&[udp("198.51.100.7:9", b"")]);
-            stage.host().sockets[0].refusals.push_back(HostError::NetworkUnreachable);
-            stage.receive(&udp("198.51.100.8:9", b""));
-            stage
-        }
+        other => not_here(other),
+    }
+}
+
+/// TCP connections.
+fn provoke_tcp(reason: Gateway) -> Stage {
+    use Gateway as R;
+    match reason {
         R::RelayMemoryExhausted => {
             let mut stage = stage_with(|config| config.memory_bytes = 1000);
             stage.receive(&tcp("S", 100, 0, &[]));
@@ -197,6 +326,30 @@ fn provoke_gateway(reason: Gateway) -> Stage {
             conversation(&[&|ack| tcp("F.", 101, ack, &[]), &|ack| tcp("P.", 102, ack, b"x")])
         }
         R::TcpResetOutOfSequence => conversation(&[&|_| tcp("R", 105, 0, &[])]),
+        other => not_here(other),
+    }
+}
+
+/// UDP, echo and what ICMP says about them.
+fn provoke_datagrams(reason: Gateway) -> Stage {
+    use Gateway as R;
+    let echo = |ident: u16| {
+        let [high, low] = ident.to_be_bytes();
+        frames::icmp(address(CONTAINER), address(SERVER), 64, 8, 0, &[high, low, 0, 1])
+    };
+    match reason {
+        R::HostExhausted => {
+            let mut stage = Stage::new(config());
+            stage.host().fails_at_once = Some(HostError::Exhausted);
+            stage.receive(&udp("198.51.100.7:9", b""));
+            stage
+        }
+        R::HostRefused => {
+            let mut stage = got(&[udp("198.51.100.7:9", b"")]);
+            stage.host().sockets[0].refusals.push_back(HostError::NetworkUnreachable);
+            stage.receive(&udp("198.51.100.8:9", b""));
+            stage
+        }
         R::IcmpMalformed => got(&[damaged(icmp(8, &[0, 1, 0, 1]), ETHERNET + IPV4 + 2)]),
         R::IcmpUnknown => got(&[icmp(13, &[0; 16])]),
         R::IcmpAboutUnknown => got(&[frames::icmp(address(CONTAINER), address(SERVER), 64, 3, 1, &[0; 32])]),
@@ -213,47 +366,7 @@ fn provoke_gateway(reason: Gateway) -> Stage {
             stage
         }
         R::EchoTableFull => many(1025, |number| echo(number as u16)),
-        R::FragmentMalformed => {
-            let piece =
-                |offset| frames::fragment(address(CONTAINER), address(SERVER), 7, offset, true, &[0; 16]);
-            got(&[piece(0), piece(8)])
-        }
-        R::FragmentsExhausted => many(65, |number| {
-            let src = IpAddr::from([10, 0, 2, 100 + (number / 16) as u8]);
-            frames::fragment(src, address(SERVER), number as u16, 0, true, &[0; 16])
-        }),
-        R::ArpMalformed => got(&[frames::arp(9, CONTAINER_MAC, [10, 0, 2, 100], [10, 0, 2, 2])]),
-        R::ArpSenderInvalid => {
-            got(&[frames::arp(1, EthernetAddress::BROADCAST, [10, 0, 2, 100], [10, 0, 2, 2])])
-        }
-        R::ArpTargetElsewhere => got(&[frames::arp(1, CONTAINER_MAC, [10, 0, 2, 100], [10, 0, 2, 9])]),
-        R::ArpConflict => got(&[
-            frames::arp(1, CONTAINER_MAC, [10, 0, 2, 2], [10, 0, 2, 2]),
-            frames::arp(1, CONTAINER_MAC, [10, 0, 2, 2], [10, 0, 2, 2]),
-        ]),
-        R::NdpMalformed => {
-            got(&[damaged(ndp("fe80::64", 255, 135, &about(0, "fd00:db8::2")), ETHERNET + 42)])
-        }
-        R::NdpHopLimitWrong => got(&[ndp("fe80::64", 64, 135, &about(0, "fd00:db8::2"))]),
-        R::NdpTargetElsewhere => got(&[ndp("fe80::64", 255, 135, &about(0, "fd00:db8::64"))]),
-        R::NdpConflict => got(&[ndp("fe80::64", 255, 136, &about(0, "fd00:db8::2"))]),
-        R::NdpRogueRouter => got(&[ndp("fe80::64", 255, 134, &[64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0])]),
-        R::NdpNotSolicited => got(&[ndp("fe80::64", 255, 136, &about(0x40, "fd00:db8::64"))]),
-        R::DhcpMalformed => got(&[frames::udp(end("0.0.0.0:68"), end("255.255.255.255:67"), 64, b"dhcp")]),
-        R::DhcpNotRequest => got(&[frames::dhcp(2, 1, &[])]),
-        R::DhcpOtherServer => got(&[frames::dhcp(1, 3, &[54, 4, 10, 0, 2, 9])]),
-        R::DhcpNotOwner => got(&[frames::dhcp(1, 7, &[])]),
-        R::DhcpRangeExhausted => got(&[frames::dhcp(1, 1, &[61, 2, 1, 1]), {
-            let other = frames::dhcp(1, 1, &[61, 2, 1, 2]);
-            // Another hardware address, too.
-            let mut bytes = other[ETHERNET + IPV4 + 8..].to_vec();
-            bytes[33] ^= 1;
-            frames::udp(end("0.0.0.0:68"), end("255.255.255.255:67"), 64, &bytes)
-        }]),
-        R::DnsMalformed => got(&[udp("10.0.2.3:53", b"short")]),
-        R::DnsNotQuery => got(&[dns(1, 0x80)]),
-        R::DnsRepeated => got(&[dns(1, 1), dns(1, 1)]),
-        R::DnsTableFull => many(257, |number| dns(number as u16, 1)),
+        other => not_here(other),
     }
 }
 

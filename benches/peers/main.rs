@@ -15,6 +15,7 @@ mod lab;
 mod measure;
 mod report;
 mod roles;
+mod spread;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Medians, spread and ratios, as text and as JSON.
+//! All values of a run, as text and as JSON.
 
 use std::fmt::Write;
 
@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::contender::Kind;
 use crate::lab::shell;
+use crate::spread::Spread;
 
 /// One value.
 #[derive(Clone, Debug)]
@@ -23,14 +24,6 @@ pub(crate) struct Report {
     samples: Vec<Sample>,
     /// Rows in the order in which they first came.
     rows: Vec<String>,
-}
-
-/// Median, minimum and maximum.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Spread {
-    pub(crate) median: f64,
-    pub(crate) least: f64,
-    pub(crate) most: f64,
 }
 
 fn short(value: f64) -> String {
@@ -58,11 +51,8 @@ impl Report {
     }
 
     pub(crate) fn spread(&self, row: &str, kind: Kind) -> Option<Spread> {
-        let mut values: Vec<f64> =
-            self.samples.iter().filter(|s| s.measure == row && s.kind == kind).map(|s| s.value).collect();
-        values.sort_by(f64::total_cmp);
-        let median = *values.get(values.len().checked_sub(1)? / 2)?;
-        Some(Spread { median, least: *values.first()?, most: *values.last()? })
+        let samples = self.samples.iter().filter(|sample| sample.measure == row && sample.kind == kind);
+        Spread::of(samples.map(|sample| sample.value).collect())
     }
 
     /// The table: median (minimum to maximum), and the ratio to the limit where there is one.

@@ -20,8 +20,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use smoltcp::wire::{
-    EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Cidr, Ipv4Packet, TcpPacket,
-    TcpSeqNumber,
+    EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, TcpPacket, TcpSeqNumber,
 };
 use wharf::dataplane::exchange::Exchange;
 use wharf::dataplane::worker::Worker;
@@ -36,29 +35,10 @@ pub const CONTAINER_MAC: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 0x64]
 /// Ethernet, IPv4 and TCP headers without options.
 pub const HEADERS: usize = 54;
 
+/// A network with IPv4 alone.
 pub fn config() -> Config {
-    Config {
-        mac: GATEWAY_MAC,
-        mtu_bytes: 1500,
-        ipv4: Some(Ipv4Plan {
-            subnet: Ipv4Cidr::new([10, 0, 2, 0].into(), 24),
-            gateway: [10, 0, 2, 2].into(),
-            dns: [10, 0, 2, 3].into(),
-            first_lease: [10, 0, 2, 100].into(),
-            last_lease: [10, 0, 2, 100].into(),
-        }),
-        ipv6: None,
-        nat64: None,
-        dns64_exclusions: Vec::new(),
-        nameservers: Vec::new(),
-        search: Vec::new(),
-        ntp: Vec::new(),
-        hostname: None,
-        host_loopback: false,
-        allow_link_local: false,
-        memory_bytes: 256 << 20,
-        seed: [7; 32],
-    }
+    let ipv4 = Ipv4Plan::new("10.0.2.0/24".parse().unwrap());
+    Config { ipv4: Some(ipv4), ..Config::new(GATEWAY_MAC, [7; 32]) }
 }
 
 /// A TCP frame from the container to the server.

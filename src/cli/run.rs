@@ -11,7 +11,7 @@ use smoltcp::wire::{Ipv4Cidr, Ipv6Cidr};
 use super::{fail, values};
 use crate::dataplane::{self, PollMode};
 use crate::netns::DeviceChoice;
-use crate::netns::plan::{Families, Wishes};
+use crate::netns::plan::{Families, NAT64_PREFIX, Wishes};
 use crate::run::{self, Options, idmap};
 use crate::sys::tun::MAX_MTU;
 
@@ -61,7 +61,7 @@ struct AddressArgs {
     #[arg(long, conflicts_with = "ipv4_only")]
     ipv6_only: bool,
     /// Turn NAT64 and DNS64 on, with this prefix for IPv4 destinations [default with --ipv6-only: 64:ff9b:1::/96]
-    #[arg(long, value_name = "P/96", value_parser = values::nat64_prefix, conflicts_with = "ipv4_only")]
+    #[arg(long, value_name = "P/N", value_parser = values::nat64_prefix, conflicts_with = "ipv4_only")]
     nat64_prefix: Option<Ipv6Cidr>,
 }
 
@@ -155,6 +155,11 @@ enum UsageError {
     Mtu(usize),
     #[error("--mtu {0} is too small for IPv6, which needs {MIN_MTU_IPV6}: add --ipv4-only or raise it")]
     MtuIpv6(usize),
+    #[error(
+        "--nat64-prefix {nat64} and --ipv6-prefix {network} overlap: what is inside could not be told from what is \
+         outside; use another prefix, such as --nat64-prefix {NAT64_PREFIX}"
+    )]
+    Nat64Inside { nat64: Ipv6Cidr, network: Ipv6Cidr },
 }
 
 impl RunArgs {
@@ -170,6 +175,11 @@ impl RunArgs {
         }
         if families != Families::Ipv4 && mtu_bytes < MIN_MTU_IPV6 {
             return Err(UsageError::MtuIpv6(mtu_bytes));
+        }
+        if let (Some(nat64), Some(network)) = (self.addresses.nat64_prefix, self.addresses.ipv6_prefix)
+            && (nat64.contains_subnet(&network) || network.contains_subnet(&nat64))
+        {
+            return Err(UsageError::Nat64Inside { nat64, network });
         }
         let ids = match (self.users.map_root, self.users.map_auto, self.users.keep_uid) {
             (true, ..) => idmap::Mode::Root,
@@ -228,5 +238,45 @@ pub(super) fn main(args: RunArgs) -> ExitCode {
             ExitCode::from(outcome.exit_status())
         }
         Err(error) => fail(&error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+
+    fn options(line: &str) -> Result<Options, UsageError> {
+        Line::try_parse_from(line.split_whitespace()).unwrap().run.options()
+    }
+
+    #[test]
+    fn a_nat64_prefix_that_overlaps_the_network_is_refused() {
+        let network = "run --ipv6-prefix 2001:db8:1:2::/64 --nat64-prefix";
+        for prefix in ["2001:db8:1:2::/96", "2001:db8:1:2::/64", "2001:db8:1::/48", "2001:db8::/32"] {
+            let error = options(&format!("{network} {prefix}")).unwrap_err().to_string();
+            assert!(error.contains(prefix) && error.contains("--nat64-prefix 64:ff9b:1::/96"), "{error}");
+        }
+        for prefix in ["2001:db8:1:3::/96", "2001:db8:2::/48", "64:ff9b::/96"] {
+            assert!(options(&format!("{network} {prefix}")).is_ok(), "{prefix}");
+        }
+    }
+
+    #[test]
+    fn an_mtu_is_one_that_a_tap_and_its_families_take() {
+        for wrong in ["575", "65536", "576", "1279"] {
+            assert!(options(&format!("run --mtu {wrong}")).is_err(), "{wrong}");
+        }
+        for (right, family) in [("576", "--ipv4-only"), ("1280", "--ipv6-only"), ("1280", ""), ("65520", "")]
+        {
+            assert!(options(&format!("run {family} --mtu {right}")).is_ok(), "{right} {family}");
+        }
     }
 }

@@ -18,39 +18,59 @@ pub(super) fn cidr(text: &str) -> Result<Ipv4Cidr, String> {
         return Err(format!("{address} has host bits set; did you mean {network}/{len}?"));
     }
     let first = address.octets()[0];
-    if first == 0 || first == 127 || first >= 224 {
-        return Err(format!("{address}/{len} is not a unicast network"));
+    if first == 0 || first == 127 || first >= 224 || address.is_link_local() {
+        return Err(format!(
+            "{address}/{len} cannot be a network's own; use a private one, such as 10.0.2.0/24"
+        ));
     }
     Ok(Ipv4Cidr::new(address, len))
 }
 
 /// `P/64`.
 pub(super) fn ipv6_prefix(text: &str) -> Result<Ipv6Cidr, String> {
-    let prefix = prefix(text, 64, "fd00:1:2:3::/64")?;
-    let address = prefix.address();
-    if address.is_multicast() || address.is_unicast_link_local() || address.segments()[0] == 0 {
-        return Err(format!("{prefix} is not a unicast network"));
+    let prefix = prefix(text, &[64], "fd00:1:2:3::/64")?;
+    if !is_routable(prefix) {
+        return Err(format!(
+            "{prefix} cannot be a network's own; use a part of fd00::/8 or of a global prefix"
+        ));
     }
     Ok(prefix)
 }
 
-/// `P/96` (RFC 6052 section 2.2).
+/// A prefix for IPv4 destinations (RFC 6052).
 pub(super) fn nat64_prefix(text: &str) -> Result<Ipv6Cidr, String> {
-    let prefix = prefix(text, 96, "64:ff9b::/96")?;
-    // RFC 6052 section 2.2: "bits 64 to 71 of the address are reserved [...] and MUST be set to zero".
+    // RFC 6052 section 2.2: "The prefixes can only have one of the following lengths: 32, 40, 48, 56, 64, or 96."
+    let prefix = prefix(text, &[96, 64, 56, 48, 40, 32], "64:ff9b::/96")?;
+    // RFC 6052 section 2.2: "Bits 64 to 71 of the address are reserved [...] and MUST be set to zero".
     if prefix.address().octets()[8] != 0 {
-        return Err(format!("bits 64 to 71 of {prefix} must be zero (RFC 6052)"));
+        return Err(format!("bits 64 to 71 of {prefix} must be zero (RFC 6052); use 64:ff9b::/96"));
     }
-    if prefix.address().is_multicast() || prefix.address().is_unspecified() {
-        return Err(format!("{prefix} is not a unicast network"));
+    // The well-known prefix (RFC 6052 section 2.1) and those for local use (RFC 8215).
+    let assigned = [(0, 96), (1, 48)]
+        .map(|(third, len)| Ipv6Cidr::new(Ipv6Addr::new(0x64, 0xff9b, third, 0, 0, 0, 0, 0), len))
+        .iter()
+        .any(|space| space.contains_subnet(&prefix));
+    if !assigned && !is_routable(prefix) {
+        return Err(format!(
+            "{prefix} cannot stand for IPv4; use 64:ff9b::/96, 64:ff9b:1::/96, or a part of fd00::/8 or of a global prefix"
+        ));
     }
     Ok(prefix)
 }
 
-fn prefix(text: &str, wanted: u8, example: &str) -> Result<Ipv6Cidr, String> {
+/// Whether a prefix is of the space that is given to networks: global (RFC 4291 section 2.4) or unique local (RFC 4193).
+fn is_routable(prefix: Ipv6Cidr) -> bool {
+    [(0x2000, 3), (0xfc00, 7)]
+        .map(|(first, len)| Ipv6Cidr::new(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), len))
+        .iter()
+        .any(|space| space.contains_subnet(&prefix))
+}
+
+fn prefix(text: &str, lens: &[u8], example: &str) -> Result<Ipv6Cidr, String> {
     let (address, len) = split::<Ipv6Addr>(text, example)?;
-    if len != wanted {
-        return Err(format!("the prefix length must be {wanted}, as in {example}"));
+    if !lens.contains(&len) {
+        let lens: Vec<_> = lens.iter().map(u8::to_string).collect();
+        return Err(format!("the prefix length must be {}, as in {example}", lens.join(", ")));
     }
     let network = Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << (128 - u32::from(len))));
     if network != address {
@@ -141,20 +161,72 @@ mod tests {
         assert!(cidr("10.0.2.0/26").unwrap_err().contains("8 to 25"));
         assert!(cidr("10.0.0.0/7").unwrap_err().contains("8 to 25"));
         assert!(cidr("10.0.2.0").unwrap_err().contains("10.0.2.0/24"));
-        assert!(cidr("127.0.0.0/8").unwrap_err().contains("unicast"));
-        assert!(cidr("224.0.0.0/8").unwrap_err().contains("unicast"));
         assert!(cidr("fd00::/64").is_err());
+        for unusable in
+            ["0.0.0.0/8", "127.0.0.0/8", "127.1.0.0/16", "169.254.0.0/16", "224.0.0.0/8", "240.0.0.0/8"]
+        {
+            assert!(cidr(unusable).unwrap_err().contains("such as 10.0.2.0/24"), "{unusable}");
+        }
     }
 
     #[test]
     fn ipv6_prefixes_have_the_length_their_use_asks_for() {
         assert_eq!(ipv6_prefix("2001:db8:1:2::/64").unwrap().to_string(), "2001:db8:1:2::/64");
         assert!(ipv6_prefix("2001:db8::1/64").unwrap_err().contains("did you mean 2001:db8::/64"));
-        assert!(ipv6_prefix("2001:db8::/56").unwrap_err().contains("64"));
-        assert!(ipv6_prefix("fe80::/64").is_err());
-        assert!(ipv6_prefix("::/64").is_err());
-        assert_eq!(nat64_prefix("64:ff9b::/96").unwrap().prefix_len(), 96);
-        assert!(nat64_prefix("2001:db8:0:0:ff00::/96").unwrap_err().contains("RFC 6052"));
+        for len in [0, 48, 56, 63, 65, 96, 128] {
+            assert!(ipv6_prefix(&format!("2001:db8::/{len}")).unwrap_err().contains("must be 64"), "{len}");
+        }
+    }
+
+    #[test]
+    fn a_network_of_ones_own_is_global_or_unique_local() {
+        for usable in ["2001:db8::/64", "3fff::/64", "fd00:1:2:3::/64", "fc00::/64"] {
+            assert_eq!(ipv6_prefix(usable).unwrap().to_string(), usable);
+        }
+        // Unspecified, loopback and mapped IPv4 are all in the first; then NAT64, link-local, site-local, multicast.
+        for unusable in ["::/64", "64:ff9b::/64", "64:ff9b:1::/64", "fe80::/64", "fec0::/64", "ff02::/64"] {
+            assert!(ipv6_prefix(unusable).unwrap_err().contains("fd00::/8"), "{unusable}");
+        }
+    }
+
+    #[test]
+    fn a_nat64_prefix_is_one_that_rfc_6052_or_rfc_8215_allows() {
+        let usable = [
+            "64:ff9b::/96",
+            "64:ff9b:1::/96",
+            "64:ff9b:1:abcd::/64",
+            "64:ff9b:1::/48",
+            "2001:db8:122:344::/96",
+            "2001:db8:122:300::/56",
+            "2001:db8:100::/40",
+            "2001:db8::/32",
+            "fd00:64::/96",
+        ];
+        for usable in usable {
+            assert_eq!(nat64_prefix(usable).unwrap().to_string(), usable);
+        }
+        let cases = [
+            ("2001:db8::/95", "must be 96, 64, 56, 48, 40, 32"),
+            ("2001:db8::/128", "must be 96"),
+            ("2001:db8::1/96", "did you mean 2001:db8::/96"),
+            ("2001:db8:0:0:ff00::/96", "bits 64 to 71"),
+            ("2001:db8:0:0:100::/96", "bits 64 to 71"),
+            // Unspecified, loopback's, mapped IPv4.
+            ("::/96", "use 64:ff9b::/96"),
+            ("::/64", "use 64:ff9b::/96"),
+            ("::ffff:0:0/96", "use 64:ff9b::/96"),
+            // Neither of the well-known prefix's own length nor inside the space for local use.
+            ("64:ff9b::/64", "use 64:ff9b::/96"),
+            ("64:ff9b::/32", "use 64:ff9b::/96"),
+            ("64:ff9b:2::/96", "use 64:ff9b::/96"),
+            ("fe80::/96", "use 64:ff9b::/96"),
+            ("fec0::/96", "use 64:ff9b::/96"),
+            ("ff02::/96", "use 64:ff9b::/96"),
+        ];
+        for (unusable, hint) in cases {
+            let error = nat64_prefix(unusable).unwrap_err();
+            assert!(error.contains(hint), "{unusable}: {error}");
+        }
     }
 
     #[test]

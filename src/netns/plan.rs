@@ -22,14 +22,11 @@ use wharf_stack::{Ipv4Plan, Ipv6Plan};
 pub const GATEWAY_MAC: EthernetAddress = EthernetAddress([0x02, 0x77, 0x68, 0x61, 0x72, 0x02]);
 /// The MAC address of the container of `wharf run`.
 pub const CONTAINER_MAC: EthernetAddress = EthernetAddress([0x02, 0x77, 0x68, 0x61, 0x72, 0x64]);
-/// The gateway's address on the link, under which the container's default route names it.
-pub const GATEWAY_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
 /// Where IPv4 is found in IPv6 unless the user says otherwise (RFC 8215).
 pub const NAT64_PREFIX: Ipv6Cidr = Ipv6Cidr::new(Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 96);
 
-const GATEWAY: u8 = 2;
-const DNS: u8 = 3;
-const CONTAINER: u8 = 100;
+/// The container's place in the IPv6 prefix.
+const CONTAINER6: u128 = 0x100;
 
 /// Which families a network has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,15 +71,16 @@ impl Plan {
     #[must_use]
     pub fn new(wishes: &Wishes, host_routes: &[Ipv4Cidr], random: [u8; 5]) -> Self {
         let ipv4 = (wishes.families != Families::Ipv6)
-            .then(|| ipv4_plan(wishes.cidr.unwrap_or_else(|| free_network(host_routes))));
+            .then(|| Ipv4Plan::new(wishes.cidr.unwrap_or_else(|| free_network(host_routes))));
         let prefix = wishes.ipv6_prefix.unwrap_or_else(|| unique_local(random));
-        let ipv6 = (wishes.families != Families::Ipv4).then(|| ipv6_plan(prefix));
+        let ipv6 = (wishes.families != Families::Ipv4).then(|| Ipv6Plan::new(prefix));
         let nat64 = match wishes.families {
             Families::Ipv4 => None,
             Families::Ipv6 => Some(wishes.nat64.unwrap_or(NAT64_PREFIX)),
             Families::Both => wishes.nat64,
         };
-        Self { ipv4, ipv6, container6: ipv6.map(|_| host6(prefix, 0x100)), nat64 }
+        let container6 = ipv6.map(|_| Ipv6Addr::from_bits(prefix.address().to_bits() | CONTAINER6));
+        Self { ipv4, ipv6, container6, nat64 }
     }
 
     /// The container's IPv4 address.
@@ -101,30 +99,6 @@ impl Plan {
     }
 }
 
-fn ipv4_plan(subnet: Ipv4Cidr) -> Ipv4Plan {
-    let host = |n: u8| Ipv4Addr::from_bits(subnet.address().to_bits() | u32::from(n));
-    Ipv4Plan {
-        subnet,
-        gateway: host(GATEWAY),
-        dns: host(DNS),
-        first_lease: host(CONTAINER),
-        last_lease: host(CONTAINER),
-    }
-}
-
-fn ipv6_plan(subnet: Ipv6Cidr) -> Ipv6Plan {
-    Ipv6Plan {
-        subnet,
-        gateway: host6(subnet, u128::from(GATEWAY)),
-        link_local: GATEWAY_LINK_LOCAL,
-        dns: host6(subnet, u128::from(DNS)),
-    }
-}
-
-fn host6(subnet: Ipv6Cidr, n: u128) -> Ipv6Addr {
-    Ipv6Addr::from_bits(subnet.address().to_bits() | n)
-}
-
 /// The first /24 of private space, from 10.0.2.0 upwards, that overlaps none of the routes. With all of it taken,
 /// 10.0.2.0/24 all the same: what it hides then, it hides from the container only.
 fn free_network(host_routes: &[Ipv4Cidr]) -> Ipv4Cidr {
@@ -141,8 +115,7 @@ fn free_network(host_routes: &[Ipv4Cidr]) -> Ipv4Cidr {
 /// Whether two networks share an address.
 #[must_use]
 pub fn overlap(a: Ipv4Cidr, b: Ipv4Cidr) -> bool {
-    let shorter = if a.prefix_len() < b.prefix_len() { a } else { b };
-    shorter.contains_addr(&a.address()) && shorter.contains_addr(&b.address())
+    a.contains_subnet(&b) || b.contains_subnet(&a)
 }
 
 /// RFC 4193 section 3.2: `fd`, 40 random bits, and subnet 0.

@@ -20,6 +20,15 @@ pub struct Ipv4Plan {
     pub last_lease: Ipv4Addr,
 }
 
+impl Ipv4Plan {
+    /// The usual plan of a network with one container: `.2` is the gateway, `.3` the DNS forwarder, `.100` the lease.
+    #[must_use]
+    pub fn new(subnet: Ipv4Cidr) -> Self {
+        let host = |number| Ipv4Addr::from_bits(subnet.address().to_bits() | number);
+        Self { subnet, gateway: host(2), dns: host(3), first_lease: host(100), last_lease: host(100) }
+    }
+}
+
 /// The IPv6 side of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ipv6Plan {
@@ -33,6 +42,16 @@ pub struct Ipv6Plan {
     pub dns: Ipv6Addr,
 }
 
+impl Ipv6Plan {
+    /// The usual plan: `::2` is the gateway, also on the link, and `::3` the DNS forwarder.
+    #[must_use]
+    pub fn new(subnet: Ipv6Cidr) -> Self {
+        let host = |number| Ipv6Addr::from_bits(subnet.address().to_bits() | number);
+        let link_local = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
+        Self { subnet, gateway: host(2), link_local, dns: host(3) }
+    }
+}
+
 /// Everything the gateway of one network needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -44,7 +63,9 @@ pub struct Config {
     pub ipv4: Option<Ipv4Plan>,
     /// IPv6, unless the network is IPv4-only.
     pub ipv6: Option<Ipv6Plan>,
-    /// The /96 under which IPv4 destinations are reachable from IPv6 (RFC 6052); `None` turns NAT64 and DNS64 off.
+    /// The prefix under which IPv4 destinations are reachable from IPv6, of a length that RFC 6052 section 2.2 knows
+    /// ([`is_valid_prefix_len`](crate::transit::nat64::is_valid_prefix_len)) and outside of the network's own; `None`
+    /// turns NAT64 and DNS64 off.
     pub nat64: Option<Ipv6Cidr>,
     /// AAAA records under these do not count for DNS64 (RFC 6147 section 5.1.4): `::/0` where the host has no IPv6.
     pub dns64_exclusions: Vec<Ipv6Cidr>,
@@ -66,6 +87,29 @@ pub struct Config {
     pub seed: [u8; 32],
 }
 
+impl Config {
+    /// A network with the MTU of Ethernet and 256 MiB for streams, so far without addresses, names and permissions.
+    #[must_use]
+    pub fn new(mac: EthernetAddress, seed: [u8; 32]) -> Self {
+        Self {
+            mac,
+            mtu_bytes: 1500,
+            ipv4: None,
+            ipv6: None,
+            nat64: None,
+            dns64_exclusions: Vec::new(),
+            nameservers: Vec::new(),
+            search: Vec::new(),
+            ntp: Vec::new(),
+            hostname: None,
+            host_loopback: false,
+            allow_link_local: false,
+            memory_bytes: 256 << 20,
+            seed,
+        }
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -73,31 +117,26 @@ pub(crate) mod tests {
     /// A network with both families, NAT64 on.
     pub(crate) fn config() -> Config {
         Config {
-            mac: EthernetAddress([0x02, 0x77, 0, 0, 0, 1]),
-            mtu_bytes: 1500,
-            ipv4: Some(Ipv4Plan {
-                subnet: Ipv4Cidr::new(Ipv4Addr::new(10, 0, 2, 0), 24),
-                gateway: Ipv4Addr::new(10, 0, 2, 2),
-                dns: Ipv4Addr::new(10, 0, 2, 3),
-                first_lease: Ipv4Addr::new(10, 0, 2, 100),
-                last_lease: Ipv4Addr::new(10, 0, 2, 100),
-            }),
-            ipv6: Some(Ipv6Plan {
-                subnet: Ipv6Cidr::new("fd00:db8::".parse().unwrap(), 64),
-                gateway: "fd00:db8::2".parse().unwrap(),
-                link_local: "fe80::77:1".parse().unwrap(),
-                dns: "fd00:db8::3".parse().unwrap(),
-            }),
-            nat64: Some(Ipv6Cidr::new("64:ff9b:1::".parse().unwrap(), 96)),
-            dns64_exclusions: Vec::new(),
+            ipv4: Some(Ipv4Plan::new("10.0.2.0/24".parse().unwrap())),
+            ipv6: Some(Ipv6Plan::new("fd00:db8::/64".parse().unwrap())),
+            nat64: Some("64:ff9b:1::/96".parse().unwrap()),
             nameservers: vec!["192.0.2.53:53".parse().unwrap()],
             search: vec!["example.org".into()],
-            ntp: Vec::new(),
-            hostname: None,
-            host_loopback: false,
-            allow_link_local: false,
-            memory_bytes: 256 << 20,
-            seed: [7; 32],
+            ..Config::new(EthernetAddress([0x02, 0x77, 0, 0, 0, 1]), [7; 32])
         }
+    }
+
+    #[test]
+    fn the_usual_plans_number_the_hosts_of_their_networks() {
+        let ipv4 = Ipv4Plan::new("10.128.0.0/9".parse().unwrap());
+        assert_eq!(
+            [ipv4.gateway, ipv4.dns, ipv4.first_lease, ipv4.last_lease],
+            [[10, 128, 0, 2], [10, 128, 0, 3], [10, 128, 0, 100], [10, 128, 0, 100]].map(Ipv4Addr::from)
+        );
+        let ipv6 = Ipv6Plan::new("2001:db8:5::/64".parse().unwrap());
+        assert_eq!(
+            [ipv6.gateway, ipv6.dns, ipv6.link_local].map(|address| address.to_string()),
+            ["2001:db8:5::2", "2001:db8:5::3", "fe80::2"]
+        );
     }
 }

@@ -7,8 +7,8 @@
 //!                +-- local    is it for the gateway itself?    echo, DHCP, RA, DNS
 //!                +-- transit  is it going through?             TCP, UDP, echo, fragments
 //! ```
-//! Sockets speak through [`Gateway::handle_host`], deadlines through [`Gateway::handle_timers`]; both, and the frames
-//! of one turn, are followed by one [`Gateway::exhale`].
+//! Sockets speak through [`Gateway::handle_host`]; the frames and sockets of one turn are followed by one
+//! [`Gateway::exhale`], and by [`Gateway::handle_timers`] for what is due.
 
 use core::net::{IpAddr, SocketAddr};
 

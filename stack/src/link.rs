@@ -67,7 +67,7 @@ impl Link {
         envelope: ndp::Envelope,
         message: &[u8],
     ) -> Result<Option<RouterSolicitation>, DropReason> {
-        let ndp = self.ndp.as_mut().ok_or(DropReason::Ipv6NotConfigured)?;
+        let ndp = self.ndp.as_ref().ok_or(DropReason::Ipv6NotConfigured)?;
         match ndp.handle(cx.now, &mut self.neighbors, envelope, message)? {
             Some(ndp::Answer::Send(answer)) => {
                 let mut frame = cx.env.pool.small();

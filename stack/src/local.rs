@@ -17,6 +17,7 @@ use smoltcp::wire::{IpProtocol, TcpPacket, TcpRepr, UdpPacket};
 use wharf_switch::frame::ETHERNET_HEADER_LEN;
 use wharf_switch::{Frame, Instant};
 
+use self::router_advert::{Advertiser, Recipient};
 use crate::env::{Cx, Outbox};
 use crate::host::{Host, HostEvent};
 use crate::link::{Neighbors, RouterSolicitation};
@@ -29,7 +30,7 @@ use crate::{Config, DropReason};
 #[derive(Debug)]
 pub(crate) struct Local {
     dhcp4: Option<dhcp4::Server>,
-    advertiser: Option<router_advert::Advertiser>,
+    advertiser: Option<Advertiser>,
     dns: dns::service::Service,
 }
 
@@ -75,7 +76,7 @@ fn leads_to_host_loopback(config: &Config, address: IpAddr) -> bool {
 impl Local {
     /// The services of the network `config` describes; only the first worker speaks unasked.
     pub(crate) fn new(config: &Config, is_first: bool) -> Self {
-        let advertiser = router_advert::Advertiser::new(config, Instant::ZERO);
+        let advertiser = Advertiser::new(config, Instant::ZERO);
         Self {
             dhcp4: dhcp4::Server::new(config),
             advertiser: advertiser.filter(|_| is_first),
@@ -97,11 +98,8 @@ impl Local {
         solicitation: RouterSolicitation,
     ) -> Result<(), DropReason> {
         let advertiser = self.advertiser.as_mut().ok_or(DropReason::Ipv6NotConfigured)?;
-        if let Some(recipient) = advertiser.handle_solicitation(cx.now, solicitation.from, solicitation.mac) {
-            let mut frame = cx.env.pool.for_len(MAX_ADVERT_LEN);
-            advertiser.emit(&mut frame, recipient);
-            cx.send(&mut frame);
-        }
+        let recipient = advertiser.handle_solicitation(cx.now, solicitation.from, solicitation.mac);
+        send_advert(cx, advertiser, recipient);
         Ok(())
     }
 
@@ -110,10 +108,10 @@ impl Local {
         self.dns.handle_event(now, host, event);
     }
 
-    /// Lets every service say what it has to say.
+    /// Lets DNS say what it has to say, on what came in and on what is due.
     pub(crate) fn exhale<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {
         self.dns.poll(cx.now, cx.host);
-        while let Some(mut frame) = self.dns.poll_frame(&cx.env.pool, |_| None) {
+        while let Some(mut frame) = self.dns.poll_frame(&cx.env.pool) {
             cx.send(&mut frame);
         }
     }
@@ -123,20 +121,16 @@ impl Local {
         self.dns.set_nameservers(nameservers);
     }
 
-    /// Whatever is due.
-    pub(crate) fn handle_timers<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {
-        self.exhale(cx);
+    /// Advertises the router when that is due.
+    pub(crate) fn handle_timers<H, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {
         let Some(advertiser) = self.advertiser.as_mut() else { return };
-        if let Some(recipient) = advertiser.poll(cx.now) {
-            let mut frame = cx.env.pool.for_len(MAX_ADVERT_LEN);
-            advertiser.emit(&mut frame, recipient);
-            cx.send(&mut frame);
-        }
+        let recipient = advertiser.poll(cx.now);
+        send_advert(cx, advertiser, recipient);
     }
 
-    /// When [`Local::handle_timers`] has something to do.
+    /// When [`Local::exhale`] or [`Local::handle_timers`] has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let advertiser = self.advertiser.as_ref().map(router_advert::Advertiser::poll_at);
+        let advertiser = self.advertiser.as_ref().map(Advertiser::poll_at);
         let dns = Some(self.dns.poll_at()).filter(|&at| at < Instant::FAR);
         advertiser.into_iter().chain(dns).min()
     }
@@ -191,13 +185,11 @@ impl Local {
         message: &[u8],
     ) -> Result<(), DropReason> {
         let server = self.dhcp4.as_mut().ok_or(DropReason::Ipv4NotConfigured)?;
-        // Who was seen under an address may have left long ago; the server's own leases decide.
-        if let Some(reply) = server.handle(cx.now, message, |_| None)? {
+        if let Some(reply) = server.handle(cx.now, message)? {
             if let Some((address, mac)) = reply.bound {
                 neighbors.learn(cx.now, address.into(), mac);
             }
-            let mut frame = cx.env.pool.for_len(ETHERNET_HEADER_LEN + 28 + reply.message.len());
-            server.emit(&mut frame, &reply, packet.src_mac);
+            let mut frame = server.frame(&cx.env.pool, &reply, packet.src_mac);
             cx.send(&mut frame);
         }
         Ok(())
@@ -226,6 +218,14 @@ impl Local {
         tcp::refuse(cx, packet, &segment);
         Err(DropReason::PortClosed)
     }
+}
+
+/// Sends a Router Advertisement to whom one is due.
+fn send_advert<H, O: Outbox>(cx: &mut Cx<'_, H, O>, advertiser: &Advertiser, recipient: Option<Recipient>) {
+    let Some(recipient) = recipient else { return };
+    let mut frame = cx.env.pool.for_len(MAX_ADVERT_LEN);
+    advertiser.emit(&mut frame, recipient);
+    cx.send(&mut frame);
 }
 
 /// Router Advertisements fit the smallest MTU of IPv6.

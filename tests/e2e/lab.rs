@@ -64,8 +64,9 @@ fn run(mut command: Command) -> Finished {
 }
 
 /// What the tests use besides the programs of the machine.
-const SCRIPTS: [(&str, &str); 3] = [
+const SCRIPTS: [(&str, &str); 4] = [
     ("server.py", include_str!("server.py")),
+    ("git_server.py", include_str!("git_server.py")),
     ("lease.sh", include_str!("lease.sh")),
     ("probe.py", include_str!("probe.py")),
 ];

@@ -45,6 +45,29 @@ fn dig_gets_its_answers_over_udp_and_tcp_from_every_address_of_the_forwarder() {
     assert_eq!(result.text(), expected, "{result:?}");
 }
 
+/// RFC 6761: with a nameserver that lies about them, to be sure that it is not asked.
+#[test]
+fn names_of_the_sandbox_itself_are_answered_by_the_gateway() {
+    let mut lab = Lab::new();
+    lab.serve_names_at("203.0.113.2", "--address=/#/192.0.2.66");
+    let script = "for name in localhost a.localhost a.test; do dig +short $name A $name AAAA; done
+                  dig +short -x 127.0.0.1; dig +short -x ::1; dig a.invalid | grep -o 'status: NXDOMAIN'";
+    let expected = "127.0.0.1\n::1\n127.0.0.1\n::1\n192.0.2.66\nlocalhost.\nlocalhost.\nstatus: NXDOMAIN\n";
+    assert_eq!(lab.inside(&[], script).text(), expected);
+}
+
+/// RFC 7766 section 6.2.3.
+#[test]
+fn connections_left_open_do_not_keep_anybody_from_asking_by_tcp() {
+    let lab = Lab::new();
+    let script = "python3 -c '
+import socket, subprocess
+idle = [socket.create_connection((\"10.0.2.3\", 53)) for _ in range(100)]
+subprocess.run([\"dig\", \"+tcp\", \"+tries=1\", \"+short\", \"localhost\"])
+'";
+    assert_eq!(lab.inside(&[], script).text(), "127.0.0.1\n");
+}
+
 #[test]
 fn large_answers_come_by_edns_or_truncated_and_then_by_tcp() {
     let mut lab = Lab::new();
@@ -120,6 +143,25 @@ fn a_sandbox_without_ipv4_reaches_hosts_without_ipv6_by_name() {
         "64:ff9b:1::c000:ab",
     ];
     assert_eq!(lines[..expected.len()], expected, "{result:?}");
+}
+
+/// RFC 6052 section 2.2 and RFC 8215.
+#[test]
+fn a_nat64_prefix_may_have_any_length_of_its_rfc() {
+    let mut lab = Lab::new();
+    lab.serve_everything();
+    lab.serve_names();
+    let cases = [
+        ("2001:db8::/32", "2001:db8:c633:6401::"),
+        ("2001:db8:64::/48", "2001:db8:64:c633:64:100::"),
+        ("64:ff9b:1:64::/64", "64:ff9b:1:64:c6:3364:100:0"),
+        ("fd00:64::/96", "fd00:64::c633:6401"),
+    ];
+    for (prefix, address) in cases {
+        let script = "dig +short v4only.example AAAA; curl -sS http://v4only.example/ip";
+        let result = lab.inside(&["--ipv6-only", "--nat64-prefix", prefix], script);
+        assert_eq!(result.text(), format!("{address}\n::ffff:203.0.113.1"), "{prefix}");
+    }
 }
 
 #[test]

@@ -1,15 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What people run in a sandbox: git, pip and apt, against servers of the test.
+//! What people run in a sandbox: git, cargo, pip, npm and apt, against servers of the test.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use crate::lab::{Lab, scratch};
+use crate::lab::{Lab, scratch, script};
+
+/// A directory of its own.
+fn directory(name: &str) -> PathBuf {
+    let path = scratch().join(name);
+    fs::create_dir_all(&path).unwrap();
+    path
+}
 
 /// A directory of its own, served over HTTP at 198.51.100.1:8000.
 fn serve_directory(lab: &mut Lab, name: &str) -> PathBuf {
-    let path = scratch().join(name);
-    fs::create_dir_all(&path).unwrap();
+    let path = directory(name);
     lab.serve(&format!("python3 -m http.server 8000 --directory {}", path.display()), 8000);
     path
 }
@@ -19,19 +26,109 @@ fn prepare(lab: &Lab, directory: &Path, script: &str) {
     lab.on_server(&format!("set -e; cd {}; {script}", directory.display())).text();
 }
 
+/// A shell function that commits three megabytes.
+const COMMIT: &str = "commit() {
+    head -c 3000000 /dev/urandom > $1; git add $1
+    git -c user.name=n -c user.email=e@example commit -qm $1; }";
+
+/// A repository with a commit, and a file that names it.
+fn make_repository(lab: &Lab, path: &Path) {
+    let script = "export GIT_CONFIG_GLOBAL=/dev/null; git init -qb main work; cd work; commit first
+                  cd ..; git clone -q --bare work repo.git; git -C repo.git update-server-info
+                  git -C work rev-parse HEAD > head";
+    prepare(lab, path, &format!("{COMMIT}\n{script}"));
+}
+
 #[test]
 fn git_clones_over_http() {
     let mut lab = Lab::new();
     let path = serve_directory(&mut lab, "git");
-    let script = "export GIT_CONFIG_GLOBAL=/dev/null; git init -q work; cd work
-                  head -c 3000000 /dev/urandom > blob; git add blob
-                  git -c user.name=n -c user.email=e@example commit -qm first
-                  cd ..; git clone -q --bare work repo.git; git -C repo.git update-server-info
-                  git -C work rev-parse HEAD > head";
-    prepare(&lab, &path, script);
+    make_repository(&lab, &path);
     let clone = "cd $(mktemp -d); git clone -q http://198.51.100.1:8000/repo.git; cd repo
                  git fsck --full >/dev/null && git rev-parse HEAD";
     assert_eq!(lab.inside(&[], clone).text(), fs::read_to_string(path.join("head")).unwrap());
+}
+
+#[test]
+fn git_clones_and_pushes_over_smart_http() {
+    let mut lab = Lab::new();
+    let path = directory("smart-git");
+    make_repository(&lab, &path);
+    lab.serve(&format!("python3 {} 8000 {}", script("git_server.py"), path.display()), 8000);
+    let work = "set -e; export HOME=$(mktemp -d); cd $HOME
+                git clone -q http://198.51.100.1:8000/repo.git; cd repo; git rev-parse HEAD
+                commit second; git push -q origin main; git rev-parse HEAD";
+    let result = lab.inside(&[], &format!("{COMMIT}\n{work}"));
+    let (cloned, pushed) = result.text().split_once('\n').unwrap();
+    assert_eq!(cloned, fs::read_to_string(path.join("head")).unwrap().trim());
+    let there =
+        lab.on_server(&format!("cd {}/repo.git; git fsck --full && git rev-parse main", path.display()));
+    assert_eq!(there.text(), pushed);
+}
+
+/// A crate with three megabytes in it, and a sparse index that knows it.
+const CRATE: &str = r#"
+    mkdir -p wharf-probe-1.0.0/src index/wh/ar crates
+    printf '[package]\nname = "wharf-probe"\nversion = "1.0.0"\nedition = "2021"\n' > wharf-probe-1.0.0/Cargo.toml
+    echo 'pub const BLOB: &[u8] = include_bytes!("blob");' > wharf-probe-1.0.0/src/lib.rs
+    head -c 3000000 /dev/urandom > wharf-probe-1.0.0/src/blob
+    tar -czf crates/wharf-probe-1.0.0.crate wharf-probe-1.0.0
+    digest=$(sha256sum < crates/wharf-probe-1.0.0.crate | cut -d' ' -f1)
+    echo '{"dl": "http://198.51.100.1:8000/crates/{crate}-{version}.crate"}' > index/config.json
+    printf '{"name":"wharf-probe","vers":"1.0.0","deps":[],"cksum":"%s","features":{},"yanked":false}\n' $digest \
+        > index/wh/ar/wharf-probe"#;
+
+/// A package that depends on that crate, in a home of its own.
+const DEPENDENT: &str = r#"set -e
+    export HOME=$(mktemp -d); mkdir -p $HOME/.cargo $HOME/user/src
+    printf '[source.crates-io]\nreplace-with = "probe"\n[source.probe]\nregistry = "%s"\n' \
+        sparse+http://198.51.100.1:8000/index/ > $HOME/.cargo/config.toml
+    cd $HOME/user
+    printf '[package]\nname = "user"\nversion = "0.0.0"\nedition = "2021"\n[dependencies]\nwharf-probe = "1"\n' \
+        > Cargo.toml
+    echo 'const _: () = assert!(wharf_probe::BLOB.len() == 3_000_000);' > src/lib.rs"#;
+
+#[test]
+fn cargo_fetches_from_a_sparse_registry_and_checks_what_it_got() {
+    let mut lab = Lab::new();
+    let path = serve_directory(&mut lab, "cargo");
+    prepare(&lab, &path, CRATE);
+    // The toolchain of these tests, which may lie in a home that nobody else can read.
+    let sysroot = Command::new("rustc").args(["--print", "sysroot"]).output().unwrap().stdout;
+    let toolchain = format!("mount --bind '{}' /mnt", String::from_utf8(sysroot).unwrap().trim());
+    let check = "env -i HOME=$HOME PATH=/mnt/bin:$PATH cargo check --quiet >&2
+                 grep -A1 wharf-probe Cargo.lock | tail -1";
+    let script = format!("{DEPENDENT}\n{check}");
+    assert_eq!(lab.inside_after(&toolchain, &[], &script).text(), "version = \"1.0.0\"\n");
+}
+
+/// A package with three megabytes in it, and the document that describes it to npm.
+const NODE_PACKAGE: &str = r#"python3 -c '
+import base64, hashlib, io, json, os, tarfile
+files = {"package.json": json.dumps({"name": "wharf-probe", "version": "1.0.0"}).encode(),
+         "index.js": b"module.exports = require(\"fs\").statSync(__dirname + \"/blob\").size", "blob": os.urandom(3000000)}
+with tarfile.open("wharf-probe.tgz", "w:gz") as archive:
+    for name, data in files.items():
+        entry = tarfile.TarInfo("package/" + name)
+        entry.size = len(data)
+        archive.addfile(entry, io.BytesIO(data))
+digest = base64.b64encode(hashlib.sha512(open("wharf-probe.tgz", "rb").read()).digest()).decode()
+dist = {"tarball": "http://198.51.100.1:8000/wharf-probe.tgz", "integrity": "sha512-" + digest}
+version = {"name": "wharf-probe", "version": "1.0.0", "dist": dist}
+packument = {"name": "wharf-probe", "dist-tags": {"latest": "1.0.0"}, "versions": {"1.0.0": version}}
+json.dump(packument, open("wharf-probe", "w"))
+'"#;
+
+#[test]
+#[ignore = "needs npm, which brings hundreds of packages where a distribution has cut it up"]
+fn npm_installs_from_a_registry() {
+    let mut lab = Lab::new();
+    let path = serve_directory(&mut lab, "npm");
+    prepare(&lab, &path, NODE_PACKAGE);
+    let script = "set -e; export HOME=$(mktemp -d); cd $HOME
+                  npm install --silent --no-audit --no-fund --registry http://198.51.100.1:8000/ wharf-probe >&2
+                  node -p 'require(\"wharf-probe\")'";
+    assert_eq!(lab.inside(&[], script).text(), "3000000\n");
 }
 
 /// A wheel is a zip file with two files of metadata.

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use smoltcp::wire::{EthernetAddress, Ipv4Cidr, Ipv6Cidr};
+use smoltcp::wire::EthernetAddress;
 use wharf::dataplane::exchange::Exchange;
 use wharf::dataplane::worker::Worker;
 use wharf_stack::{Config, Ipv4Plan, Ipv6Plan, Ownership};
@@ -50,35 +50,16 @@ pub(crate) enum Cast {
     Both,
 }
 
-pub(crate) fn config(mtu: usize, memory_bytes: usize, seed: u64) -> Config {
+pub(crate) fn config(mtu_bytes: usize, memory_bytes: usize, seed: u64) -> Config {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
     Config {
-        mac: EthernetAddress([2, 0x77, 0, 0, 0, 1]),
-        mtu_bytes: mtu,
-        ipv4: Some(Ipv4Plan {
-            subnet: Ipv4Cidr::new([10, 0, 2, 0].into(), 24),
-            gateway: [10, 0, 2, 2].into(),
-            dns: [10, 0, 2, 3].into(),
-            first_lease: [10, 0, 2, 100].into(),
-            last_lease: [10, 0, 2, 100].into(),
-        }),
-        ipv6: Some(Ipv6Plan {
-            subnet: Ipv6Cidr::new("fd00:db8::".parse().unwrap(), 64),
-            gateway: "fd00:db8::2".parse().unwrap(),
-            link_local: "fe80::77:1".parse().unwrap(),
-            dns: "fd00:db8::3".parse().unwrap(),
-        }),
-        nat64: Some(Ipv6Cidr::new("64:ff9b:1::".parse().unwrap(), 96)),
-        dns64_exclusions: Vec::new(),
-        nameservers: Vec::new(),
-        search: Vec::new(),
-        ntp: Vec::new(),
-        hostname: None,
-        host_loopback: false,
-        allow_link_local: false,
+        mtu_bytes,
+        ipv4: Some(Ipv4Plan::new("10.0.2.0/24".parse().unwrap())),
+        ipv6: Some(Ipv6Plan::new("fd00:db8::/64".parse().unwrap())),
+        nat64: Some("64:ff9b:1::/96".parse().unwrap()),
         memory_bytes,
-        seed: key,
+        ..Config::new(EthernetAddress([2, 0x77, 0, 0, 0, 1]), key)
     }
 }
 

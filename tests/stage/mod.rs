@@ -22,7 +22,7 @@ pub mod host;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use smoltcp::wire::{EthernetAddress, Ipv4Cidr, Ipv6Cidr};
+use smoltcp::wire::EthernetAddress;
 use wharf::dataplane::exchange::Exchange;
 use wharf::dataplane::worker::Worker;
 use wharf_stack::{Config, Ipv4Plan, Ipv6Plan, Ownership};
@@ -82,31 +82,13 @@ impl Port for WirePort {
 /// A network with both families and NAT64.
 pub fn config() -> Config {
     Config {
-        mac: GATEWAY_MAC,
-        mtu_bytes: 1500,
-        ipv4: Some(Ipv4Plan {
-            subnet: Ipv4Cidr::new([10, 0, 2, 0].into(), 24),
-            gateway: [10, 0, 2, 2].into(),
-            dns: [10, 0, 2, 3].into(),
-            first_lease: [10, 0, 2, 100].into(),
-            last_lease: [10, 0, 2, 100].into(),
-        }),
-        ipv6: Some(Ipv6Plan {
-            subnet: Ipv6Cidr::new("fd00:db8::".parse().unwrap(), 64),
-            gateway: "fd00:db8::2".parse().unwrap(),
-            link_local: "fe80::77:1".parse().unwrap(),
-            dns: "fd00:db8::3".parse().unwrap(),
-        }),
-        nat64: Some(Ipv6Cidr::new("64:ff9b:1::".parse().unwrap(), 96)),
-        dns64_exclusions: Vec::new(),
+        ipv4: Some(Ipv4Plan::new("10.0.2.0/24".parse().unwrap())),
+        ipv6: Some(Ipv6Plan::new("fd00:db8::/64".parse().unwrap())),
+        nat64: Some("64:ff9b:1::/96".parse().unwrap()),
         nameservers: vec!["192.0.2.53:53".parse().unwrap()],
         search: vec!["example.org".into()],
-        ntp: Vec::new(),
-        hostname: None,
-        host_loopback: false,
-        allow_link_local: false,
         memory_bytes: 16 << 20,
-        seed: [7; 32],
+        ..Config::new(GATEWAY_MAC, [7; 32])
     }
 }
 

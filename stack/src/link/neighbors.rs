@@ -343,7 +343,7 @@ mod tests {
         for address in ["10.0.2.0", "10.0.2.255", "192.0.2.1", "224.0.0.1", "2001:db8::1", "ff02::1", "::"] {
             assert_eq!(table.learn(at(0), address.parse().unwrap(), mac(1)), Noted::Refused, "{address}");
         }
-        for address in ["10.0.2.2", "10.0.2.3", "fd00:db8::2", "fd00:db8::3", "fe80::77:1"] {
+        for address in ["10.0.2.2", "10.0.2.3", "fd00:db8::2", "fd00:db8::3", "fe80::2"] {
             assert_eq!(table.learn(at(0), address.parse().unwrap(), mac(1)), Noted::Conflict, "{address}");
         }
         assert_eq!(table.learn(at(0), ip(1), EthernetAddress::BROADCAST), Noted::Refused);

@@ -28,7 +28,7 @@
 use core::net::Ipv4Addr;
 
 use smoltcp::wire::{DhcpMessageType, EthernetAddress};
-use wharf_switch::{Duration, Frame, Instant};
+use wharf_switch::{Duration, Frame, Instant, Pool};
 
 use super::name;
 use crate::wire::emit::{self, Path};
@@ -113,21 +113,16 @@ impl Server {
         &mut self.leases
     }
 
-    /// Takes a message that came to port 67. `in_use` tells at which MAC address an address was seen, if any.
+    /// Takes a message that came to port 67. Its own leases decide: who was seen under an address may have left.
     ///
     /// # Errors
     /// Why it was of no use. `Ok(None)` is a message that wants no answer.
-    pub fn handle(
-        &mut self,
-        now: Instant,
-        message: &[u8],
-        in_use: impl Fn(Ipv4Addr) -> Option<EthernetAddress>,
-    ) -> Result<Option<Reply>, DropReason> {
+    pub fn handle(&mut self, now: Instant, message: &[u8]) -> Result<Option<Reply>, DropReason> {
         let request = Request::parse(message)?;
         let client = ClientKey::new(request.client_id, request.chaddr);
         match request.kind {
-            DhcpMessageType::Discover => self.handle_discover(now, &request, &client, in_use).map(Some),
-            DhcpMessageType::Request => self.handle_request(now, &request, &client, in_use).map(Some),
+            DhcpMessageType::Discover => self.handle_discover(now, &request, &client).map(Some),
+            DhcpMessageType::Request => self.handle_request(now, &request, &client).map(Some),
             DhcpMessageType::Decline => self.handle_decline(now, &request, &client),
             DhcpMessageType::Release => self.handle_release(now, &request, &client),
             DhcpMessageType::Inform => Ok(Some(self.inform(&request))),
@@ -143,11 +138,10 @@ impl Server {
         now: Instant,
         request: &Request<'_>,
         client: &ClientKey,
-        in_use: impl Fn(Ipv4Addr) -> Option<EthernetAddress>,
     ) -> Result<Reply, DropReason> {
         let address = self
             .leases
-            .choose(now, client, request.chaddr, request.requested, in_use)
+            .choose(now, client, request.chaddr, request.requested)
             .ok_or(DropReason::DhcpRangeExhausted)?;
         // A client that starts over keeps its running lease while it thinks about the offer.
         let running = self.leases.of_client(client).is_some_and(|lease| {
@@ -165,7 +159,6 @@ impl Server {
         now: Instant,
         request: &Request<'_>,
         client: &ClientKey,
-        in_use: impl Fn(Ipv4Addr) -> Option<EthernetAddress>,
     ) -> Result<Reply, DropReason> {
         let own = self.leases.of_client(client).map(|lease| (lease.address, lease.state));
         let wanted = match (request.server_id, request.requested) {
@@ -200,8 +193,7 @@ impl Server {
         let mac = request.chaddr;
         let free =
             self.leases.is_free_for(now, client, mac, wanted) || self.leases.is_held_by_mac(mac, wanted);
-        let is_own = own.is_some_and(|(address, _)| address == wanted);
-        if !free || !(is_own || in_use(wanted).is_none_or(|other| other == mac)) {
+        if !free {
             return Ok(self.refuse(request, "the address is in use"));
         }
         let until = now + Duration::from_secs(lease_secs(request).into());
@@ -319,21 +311,16 @@ impl Server {
         }
     }
 
-    /// Writes `reply` as a whole Ethernet frame; `asked_from` is the source of the frame it answers.
-    pub fn emit(&self, frame: &mut Frame, reply: &Reply, asked_from: EthernetAddress) {
+    /// `reply` as a whole Ethernet frame; `asked_from` is the source of the frame it answers.
+    #[must_use]
+    pub fn frame(&self, pool: &Pool, reply: &Reply, asked_from: EthernetAddress) -> Frame {
         let (dst, dst_mac, port) = match reply.destination {
             Destination::Broadcast => (Ipv4Addr::BROADCAST, EthernetAddress::BROADCAST, CLIENT_PORT),
             Destination::Client(address, mac) => (address, mac, CLIENT_PORT),
             Destination::Relay(address) => (address, asked_from, SERVER_PORT),
         };
         let path = Path { src_mac: self.mac, dst_mac, src: self.plan.gateway.into(), dst: dst.into() };
-        let start = path.udp_payload_start();
-        frame.clear();
-        frame.set_len(start + reply.message.len());
-        if let Some(room) = frame.bytes_mut().get_mut(start..) {
-            room.copy_from_slice(&reply.message);
-        }
-        emit::udp(frame, &path, (SERVER_PORT, port), emit::HOP_LIMIT, reply.message.len());
+        emit::datagram(pool, &path, (SERVER_PORT, port), &reply.message)
     }
 }
 

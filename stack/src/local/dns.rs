@@ -15,35 +15,38 @@
 //! A query that came over UDP goes upstream over UDP, one that came over TCP over TCP. A reply that does not fit the
 //! client's buffer or the link is cut and marked, and the client comes back over TCP.
 //!
-//! With NAT64 the answers are worked on by [`dns64`].
+//! With NAT64 the answers are worked on by [`dns64`]. Names that mean the asking host itself are none of anybody's
+//! business: [`special`] answers for them.
 //!
 //! # Bounds
 //! [`MAX_QUERIES`] queries, [`MAX_QUERIES_PER_CLIENT`] of one container, [`MAX_ATTEMPTS`] sockets each.
 //!
 //! # Sources
-//! RFC 1035, RFC 5452, RFC 6147, RFC 6891, RFC 7766.
+//! RFC 1035, RFC 5452, RFC 6147, RFC 6761, RFC 6891, RFC 7766.
 
 use core::net::{IpAddr, SocketAddr};
 use std::collections::VecDeque;
 
-use smoltcp::wire::{DnsFlags, DnsOpcode, DnsRcode, EthernetAddress, Ipv6Cidr};
+use smoltcp::wire::{DnsFlags, DnsOpcode, DnsPacket, DnsRcode, EthernetAddress, Ipv6Cidr};
 use wharf_switch::{Duration, Instant};
 
 use crate::host::{FlowId, Host, HostEvent, Owner, Token};
 use crate::keyed::KeyedState;
 use crate::{Config, DropReason};
 
+pub mod answer;
 mod attempt;
 pub mod dns64;
 pub mod message;
 pub mod service;
 mod slots;
+mod special;
 pub mod tcp_host;
 pub mod upstream;
 
 use attempt::{Attempt, Outcome};
 use dns64::{Dns64, Verdict};
-use message::{Flaw, Message, kind};
+use message::{Message, kind};
 use slots::Slots;
 use upstream::Nameservers;
 
@@ -206,19 +209,20 @@ impl Forwarder {
         client: Client,
         request: &[u8],
     ) -> Result<(), DropReason> {
-        let query = match Message::parse(request) {
-            Ok(query) => query,
-            Err(Flaw::NoHeader) => return Err(DropReason::DnsMalformed),
-            Err(Flaw::NoQuestion) => return self.refuse_format(client, request),
-        };
-        if query.has(DnsFlags::RESPONSE) {
+        let header = DnsPacket::new_checked(request).map_err(|_| DropReason::DnsMalformed)?;
+        if header.flags().contains(DnsFlags::RESPONSE) {
             return Err(DropReason::DnsNotQuery);
         }
-        if query.header().opcode() != DnsOpcode::Query || matches!(query.kind(), kind::AXFR | kind::IXFR) {
-            self.replies.push_back((client, message::refusal(&query, DnsRcode::NotImp)));
+        // What follows the header of another opcode may not even be questions (RFC 8490 section 5.4 has none).
+        if header.opcode() != DnsOpcode::Query {
+            self.replies.push_back((client, answer::header_only(&header, DnsRcode::NotImp)));
             return Ok(());
         }
-        if let Some(answer) = self.dns64.as_ref().and_then(|dns64| dns64.well_known(&query)) {
+        let Some(query) = Message::parse(request) else {
+            self.replies.push_back((client, answer::header_only(&header, DnsRcode::FormErr)));
+            return Ok(());
+        };
+        if let Some(answer) = self.answer_here(&query) {
             self.reply(client, request, answer);
             return Ok(());
         }
@@ -258,7 +262,7 @@ impl Forwarder {
         let query_id = attempt.query;
         let server = attempt.server;
         let Some(query) = self.queries.get(query_id) else { return };
-        let Ok(asked) = Message::parse(&query.question) else { return };
+        let Some(asked) = Message::parse(&query.question) else { return };
         if self.buffer.is_empty() {
             self.buffer.resize(MAX_DATAGRAM_LEN, 0);
         }
@@ -324,14 +328,15 @@ impl Forwarder {
         self.replies.retain(|(client, _)| !is_its(client));
     }
 
-    fn refuse_format(&mut self, client: Client, request: &[u8]) -> Result<(), DropReason> {
-        let is_response = request.get(2).is_some_and(|flags| flags & 0x80 != 0);
-        if is_response {
-            return Err(DropReason::DnsNotQuery);
+    /// The answer to a query that no nameserver is to see.
+    fn answer_here(&self, query: &Message<'_>) -> Option<Vec<u8>> {
+        if matches!(query.kind(), kind::AXFR | kind::IXFR) {
+            return Some(answer::refusal(query, DnsRcode::NotImp));
         }
-        let answer = message::format_error(request).ok_or(DropReason::DnsMalformed)?;
-        self.replies.push_back((client, answer));
-        Ok(())
+        if query.edns().is_some_and(|edns| edns.version > 0) {
+            return Some(answer::bad_version(query));
+        }
+        special::answer(query).or_else(|| self.dns64.as_ref()?.well_known(query))
     }
 
     /// What to ask first, and in which words.
@@ -353,7 +358,7 @@ impl Forwarder {
         let Some(query) = self.queries.get_mut(id) else { return };
         if servers.is_empty() {
             let refusal = Message::parse(&query.request)
-                .map(|request| message::refusal(&request, DnsRcode::Refused))
+                .map(|request| answer::refusal(&request, DnsRcode::Refused))
                 .unwrap_or_default();
             self.answer(host, id, refusal);
             return;
@@ -442,13 +447,13 @@ impl Forwarder {
         server: SocketAddr,
         reply: Vec<u8>,
     ) {
-        let (Some(query), Ok(told)) = (self.queries.get_mut(id), Message::parse(&reply)) else { return };
+        let (Some(query), Some(told)) = (self.queries.get_mut(id), Message::parse(&reply)) else { return };
         if matches!(told.header().rcode(), DnsRcode::ServFail | DnsRcode::Refused) {
             query.failure = Some(reply);
             self.fail(now, host, id, server);
             return;
         }
-        let (Ok(request), Some(dns64)) = (Message::parse(&query.request), &self.dns64) else {
+        let (Some(request), Some(dns64)) = (Message::parse(&query.request), &self.dns64) else {
             self.answer(host, id, reply);
             return;
         };
@@ -487,12 +492,12 @@ impl Forwarder {
             return;
         }
         let failure = query.failure.take();
-        let Ok(request) = Message::parse(&query.request) else { return };
-        let told = failure.as_deref().and_then(|failure| Message::parse(failure).ok());
+        let Some(request) = Message::parse(&query.request) else { return };
+        let told = failure.as_deref().and_then(Message::parse);
         let answer = match (query.stage, told, failure.as_deref()) {
             (Stage::Plain, _, Some(failure)) => failure.to_vec(),
-            (_, Some(told), _) => message::refusal(&request, told.header().rcode()),
-            (_, None, _) => message::refusal(&request, DnsRcode::ServFail),
+            (_, Some(told), _) => answer::refusal(&request, told.header().rcode()),
+            (_, None, _) => answer::refusal(&request, DnsRcode::ServFail),
         };
         self.answer(host, id, answer);
     }
@@ -506,12 +511,12 @@ impl Forwarder {
 
     /// Puts a reply in the words and the size its client wants.
     fn reply(&mut self, client: Client, request: &[u8], mut reply: Vec<u8>) {
-        let Ok(query) = Message::parse(request) else { return };
+        let Some(query) = Message::parse(request) else { return };
         message::set_id(&mut reply, query.header().transaction_id());
         if !client.is_stream() {
             // RFC 6891 section 6.2.5: without EDNS "the requestor's UDP payload size ... 512 octets".
             let wanted = query.edns().map_or(message::MIN_UDP_LEN, |edns| edns.udp_len);
-            reply = message::truncate(&query, reply, wanted.min(self.max_udp_len));
+            reply = answer::truncate(&query, reply, wanted.min(self.max_udp_len));
         }
         self.replies.push_back((client, reply));
     }

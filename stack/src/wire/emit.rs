@@ -14,7 +14,7 @@ use smoltcp::wire::{
     UdpPacket, checksum,
 };
 use wharf_switch::frame::ETHERNET_HEADER_LEN;
-use wharf_switch::{Checksum, Frame, Offload, Segmentation, SegmentationKind};
+use wharf_switch::{Checksum, Frame, Offload, Pool, Segmentation, SegmentationKind};
 
 const IPV4_HEADER_LEN: usize = 20;
 const IPV6_HEADER_LEN: usize = 40;
@@ -169,4 +169,16 @@ pub(crate) fn udp(
     packet.set_checksum(sum);
     let start = ETHERNET_HEADER_LEN + path.ip_header_len();
     frame.offload.checksum = Checksum::Partial { start: len16(start), offset: UDP_CHECKSUM_OFFSET };
+}
+
+/// A whole UDP datagram that starts at the gateway.
+pub(crate) fn datagram(pool: &Pool, path: &Path, ports: (u16, u16), payload: &[u8]) -> Frame {
+    let start = path.udp_payload_start();
+    let mut frame = pool.for_len(start + payload.len());
+    frame.set_len(start + payload.len());
+    if let Some(room) = frame.bytes_mut().get_mut(start..) {
+        room.copy_from_slice(payload);
+    }
+    udp(&mut frame, path, ports, HOP_LIMIT, payload.len());
+    frame
 }

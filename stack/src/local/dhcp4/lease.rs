@@ -133,8 +133,7 @@ impl Leases {
         self.places.iter().flatten().filter(move |lease| lease.is_held(now))
     }
 
-    /// Finds an address for a client: reserved, its own, the one it wishes, or any that is free. `in_use` tells
-    /// which MAC address an address was seen at.
+    /// Finds an address for a client: reserved, its own, the one it wishes, or any that is free.
     #[must_use]
     pub fn choose(
         &self,
@@ -142,11 +141,8 @@ impl Leases {
         client: &ClientKey,
         mac: EthernetAddress,
         wish: Option<Ipv4Addr>,
-        in_use: impl Fn(Ipv4Addr) -> Option<EthernetAddress>,
     ) -> Option<Ipv4Addr> {
-        let free = |address: &Ipv4Addr| {
-            self.is_free_for(now, client, mac, *address) && in_use(*address).is_none_or(|other| other == mac)
-        };
+        let free = |address: &Ipv4Addr| self.is_free_for(now, client, mac, *address);
         // RFC 2131 section 4.3.1: the client's current address, its previous one, the one it requests, a new one.
         let reserved = self.reserved.iter().find(|&&(other, _)| other == mac).map(|&(_, address)| address);
         let own = self.of_client(client).map(|lease| lease.address);
@@ -265,7 +261,7 @@ mod tests {
     }
 
     fn take(leases: &mut Leases, number: u8) -> Option<Ipv4Addr> {
-        let address = leases.choose(NOW, &client(number), mac(number), None, |_| None)?;
+        let address = leases.choose(NOW, &client(number), mac(number), None)?;
         leases.put(&client(number), mac(number), address, State::Bound, LATER);
         Some(address)
     }
@@ -292,10 +288,10 @@ mod tests {
     fn an_expired_address_goes_to_who_needs_it() {
         let mut leases = leases(1);
         let address = take(&mut leases, 1);
-        assert_eq!(leases.choose(LATER, &client(2), mac(2), None, |_| None), address);
+        assert_eq!(leases.choose(LATER, &client(2), mac(2), None), address);
         leases.put(&client(2), mac(2), address.unwrap(), State::Bound, Instant::FAR);
         assert!(leases.of_client(&client(1)).is_none());
-        assert_eq!(leases.choose(LATER, &client(1), mac(1), None, |_| None), None);
+        assert_eq!(leases.choose(LATER, &client(1), mac(1), None), None);
     }
 
     #[test]
@@ -303,19 +299,8 @@ mod tests {
         let mut single = leases(1);
         let address = take(&mut single, 1);
         let renamed = ClientKey::new(Some(b"\xffrenamed"), mac(1));
-        assert_eq!(single.choose(NOW, &renamed, mac(1), None, |_| None), address);
-        assert_eq!(single.choose(NOW, &renamed, mac(2), None, |_| None), None);
-    }
-
-    #[test]
-    fn an_address_seen_at_another_mac_is_not_given() {
-        let leases = leases(2);
-        let taken = Ipv4Addr::new(10, 0, 2, 100);
-        let seen = |address| (address == taken).then_some(mac(9));
-        for number in 0..8 {
-            let chosen = leases.choose(NOW, &client(number), mac(number), Some(taken), seen);
-            assert_eq!(chosen, Some(Ipv4Addr::new(10, 0, 2, 101)));
-        }
+        assert_eq!(single.choose(NOW, &renamed, mac(1), None), address);
+        assert_eq!(single.choose(NOW, &renamed, mac(2), None), None);
     }
 
     #[test]

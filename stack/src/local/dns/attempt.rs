@@ -160,7 +160,7 @@ impl Attempt {
         let Ok(header) = DnsPacket::new_checked(reply) else { return false };
         header.transaction_id() == self.id
             && header.flags().contains(DnsFlags::RESPONSE)
-            && Message::parse(reply).is_ok_and(|message| message.question() == question)
+            && Message::parse(reply).is_some_and(|message| message.question() == question)
     }
 }
 

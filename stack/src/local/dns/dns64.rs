@@ -17,7 +17,8 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 
 use smoltcp::wire::{DnsFlags, DnsRcode, Ipv6Cidr};
 
-use super::message::{Message, Record, Section, Writer, clear_authentic, kind, set_kind};
+use super::answer::Writer;
+use super::message::{Message, Record, Section, clear_authentic, kind, set_kind};
 use crate::transit::nat64;
 
 /// RFC 6147 section 5.1.7: without an SOA record "the DNS64 SHOULD use the TTL of the original A RR or 600 seconds,
@@ -484,8 +485,8 @@ mod tests {
             let (asked, told) = (Message::parse(&asked).unwrap(), Message::parse(&bytes).unwrap());
             drop(local().judge(&asked, &told));
             let made = local().synthesize(&asked, &told, 600);
-            prop_assert!(Message::parse(&made).is_ok());
-            prop_assert!(Message::parse(&local().synthesize_pointer(&asked, &told)).is_ok());
+            prop_assert!(Message::parse(&made).is_some());
+            prop_assert!(Message::parse(&local().synthesize_pointer(&asked, &told)).is_some());
         }
     }
 }

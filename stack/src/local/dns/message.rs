@@ -1,19 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! DNS messages: what the forwarder has to read of one, and the few it writes itself.
+//! DNS messages: what the forwarder has to read of one, and to change in it.
 //!
 //! # How it works
 //! The header goes through smoltcp's view. Its records stop at class IN and do not know OPT, so the walk over
 //! sections is here, in the same manner: every length is checked before it is used. Names are followed through
 //! smoltcp's iterator, which cannot be sent in circles.
 //!
-//! [`Writer`] builds answers: names are written in full, except the question's own, which is a pointer to it.
-//!
 //! # Sources
 //! RFC 1035 section 4, RFC 6891 section 6.1 (EDNS).
 
 use core::ops::Range;
 
-use smoltcp::wire::{DnsFlags, DnsPacket, DnsRcode};
+use smoltcp::wire::{DnsFlags, DnsPacket};
 
 use crate::local::name::MAX_NAME_LEN;
 
@@ -21,13 +19,8 @@ use crate::local::name::MAX_NAME_LEN;
 pub const HEADER_LEN: usize = 12;
 /// RFC 1035 section 4.2.1: "Messages carried by UDP are restricted to 512 bytes".
 pub const MIN_UDP_LEN: usize = 512;
-/// What we say we take when we write an OPT record of our own.
-const OUR_UDP_LEN: u16 = 1232;
 /// Records looked at in one message; more is not a message anybody means well with.
 const MAX_RECORDS: usize = 4096;
-/// A pointer to the question's name.
-const QUESTION_POINTER: [u8; 2] = [0xc0, 12];
-
 /// Record types and classes.
 pub mod kind {
     #![allow(missing_docs, reason = "the names are those of the RFCs")]
@@ -48,15 +41,6 @@ pub mod kind {
 pub struct Message<'a> {
     bytes: &'a [u8],
     name_end: usize,
-}
-
-/// Why a message is not one to work with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flaw {
-    /// No whole header: nothing can be answered.
-    NoHeader,
-    /// A header, but not one whole question.
-    NoQuestion,
 }
 
 /// One resource record.
@@ -92,23 +76,23 @@ pub enum Section {
 pub struct Edns {
     /// Bytes of UDP payload its sender takes.
     pub udp_len: usize,
+    /// The version of EDNS.
+    pub version: u8,
     /// DNSSEC records are wanted.
     pub dnssec_ok: bool,
 }
 
 impl<'a> Message<'a> {
-    /// Reads header and question.
-    ///
-    /// # Errors
-    /// What is missing.
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, Flaw> {
-        let header = DnsPacket::new_checked(bytes).map_err(|_| Flaw::NoHeader)?;
+    /// Reads header and question; `None` when one of them is missing or not whole.
+    #[must_use]
+    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let header = DnsPacket::new_checked(bytes).ok()?;
         if header.question_count() != 1 {
-            return Err(Flaw::NoQuestion);
+            return None;
         }
-        let name_end = plain_name_end(bytes, HEADER_LEN).ok_or(Flaw::NoQuestion)?;
-        bytes.get(name_end..name_end + 4).ok_or(Flaw::NoQuestion)?;
-        Ok(Self { bytes, name_end })
+        let name_end = plain_name_end(bytes, HEADER_LEN)?;
+        bytes.get(name_end..name_end + 4)?;
+        Some(Self { bytes, name_end })
     }
 
     /// The whole message.
@@ -169,10 +153,11 @@ impl<'a> Message<'a> {
         let opt = self
             .records()
             .find(|record| record.section == Section::Additional && record.kind == kind::OPT)?;
-        let [_, _, flags, _] = opt.ttl.to_be_bytes();
+        let [_, version, flags, _] = opt.ttl.to_be_bytes();
         Some(Edns {
             // RFC 6891 section 6.2.3: "Values lower than 512 MUST be treated as equal to 512."
             udp_len: usize::from(opt.class).max(MIN_UDP_LEN),
+            version,
             dnssec_ok: flags & 0x80 != 0,
         })
     }
@@ -281,116 +266,6 @@ fn walk(bytes: &[u8], start: usize) -> Option<(usize, bool)> {
     }
 }
 
-/// A message of our own in the making.
-#[derive(Debug)]
-pub struct Writer {
-    bytes: Vec<u8>,
-    name: Vec<u8>,
-}
-
-impl Writer {
-    /// An answer to `query`, so far without records.
-    #[must_use]
-    pub fn answer(query: &Message<'_>, rcode: DnsRcode) -> Self {
-        let mut bytes = vec![0; HEADER_LEN];
-        bytes.extend_from_slice(query.question());
-        let mut header = DnsPacket::new_unchecked(bytes.as_mut_slice());
-        header.set_transaction_id(query.header().transaction_id());
-        let kept = query.header().flags() & (DnsFlags::RECURSION_DESIRED | DnsFlags::CHECK_DISABLED);
-        header.set_flags(DnsFlags::RESPONSE | DnsFlags::RECURSION_AVAILABLE | kept);
-        header.set_question_count(1);
-        set_rcode(&mut bytes, rcode);
-        Self { bytes, name: query.name().to_vec() }
-    }
-
-    /// Adds an answer record, unless the message would become too long.
-    pub fn record(&mut self, owner: &[u8], kind: u16, ttl: u32, data: &[u8]) {
-        let Ok(len) = u16::try_from(data.len()) else { return };
-        let owner = if owner == self.name { &QUESTION_POINTER } else { owner };
-        if self.bytes.len() + owner.len() + 10 + data.len() > usize::from(u16::MAX) {
-            return;
-        }
-        self.bytes.extend_from_slice(owner);
-        self.bytes.extend_from_slice(&kind.to_be_bytes());
-        self.bytes.extend_from_slice(&kind::CLASS_IN.to_be_bytes());
-        self.bytes.extend_from_slice(&ttl.to_be_bytes());
-        self.bytes.extend_from_slice(&len.to_be_bytes());
-        self.bytes.extend_from_slice(data);
-        let mut header = DnsPacket::new_unchecked(self.bytes.as_mut_slice());
-        let count = header.answer_record_count();
-        header.set_answer_record_count(count + 1);
-    }
-
-    /// How many answer records there are so far.
-    #[must_use]
-    pub fn answers(&self) -> u16 {
-        DnsPacket::new_unchecked(&self.bytes[..]).answer_record_count()
-    }
-
-    /// Says that there would be more.
-    pub fn truncated(&mut self) {
-        let mut header = DnsPacket::new_unchecked(self.bytes.as_mut_slice());
-        let flags = header.flags() | DnsFlags::TRUNCATED;
-        header.set_flags(flags);
-    }
-
-    /// The finished message. `edns` is what the query's OPT record said.
-    #[must_use]
-    pub fn finish(mut self, edns: Option<Edns>) -> Vec<u8> {
-        // RFC 6891 section 6.1.1: "If an OPT record is present in a received request, compliant responders MUST
-        // include an OPT record in their respective responses."
-        if let Some(edns) = edns {
-            let flags = if edns.dnssec_ok { 0x80 } else { 0 };
-            self.bytes.extend_from_slice(&[0]);
-            self.bytes.extend_from_slice(&kind::OPT.to_be_bytes());
-            self.bytes.extend_from_slice(&OUR_UDP_LEN.to_be_bytes());
-            self.bytes.extend_from_slice(&[0, 0, flags, 0, 0, 0]);
-            DnsPacket::new_unchecked(self.bytes.as_mut_slice()).set_additional_record_count(1);
-        }
-        self.bytes
-    }
-}
-
-/// An answer that says nothing but a result code.
-#[must_use]
-pub fn refusal(query: &Message<'_>, rcode: DnsRcode) -> Vec<u8> {
-    Writer::answer(query, rcode).finish(query.edns())
-}
-
-/// The answer to a message of which nothing but the header can be read.
-#[must_use]
-pub fn format_error(bytes: &[u8]) -> Option<Vec<u8>> {
-    let query = DnsPacket::new_checked(bytes).ok()?;
-    let mut answer = vec![0; HEADER_LEN];
-    let mut header = DnsPacket::new_unchecked(answer.as_mut_slice());
-    header.set_transaction_id(query.transaction_id());
-    header.set_flags(DnsFlags::RESPONSE | (query.flags() & DnsFlags::RECURSION_DESIRED));
-    set_rcode(&mut answer, DnsRcode::FormErr);
-    Some(answer)
-}
-
-/// Cuts a reply to `limit` bytes in the way its reader understands: nothing but the question, and the flag.
-///
-/// RFC 2181 section 9: "Where TC is set, the partial RRSet that would not completely fit may be left in the response.
-/// When a DNS client receives a reply with TC set, it should ignore that response, and query again, using a mechanism,
-/// such as a TCP connection, that will permit larger replies."
-#[must_use]
-pub fn truncate(query: &Message<'_>, reply: Vec<u8>, limit: usize) -> Vec<u8> {
-    if reply.len() <= limit {
-        return reply;
-    }
-    let rcode = DnsPacket::new_checked(&reply[..]).map_or(DnsRcode::ServFail, |header| header.rcode());
-    let mut writer = Writer::answer(query, rcode);
-    writer.truncated();
-    let short = writer.finish(query.edns());
-    if short.len() <= limit {
-        return short;
-    }
-    let mut writer = Writer::answer(query, rcode);
-    writer.truncated();
-    writer.finish(None)
-}
-
 /// A question of our own, without an id yet. `like` is the query it is asked for.
 #[must_use]
 pub fn question(like: &Message<'_>, name: &[u8], kind: u16) -> Vec<u8> {
@@ -407,7 +282,7 @@ pub fn question(like: &Message<'_>, name: &[u8], kind: u16) -> Vec<u8> {
 
 /// Puts another type into the question.
 pub fn set_kind(bytes: &mut [u8], kind: u16) {
-    if let Ok(message) = Message::parse(bytes) {
+    if let Some(message) = Message::parse(bytes) {
         let at = message.name_end;
         if let Some(room) = bytes.get_mut(at..at + 2) {
             room.copy_from_slice(&kind.to_be_bytes());
@@ -430,17 +305,12 @@ pub fn set_id(bytes: &mut [u8], id: u16) {
     }
 }
 
-/// smoltcp has no setter for the result code: the low four bits of byte 3.
-fn set_rcode(bytes: &mut [u8], rcode: DnsRcode) {
-    if let Some(byte) = bytes.get_mut(3) {
-        *byte = *byte & 0xf0 | u8::from(rcode) & 0x0f;
-    }
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use proptest::prelude::*;
+    use smoltcp::wire::DnsRcode;
 
+    use super::super::answer::{self, Writer};
     use super::*;
     use crate::local::name;
 
@@ -466,22 +336,26 @@ pub(crate) mod tests {
         assert_eq!(message.name(), b"\x03www\x07example\x03org\x00");
         assert_eq!((message.kind(), message.class()), (28, 1));
         let edns = message.edns().unwrap();
-        assert_eq!((edns.udp_len, edns.dnssec_ok), (4096, false));
+        assert_eq!(edns, Edns { udp_len: 4096, version: 0, dnssec_ok: false });
     }
 
     #[test]
-    fn flawed_queries_are_told_apart() {
+    fn a_message_without_one_whole_question_is_not_read() {
         let good = query("a.example", kind::A, None);
-        assert_eq!(Message::parse(&good[..11]).unwrap_err(), Flaw::NoHeader);
-        assert_eq!(Message::parse(&good[..good.len() - 1]).unwrap_err(), Flaw::NoQuestion);
-        let mut two = good.clone();
-        two[5] = 2;
-        assert_eq!(Message::parse(&two).unwrap_err(), Flaw::NoQuestion);
-        let mut pointer = good[..12].to_vec();
-        pointer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1]);
-        assert_eq!(Message::parse(&pointer).unwrap_err(), Flaw::NoQuestion);
-        let reserved = [&good[..12], &[0x40, 0, 0, 1, 0, 1]].concat();
-        assert_eq!(Message::parse(&reserved).unwrap_err(), Flaw::NoQuestion);
+        let with_count = |count: u8| [&good[..5], &[count], &good[6..]].concat();
+        let with_name = |name: &[u8]| [&good[..12], name, &[0, 1, 0, 1]].concat();
+        let flawed = [
+            good[..11].to_vec(),
+            good[..good.len() - 1].to_vec(),
+            with_count(0),
+            with_count(2),
+            with_name(&[0xc0, 12]),
+            with_name(&[0x40, 0]),
+        ];
+        assert!(Message::parse(&with_name(&[1, b'a', 0])).is_some());
+        for bytes in flawed {
+            assert!(Message::parse(&bytes).is_none(), "{bytes:02x?}");
+        }
     }
 
     #[test]
@@ -515,49 +389,6 @@ pub(crate) mod tests {
         assert!(!cut.is_complete());
     }
 
-    #[test]
-    fn a_refusal_repeats_the_question_and_answers_edns_with_edns() {
-        let bytes = query("a.example", kind::A, Some(512));
-        let reply = refusal(&Message::parse(&bytes).unwrap(), DnsRcode::ServFail);
-        let mut expected = vec![0x12, 0x34, 0x81, 0x82, 0, 1, 0, 0, 0, 0, 0, 1];
-        expected.extend_from_slice(&bytes[12..12 + 15]);
-        expected.extend_from_slice(&[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(reply, expected);
-        let plain = query("a.example", kind::A, None);
-        assert_eq!(refusal(&Message::parse(&plain).unwrap(), DnsRcode::Refused)[10..12], [0, 0]);
-    }
-
-    #[test]
-    fn a_reply_that_is_too_long_becomes_question_and_flag() {
-        let bytes = query("a.example", kind::A, Some(512));
-        let question = Message::parse(&bytes).unwrap();
-        let mut writer = Writer::answer(&question, DnsRcode::NXDomain);
-        for _ in 0..60 {
-            writer.record(question.name(), kind::A, 1, &[192, 0, 2, 1]);
-        }
-        let long = writer.finish(question.edns());
-        assert_eq!(truncate(&question, long.clone(), long.len()), long);
-        let short = truncate(&question, long, 512);
-        let message = Message::parse(&short).unwrap();
-        assert!(message.has(DnsFlags::TRUNCATED) && message.has(DnsFlags::RESPONSE));
-        assert_eq!(message.header().rcode(), DnsRcode::NXDomain);
-        assert_eq!(message.header().answer_record_count(), 0);
-        assert!(message.edns().is_some());
-    }
-
-    #[test]
-    fn the_largest_number_of_records_stays_within_a_message() {
-        let bytes = query("a.example", kind::A, None);
-        let question = Message::parse(&bytes).unwrap();
-        let mut writer = Writer::answer(&question, DnsRcode::NoError);
-        for _ in 0..70_000 {
-            writer.record(question.name(), kind::AAAA, 1, &[0; 16]);
-        }
-        let reply = writer.finish(None);
-        assert!(reply.len() <= 65_535);
-        assert!(Message::parse(&reply).unwrap().records().count() > 2000);
-    }
-
     proptest! {
         #[test]
         fn no_bytes_make_reading_panic(head in any::<bool>(), bytes in prop::collection::vec(any::<u8>(), 0..200)) {
@@ -565,13 +396,12 @@ pub(crate) mod tests {
             if head && bytes.len() >= 12 {
                 bytes[4..12].copy_from_slice(&[0, 1, 0, 3, 0, 3, 0, 3]);
             }
-            drop(format_error(&bytes));
-            if let Ok(message) = Message::parse(&bytes) {
-                drop((message.edns(), refusal(&message, DnsRcode::Refused)));
+            if let Some(message) = Message::parse(&bytes) {
+                drop((message.edns(), answer::refusal(&message, DnsRcode::Refused)));
                 for record in message.records() {
                     drop((message.name_at(record.start), message.name_at(record.data.start)));
                 }
-                prop_assert!(truncate(&message, bytes.clone(), 0).len() <= bytes.len().max(12 + 259));
+                prop_assert!(answer::truncate(&message, bytes.clone(), 0).len() <= bytes.len().max(12 + 259));
             }
         }
     }

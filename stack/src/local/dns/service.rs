@@ -109,30 +109,25 @@ impl Service {
         self.due
     }
 
-    /// The next frame to be sent. `mac_of` is asked for receivers that were not heard from lately.
-    pub fn poll_frame(
-        &mut self,
-        pool: &Pool,
-        mac_of: impl Fn(IpAddr) -> Option<EthernetAddress>,
-    ) -> Option<Frame> {
+    /// The next frame to be sent.
+    pub fn poll_frame(&mut self, pool: &Pool) -> Option<Frame> {
         if let Some((way, reply)) = self.datagrams.pop_front() {
             return Some(self.datagram_frame(pool, way, &reply));
         }
-        while let Some((mac, packet)) = self.streams.poll_packet() {
-            let Some((destination, ethertype)) = destination_of(&packet) else { continue };
-            // Nobody to be found: TCP says it again.
-            let Some(mac) = mac.or_else(|| mac_of(destination)) else { continue };
-            let mut frame = pool.for_len(ETHERNET_HEADER_LEN + packet.len());
-            frame.set_len(ETHERNET_HEADER_LEN + packet.len());
-            let mut ethernet = EthernetFrame::new_unchecked(frame.bytes_mut());
-            ethernet.set_src_addr(self.mac);
-            ethernet.set_dst_addr(mac);
-            ethernet.set_ethertype(ethertype);
-            ethernet.payload_mut().copy_from_slice(&packet);
-            frame.offload.checksum = Checksum::Valid;
-            return Some(frame);
-        }
-        None
+        let segment = self.streams.poll_segment()?;
+        let len = ETHERNET_HEADER_LEN + segment.packet.len();
+        let mut frame = pool.for_len(len);
+        frame.set_len(len);
+        let mut ethernet = EthernetFrame::new_unchecked(frame.bytes_mut());
+        ethernet.set_src_addr(self.mac);
+        ethernet.set_dst_addr(segment.mac);
+        ethernet.set_ethertype(match segment.to {
+            IpAddr::V4(_) => EthernetProtocol::Ipv4,
+            IpAddr::V6(_) => EthernetProtocol::Ipv6,
+        });
+        ethernet.payload_mut().copy_from_slice(&segment.packet);
+        frame.offload.checksum = Checksum::Valid;
+        Some(frame)
     }
 
     /// Hands out the forwarder's replies. Returns whether a stream got one.
@@ -157,22 +152,8 @@ impl Service {
         reply: &[u8],
     ) -> Frame {
         let path = Path { src_mac: self.mac, dst_mac: mac, src: to, dst: from.ip() };
-        let start = path.udp_payload_start();
-        let mut frame = pool.for_len(start + reply.len());
-        frame.set_len(start + reply.len());
-        if let Some(room) = frame.bytes_mut().get_mut(start..) {
-            room.copy_from_slice(reply);
-        }
-        emit::udp(&mut frame, &path, (PORT, from.port()), emit::HOP_LIMIT, reply.len());
-        frame
+        emit::datagram(pool, &path, (PORT, from.port()), reply)
     }
-}
-
-/// Where an IP packet goes and what Ethernet calls it.
-fn destination_of(packet: &[u8]) -> Option<(IpAddr, EthernetProtocol)> {
-    let (_, destination) = super::tcp_host::addresses_in(packet)?;
-    let ethertype = if destination.is_ipv4() { EthernetProtocol::Ipv4 } else { EthernetProtocol::Ipv6 };
-    Some((destination, ethertype))
 }
 
 #[cfg(test)]
@@ -205,7 +186,7 @@ mod tests {
             service.handle_datagram(NOW, &mut host, way, &query("a.example", kind::A, None)).unwrap();
             assert!(service.poll_at() <= NOW);
             service.poll(NOW, &mut host);
-            let mut frame = service.poll_frame(&Pool::new(0), |_| None).expect("the refusal");
+            let mut frame = service.poll_frame(&Pool::new(0)).expect("the refusal");
             wharf_switch::offload::complete_checksum(&mut frame).unwrap();
             let ethernet = EthernetFrame::new_checked(frame.bytes()).unwrap();
             assert_eq!((ethernet.dst_addr(), ethernet.src_addr()), (MAC, config().mac));
@@ -216,8 +197,8 @@ mod tests {
             let udp = UdpPacket::new_checked(payload).unwrap();
             assert!(udp.verify_checksum(&IpAddress::from(to), &IpAddress::from(from)));
             assert_eq!((udp.src_port(), udp.dst_port()), (53, 4000));
-            assert!(Message::parse(udp.payload()).is_ok());
-            assert!(service.poll_frame(&Pool::new(0), |_| None).is_none());
+            assert!(Message::parse(udp.payload()).is_some());
+            assert!(service.poll_frame(&Pool::new(0)).is_none());
             assert_eq!(service.poll_at(), Instant::FAR);
         }
     }
@@ -255,7 +236,7 @@ mod tests {
         syn.emit(&mut TcpPacket::new_unchecked(ip.payload_mut()), &from, &to, &ignored);
         service.handle_packet(MAC, &packet);
         service.poll(NOW, &mut host);
-        let frame = service.poll_frame(&Pool::new(0), |_| None).expect("a SYN-ACK");
+        let frame = service.poll_frame(&Pool::new(0)).expect("a SYN-ACK");
         let ethernet = EthernetFrame::new_checked(frame.bytes()).unwrap();
         assert_eq!(ethernet.dst_addr(), MAC);
         let ip = Ipv4Packet::new_checked(ethernet.payload()).unwrap();

@@ -3,13 +3,16 @@
 //!
 //! # Path
 //! TCP segments for port 53 of the gateway's addresses come in by [`TcpHost::handle_packet`], those it sends leave by
-//! [`TcpHost::poll_packet`]. In between [`TcpHost::poll`] reads queries off the connections and gives them to the
+//! [`TcpHost::poll_segment`]. In between [`TcpHost::poll`] reads queries off the connections and gives them to the
 //! [`Forwarder`]; replies come back through [`TcpHost::handle_reply`].
 //!
 //! # How it works
-//! A smoltcp interface with one socket for each connection and a few more that listen. Its device is two queues of IP
+//! A smoltcp interface with one socket for each connection and one more that listens. Its device is two queues of IP
 //! packets: the link layer stays with the gateway, whose neighbor table is better than the interface's own. Replies
 //! may overtake each other (RFC 7766 section 6.2.1.1); a client that asks faster than it listens is not read from.
+//!
+//! Connections nobody asks anything on give way to new ones, the longest idle first; where all are busy, the new one
+//! is reset.
 //!
 //! # Bounds
 //! [`MAX_CONNECTIONS`], [`MAX_CONNECTIONS_PER_CLIENT`] of one container, [`MAX_PIPELINED`] queries of one connection
@@ -22,7 +25,9 @@ use core::fmt;
 use core::net::IpAddr;
 use std::collections::VecDeque;
 
-use smoltcp::iface::{Config as InterfaceConfig, Interface, SocketHandle, SocketSet};
+use smoltcp::iface::{
+    Config as InterfaceConfig, Interface, PollIngressSingleResult, SocketHandle, SocketSet,
+};
 use smoltcp::phy::{self, Checksum, DeviceCapabilities, Medium};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, Ipv4Packet, Ipv6Packet};
@@ -42,8 +47,6 @@ pub const MAX_PIPELINED: usize = 32;
 /// RFC 7766 section 6.2.3: an idle timeout "in the order of a few seconds"; dig and resolvers are done well before.
 pub const IDLE: Duration = Duration::from_secs(10);
 
-/// Sockets that listen although nobody came yet.
-const SPARE: usize = 4;
 /// A query is a few hundred bytes; pipelined ones may wait for their turn in the client.
 const RECEIVE_BUFFER_LEN: usize = 4096;
 /// What is on its way; a longer reply follows as it is acknowledged.
@@ -54,6 +57,17 @@ const OUTPUT_LIMIT: usize = 2 * 65_537;
 const MAX_PACKETS: usize = 512;
 /// MAC addresses remembered, for the replies.
 const MAX_NEIGHBORS: usize = 1024;
+
+/// A TCP segment to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Where its receiver was last heard from.
+    pub mac: EthernetAddress,
+    /// Its receiver.
+    pub to: IpAddr,
+    /// The whole IP packet, checksums and all.
+    pub packet: Vec<u8>,
+}
 
 /// The interface's device: packets in, packets out.
 struct Queues {
@@ -126,6 +140,11 @@ impl Connection {
         let waits = self.pending > 0 && self.output.is_empty() && !self.closing;
         (self.from.is_some() && !waits).then(|| self.active_at + IDLE)
     }
+
+    /// Whether nothing is asked, read or said on it.
+    fn is_idle(&self, socket: &Socket<'_>) -> bool {
+        self.pending == 0 && self.output.is_empty() && socket.send_queue() == 0 && socket.recv_queue() == 0
+    }
 }
 
 /// The gateway's TCP side of DNS.
@@ -175,7 +194,7 @@ impl TcpHost {
             neighbors: KeyedMap::with_hasher(hash),
             next_id: 0,
         };
-        host.keep_listening();
+        host.listen();
         host
     }
 
@@ -201,14 +220,12 @@ impl TcpHost {
 
     /// Moves everything on: segments, queries, replies, deadlines.
     pub fn poll<H: Host>(&mut self, now: Instant, host: &mut H, forwarder: &mut Forwarder) {
-        self.interface.poll(time(now), &mut self.queues, &mut self.sockets);
+        self.receive(now);
         for place in 0..self.connections.len() {
-            self.greet(now, place);
             self.read(now, host, forwarder, place);
             self.write(now, place);
         }
         self.reap(now, host, forwarder);
-        self.keep_listening();
         self.interface.poll(time(now), &mut self.queues, &mut self.sockets);
     }
 
@@ -224,11 +241,15 @@ impl TcpHost {
         }
     }
 
-    /// Takes the next packet to be sent, and where to: the MAC address its receiver was last heard from.
-    pub fn poll_packet(&mut self) -> Option<(Option<EthernetAddress>, Vec<u8>)> {
-        let packet = self.queues.outgoing.pop_front()?;
-        let mac = addresses_in(&packet).and_then(|(_, to)| self.neighbors.get(&to).copied());
-        Some((mac, packet))
+    /// Takes the next segment to be sent. What is for somebody not heard from lately is lost: TCP says it again.
+    pub fn poll_segment(&mut self) -> Option<Segment> {
+        while let Some(packet) = self.queues.outgoing.pop_front() {
+            let Some((_, to)) = addresses_in(&packet) else { continue };
+            if let Some(&mac) = self.neighbors.get(&to) {
+                return Some(Segment { mac, to, packet });
+            }
+        }
+        None
     }
 
     /// When [`TcpHost::poll`] has something to do.
@@ -243,20 +264,61 @@ impl TcpHost {
         idle.min(sockets)
     }
 
-    /// Notes who came to a socket that was listening.
-    fn greet(&mut self, now: Instant, place: usize) {
-        let Some(connection) = self.connections.get(place) else { return };
-        let socket = self.sockets.get_mut::<Socket<'_>>(connection.handle);
-        let Some(remote) = socket.remote_endpoint().filter(|_| connection.from.is_none()) else { return };
-        let from = IpAddr::from(remote.addr);
-        let of_client = self.connections.iter().filter(|other| other.from == Some(from)).count();
-        if of_client >= MAX_CONNECTIONS_PER_CLIENT {
-            socket.abort();
+    /// Takes the packets in one by one, so that every SYN of a burst finds a socket that listens.
+    fn receive(&mut self, now: Instant) {
+        loop {
+            let (queues, sockets) = (&mut self.queues, &mut self.sockets);
+            match self.interface.poll_ingress_single(time(now), queues, sockets) {
+                PollIngressSingleResult::None => return,
+                PollIngressSingleResult::PacketProcessed => {}
+                PollIngressSingleResult::SocketStateChanged => {
+                    self.greet(now);
+                    self.keep_listening();
+                }
+            }
         }
-        self.next_id += 1;
-        if let Some(connection) = self.connections.get_mut(place) {
-            (connection.from, connection.id, connection.active_at) = (Some(from), self.next_id, now);
+    }
+
+    /// Notes who came to a socket that was listening, and who never came further than that.
+    fn greet(&mut self, now: Instant) {
+        let mut newcomer = None;
+        for connection in &mut self.connections {
+            let socket = self.sockets.get::<Socket<'_>>(connection.handle);
+            match (connection.from, socket.remote_endpoint()) {
+                (None, Some(remote)) => {
+                    self.next_id += 1;
+                    let from = IpAddr::from(remote.addr);
+                    (connection.from, connection.id, connection.active_at) = (Some(from), self.next_id, now);
+                    newcomer = Some((connection.handle, from));
+                }
+                // RFC 9293 section 3.10.7.4: a reset during the handshake returns the socket to LISTEN.
+                (Some(_), None) if socket.state() == State::Listen => connection.from = None,
+                _ => {}
+            }
         }
+        if let Some((handle, client)) = newcomer {
+            self.make_room(handle, MAX_CONNECTIONS_PER_CLIENT, |from| from == client);
+            self.make_room(handle, MAX_CONNECTIONS, |_| true);
+        }
+    }
+
+    /// Where a newcomer makes `rivals` more than `limit`, resets the one that is idle for longest, or else the newcomer.
+    ///
+    /// RFC 7766 section 6.2.3: "Servers MAY use zero timeouts when they are experiencing heavy load or are under
+    /// attack."
+    fn make_room(&mut self, newcomer: SocketHandle, limit: usize, rivals: impl Fn(IpAddr) -> bool) {
+        let sockets = &self.sockets;
+        let socket = |connection: &Connection| sockets.get::<Socket<'_>>(connection.handle);
+        let open = || {
+            let rivals = self.connections.iter().filter(|connection| connection.from.is_some_and(&rivals));
+            rivals.filter(|connection| socket(connection).state() != State::Closed)
+        };
+        if open().count() <= limit {
+            return;
+        }
+        let idle = open().filter(|rival| rival.handle != newcomer && rival.is_idle(socket(rival)));
+        let leaving = idle.min_by_key(|rival| rival.active_at).map_or(newcomer, |rival| rival.handle);
+        self.sockets.get_mut::<Socket<'_>>(leaving).abort();
     }
 
     /// Reads queries, as long as the connection keeps up with the replies.
@@ -334,41 +396,42 @@ impl TcpHost {
         });
     }
 
-    /// Sees to it that a few sockets listen, as far as the limit allows, and no more.
+    /// Sees to it that one socket listens, and no more.
     fn keep_listening(&mut self) {
         let mut listening = 0;
         let sockets = &mut self.sockets;
         self.connections.retain(|connection| {
-            let listens = connection.from.is_none();
-            listening += usize::from(listens);
-            let surplus = listens && listening > SPARE;
+            listening += usize::from(connection.from.is_none());
+            let surplus = connection.from.is_none() && listening > 1;
             if surplus {
                 sockets.remove(connection.handle);
             }
             !surplus
         });
-        while listening < SPARE && self.connections.len() < MAX_CONNECTIONS {
-            let buffer = |len: usize| SocketBuffer::new(vec![0; len]);
-            let mut socket = Socket::new(buffer(RECEIVE_BUFFER_LEN), buffer(SEND_BUFFER_LEN));
-            // Replies are written whole; waiting for more would only wait for the client's delayed ACK.
-            socket.set_nagle_enabled(false);
-            socket.set_ack_delay(None);
-            if socket.listen(PORT).is_err() {
-                return;
-            }
-            let handle = self.sockets.add(socket);
-            self.connections.push(Connection {
-                handle,
-                id: 0,
-                from: None,
-                input: Vec::new(),
-                output: VecDeque::new(),
-                pending: 0,
-                active_at: Instant::ZERO,
-                closing: false,
-            });
-            listening += 1;
+        if listening == 0 {
+            self.listen();
         }
+    }
+
+    fn listen(&mut self) {
+        let buffer = |len: usize| SocketBuffer::new(vec![0; len]);
+        let mut socket = Socket::new(buffer(RECEIVE_BUFFER_LEN), buffer(SEND_BUFFER_LEN));
+        // Replies are written whole; waiting for more would only wait for the client's delayed ACK.
+        socket.set_nagle_enabled(false);
+        socket.set_ack_delay(None);
+        if socket.listen(PORT).is_err() {
+            return;
+        }
+        self.connections.push(Connection {
+            handle: self.sockets.add(socket),
+            id: 0,
+            from: None,
+            input: Vec::new(),
+            output: VecDeque::new(),
+            pending: 0,
+            active_at: Instant::ZERO,
+            closing: false,
+        });
     }
 }
 
@@ -398,7 +461,7 @@ fn addresses_of(config: &Config) -> impl Iterator<Item = IpCidr> {
 }
 
 /// Source and destination of an IP packet.
-pub(super) fn addresses_in(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
+fn addresses_in(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
     match packet.first()? >> 4 {
         4 => {
             let packet = Ipv4Packet::new_checked(packet).ok()?;

@@ -5,7 +5,7 @@ use core::net::Ipv6Addr;
 
 use proptest::prelude::*;
 
-use super::message::Writer;
+use super::answer::Writer;
 use super::message::tests::query;
 use super::script::ScriptedHost;
 use super::*;
@@ -291,23 +291,80 @@ fn one_container_cannot_take_the_whole_table() {
 }
 
 #[test]
-fn what_is_no_query_is_dropped_and_what_is_no_ordinary_one_is_refused() {
+fn what_is_no_query_is_dropped() {
     let mut bench = Bench::new(&[server(1)], false);
     let good = query("a.example", kind::A, None);
     assert_eq!(bench.ask(0, client(1), &good[..11]), Err(DropReason::DnsMalformed));
-    let mut response = good.clone();
-    response[2] |= 0x80;
-    assert_eq!(bench.ask(0, client(1), &response), Err(DropReason::DnsNotQuery));
-    bench.ask(0, client(1), &good[..20]).unwrap();
-    let (_, reply) = bench.reply().unwrap();
-    assert_eq!(reply, [0x12, 0x34, 0x81, 1, 0, 0, 0, 0, 0, 0, 0, 0], "FORMERR");
-    let mut notify = good.clone();
-    notify[2] |= 4 << 3;
-    bench.ask(0, client(1), &notify).unwrap();
-    assert_eq!(bench.rcode(), DnsRcode::NotImp);
-    bench.ask(0, client(1), &query("a.example", kind::AXFR, None)).unwrap();
-    assert_eq!(bench.rcode(), DnsRcode::NotImp);
+    // Whether the rest can be read or not: an answer to an answer could go on for ever.
+    for len in [12, good.len()] {
+        let mut response = good[..len].to_vec();
+        response[2] |= 0x80;
+        assert_eq!(bench.ask(0, client(1), &response), Err(DropReason::DnsNotQuery));
+    }
+    assert!(bench.reply().is_none() && bench.host.datagrams.is_empty());
+}
+
+#[test]
+fn every_error_answer_copies_id_opcode_and_recursion_desired() {
+    // RFC 1035 section 4.1.1.
+    let with_flags = |name: &str, kind, flags: u8| {
+        let mut bytes = query(name, kind, Some(1232));
+        bytes[2] = flags;
+        bytes
+    };
+    // The opcode at hand, what is asked, and what comes of it.
+    let (notify, update, stateful) = (4 << 3, 5 << 3, 6 << 3);
+    let mut empty = with_flags("a.example", kind::A, 0);
+    empty.truncate(12);
+    empty[4..].fill(0);
+    let mut keepalive = empty.clone();
+    keepalive[2] = stateful;
+    let cases = [
+        (with_flags("a.example", kind::SOA, notify), DnsRcode::NotImp),
+        (with_flags("a.example", kind::SOA, update), DnsRcode::NotImp),
+        (keepalive, DnsRcode::NotImp),
+        (with_flags("a.example", kind::AXFR, 0), DnsRcode::NotImp),
+        (empty, DnsRcode::FormErr),
+        (with_flags("a.example", kind::A, 0)[..20].to_vec(), DnsRcode::FormErr),
+        (with_flags("a.invalid", kind::A, 0), DnsRcode::NXDomain),
+        // There is no nameserver.
+        (with_flags("a.example", kind::A, 0), DnsRcode::Refused),
+    ];
+    for (mut asked, rcode) in cases {
+        for recursion_desired in [0, 1] {
+            let mut bench = Bench::new(&[], false);
+            asked[2] = asked[2] & 0xfe | recursion_desired;
+            bench.ask(0, client(1), &asked).unwrap();
+            let (_, told) = bench.reply().unwrap();
+            assert_eq!((&told[..2], told[2]), (&asked[..2], 0x80 | asked[2]), "{rcode:?}");
+            assert_eq!(told[3] & 0x0f, u8::from(rcode));
+        }
+    }
+}
+
+#[test]
+fn another_version_of_edns_is_refused_in_the_words_of_ours() {
+    // RFC 6891 section 6.1.3.
+    let mut bench = Bench::new(&[server(1)], false);
+    let mut asked = query("a.example", kind::A, Some(1232));
+    let version = asked.len() - 5;
+    asked[version] = 1;
+    bench.ask(0, client(4000), &asked).unwrap();
+    let (_, told) = bench.reply().unwrap();
+    let message = Message::parse(&told).unwrap();
+    let opt = message.records().next().unwrap();
+    assert_eq!((message.header().rcode(), opt.kind, opt.ttl), (DnsRcode::NoError, kind::OPT, 1 << 24));
     assert!(bench.host.datagrams.is_empty());
+}
+
+#[test]
+fn special_names_are_never_asked_for() {
+    // RFC 6761.
+    for name in ["localhost", "a.localhost", "a.invalid", "1.0.0.127.in-addr.arpa"] {
+        let mut bench = Bench::new(&[server(1)], true);
+        bench.ask(0, client(4000), &query(name, kind::AAAA, None)).unwrap();
+        assert!(bench.reply().is_some() && bench.host.datagrams.is_empty(), "{name}");
+    }
 }
 
 fn many(count: u8) -> impl Fn(&Message<'_>) -> Vec<u8> {

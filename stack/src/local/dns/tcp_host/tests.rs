@@ -2,10 +2,11 @@
 //! A container, played by a smoltcp host of its own, talks to the gateway over TCP.
 
 use proptest::prelude::*;
-use smoltcp::wire::{DnsRcode, IpEndpoint};
+use smoltcp::wire::{DnsRcode, IpEndpoint, IpListenEndpoint, TcpPacket};
 
+use super::super::answer::Writer;
 use super::super::message::tests::query;
-use super::super::message::{Message, Writer, kind};
+use super::super::message::{Message, kind};
 use super::super::script::ScriptedHost;
 use super::*;
 use crate::config::tests::config;
@@ -31,7 +32,9 @@ impl Bench {
         let now = Instant::from_secs(1);
         let mut container = Interface::new(InterfaceConfig::new(HardwareAddress::Ip), &mut link, time(now));
         container.update_ip_addrs(|addresses| {
-            addresses.push(IpCidr::new(IpAddress::v4(10, 0, 2, 100), 24)).unwrap();
+            for host in 100..107 {
+                addresses.push(IpCidr::new(IpAddress::v4(10, 0, 2, host), 24)).unwrap();
+            }
             addresses.push(IpCidr::new(IpAddress::v6(0xfd00, 0xdb8, 0, 0, 0, 0, 0, 0x64), 64)).unwrap();
         });
         Self {
@@ -47,13 +50,27 @@ impl Bench {
     }
 
     fn connect(&mut self, to: IpAddress) -> SocketHandle {
+        let handle = self.start_connect(to, 100);
+        self.run();
+        handle
+    }
+
+    /// Begins a connection; over IPv4 it comes from 10.0.2.`host`.
+    fn start_connect(&mut self, to: IpAddress, host: u8) -> SocketHandle {
         let buffer = || SocketBuffer::new(vec![0; 100_000]);
         let handle = self.sockets.add(Socket::new(buffer(), buffer()));
         self.port += 1;
+        let from = matches!(to, IpAddress::Ipv4(_)).then_some(IpAddress::v4(10, 0, 2, host));
+        let from = IpListenEndpoint { addr: from, port: self.port };
         let socket = self.sockets.get_mut::<Socket<'_>>(handle);
-        socket.connect(self.container.context(), IpEndpoint::new(to, 53), self.port).unwrap();
-        self.run();
+        socket.connect(self.container.context(), IpEndpoint::new(to, 53), from).unwrap();
         handle
+    }
+
+    /// How many of these connections are open.
+    fn established(&self, handles: &[SocketHandle]) -> usize {
+        let state = |&&handle: &&SocketHandle| self.sockets.get::<Socket<'_>>(handle).state();
+        handles.iter().filter(|handle| state(handle) == State::Established).count()
     }
 
     /// Moves packets to and fro until nobody has one.
@@ -71,9 +88,9 @@ impl Bench {
                 self.gateway.handle_reply(connection, &reply);
                 moved = true;
             }
-            while let Some((mac, packet)) = self.gateway.poll_packet() {
-                assert_eq!(mac, Some(MAC));
-                self.link.incoming.push_back(packet);
+            while let Some(segment) = self.gateway.poll_segment() {
+                assert_eq!(segment.mac, MAC);
+                self.link.incoming.push_back(segment.packet);
                 moved = true;
             }
             if !moved {
@@ -257,18 +274,95 @@ fn a_client_that_goes_away_takes_its_queries_with_it() {
 }
 
 #[test]
-fn one_container_gets_sixteen_connections_and_no_more() {
+fn the_longest_idle_connection_of_a_container_gives_way_to_its_next() {
+    // RFC 7766 section 6.2.3.
     let mut bench = Bench::new();
-    let clients: Vec<_> = (0..20).map(|_| bench.connect(gateways()[1])).collect();
-    let open = clients.iter().filter(|&&client| bench.state(client) == State::Established).count();
-    assert_eq!((open, bench.gateway.connections()), (MAX_CONNECTIONS_PER_CLIENT, MAX_CONNECTIONS_PER_CLIENT));
-    for client in clients {
-        bench.sockets.get_mut::<Socket<'_>>(client).abort();
+    let busy = bench.connect(gateways()[1]);
+    bench.send(busy, &query("a.example", kind::A, None));
+    let idle: Vec<_> = (1..MAX_CONNECTIONS_PER_CLIENT).map(|_| bench.connect(gateways()[1])).collect();
+    bench.pass(1);
+    // The first of them is no longer the one that said nothing for longest.
+    bench.send(idle[0], &query("localhost", kind::A, None));
+    let next = bench.connect(gateways()[1]);
+    assert_eq!(bench.gateway.connections(), MAX_CONNECTIONS_PER_CLIENT);
+    assert_eq!(bench.state(idle[1]), State::Closed);
+    assert_eq!((bench.established(&[busy, next]), bench.established(&idle)), (2, idle.len() - 1));
+    bench.answer(1, 1);
+    assert!(!bench.received(busy).is_empty(), "it had asked something");
+}
+
+#[test]
+fn a_reply_that_is_not_yet_acknowledged_keeps_its_connection() {
+    let mut bench = Bench::new();
+    let slow = bench.connect(gateways()[1]);
+    bench.send(slow, &query("a.example", kind::A, None));
+    // Twice what the client's buffer takes.
+    bench.answer(1, 4000);
+    bench.send(slow, &query("a.example", kind::A, None));
+    bench.answer(2, 4000);
+    for _ in 0..2 * MAX_CONNECTIONS_PER_CLIENT {
+        bench.connect(gateways()[1]);
     }
+    assert_eq!(bench.established(&[slow]), 1);
+}
+
+#[test]
+fn where_all_connections_are_busy_the_next_is_reset() {
+    let mut bench = Bench::new();
+    let busy: Vec<_> = (0..MAX_CONNECTIONS_PER_CLIENT).map(|_| bench.connect(gateways()[1])).collect();
+    for &client in &busy {
+        bench.send(client, &query("a.example", kind::A, None));
+    }
+    let next = bench.connect(gateways()[1]);
+    assert_eq!((bench.state(next), bench.established(&busy)), (State::Closed, busy.len()));
+    bench.answer(1, 1);
+    bench.pass(1);
+    let next = bench.connect(gateways()[1]);
+    assert_eq!(bench.state(next), State::Established, "the reply is acknowledged");
+}
+
+#[test]
+fn all_containers_together_have_a_limit_and_a_turn_each() {
+    let mut bench = Bench::new();
+    for number in 0..MAX_CONNECTIONS + 20 {
+        let host = 100 + u8::try_from(number / MAX_CONNECTIONS_PER_CLIENT).unwrap();
+        let client = bench.start_connect(gateways()[1], host);
+        bench.run();
+        assert_eq!(bench.state(client), State::Established);
+    }
+    assert_eq!(bench.gateway.connections(), MAX_CONNECTIONS);
+    assert_eq!(bench.gateway.connections.len(), MAX_CONNECTIONS + 1, "one more listens");
+}
+
+#[test]
+fn every_syn_of_a_burst_is_answered() {
+    let mut bench = Bench::new();
+    let burst: Vec<_> =
+        (0..MAX_CONNECTIONS_PER_CLIENT).map(|_| bench.start_connect(gateways()[1], 100)).collect();
     bench.run();
-    let again = bench.connect(gateways()[1]);
-    assert_eq!((bench.state(again), bench.gateway.connections()), (State::Established, 1));
-    assert_eq!(bench.gateway.connections.len(), 1 + SPARE);
+    assert_eq!(bench.established(&burst), burst.len());
+}
+
+#[test]
+fn a_reset_during_the_handshake_leaves_nothing_behind() {
+    let mut bench = Bench::new();
+    let client = bench.start_connect(gateways()[1], 100);
+    bench.container.poll(time(bench.now), &mut bench.link, &mut bench.sockets);
+    let syn = bench.link.outgoing.pop_front().unwrap();
+    bench.gateway.handle_packet(MAC, &syn);
+    bench.gateway.poll(bench.now, &mut bench.host, &mut bench.forwarder);
+    assert_eq!(bench.gateway.connections(), 1);
+    // The SYN itself, made into the reset that follows it.
+    let mut reset = syn;
+    let tcp = Ipv4Packet::new_unchecked(&reset[..]).header_len().into();
+    let mut segment = TcpPacket::new_unchecked(&mut reset[tcp..]);
+    segment.set_syn(false);
+    segment.set_rst(true);
+    segment.set_seq_number(segment.seq_number() + 1);
+    bench.gateway.handle_packet(MAC, &reset);
+    bench.gateway.poll(bench.now, &mut bench.host, &mut bench.forwarder);
+    assert_eq!((bench.gateway.connections(), bench.gateway.connections.len()), (0, 1));
+    bench.sockets.remove(client);
 }
 
 #[test]
@@ -318,7 +412,7 @@ proptest! {
         let mut bench = Bench::new();
         bench.gateway.handle_packet(MAC, &bytes);
         bench.gateway.poll(bench.now, &mut bench.host, &mut bench.forwarder);
-        while bench.gateway.poll_packet().is_some() {}
+        while bench.gateway.poll_segment().is_some() {}
     }
 }
 
