@@ -79,6 +79,5 @@ pub(super) fn handle<H, O: Outbox>(
     }
     reply.offload.checksum = Checksum::Valid;
     let ident = u32::from(request.get(6..8).map_or(0, |seq| u16::from_be_bytes([seq[0], seq[1]])));
-    fragments::send(cx, &mut reply, &path, ident);
-    Ok(())
+    fragments::send(cx, &mut reply, &path, ident)
 }
