@@ -93,9 +93,10 @@ fn a_veth_pair_moves_streams_unchanged() {
     move_both_ways(&["--device", "veth", "--mtu", "1500"], "http://[2001:db8:2::1]", 100_000_000);
 }
 
-/// Echo, datagrams with and without fragments, names, paths, refusals.
+/// Echo, datagrams with and without fragments, names, paths, refusals. A first request may only tell a kernel that the
+/// path is narrower than its link.
 const BASICS: &str = r#"ping -n -c1 -W5 198.51.100.1 | grep -o "1 received"
-    ping -n -c1 -W5 -s 20000 2001:db8:2::1 | grep -o "20008 bytes"
+    ping -n -c2 -i0.2 -W5 -s 20000 2001:db8:2::1 | grep -o -m1 "20008 bytes"
     traceroute -n -q1 -w5 -U 198.51.100.1 | tail -n +2 | wc -l
     curl -s http://198.51.100.1:4444; echo status $?
     curl -sS http://198.51.100.1/5 | wc -c
@@ -104,6 +105,8 @@ const BASICS: &str = r#"ping -n -c1 -W5 198.51.100.1 | grep -o "1 received"
 import socket
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 s.settimeout(10)
+IP_MTU_DISCOVER, IP_PMTUDISC_DONT = 10, 0
+s.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
 for size in [0, 1472, 1473, 65000]:
     data = bytes(i * 7 & 255 for i in range(size))
     s.sendto(data, ("198.51.100.1", 7))
