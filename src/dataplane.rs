@@ -199,7 +199,7 @@ impl Driver {
         loop {
             let now = self.clock.now();
             let outlook = self.worker.turn(now, &events);
-            self.remarks.heed(&self.worker.gateway.drops);
+            self.remarks.heed(self.worker.gateway.drops());
             for number in self.worker.exchange.take_wakes() {
                 if let Some(bell) = self.bells.get(number) {
                     ring(bell);

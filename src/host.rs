@@ -14,7 +14,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, ipproto, sockopt};
-use wharf_stack::host::{Datagram, Family, Host, HostError, IcmpReport, Io, SocketId, StreamRead, Token};
+use wharf_stack::host::{
+    Datagram, Family, Host, HostError, IcmpReport, Io, Outgoing, SocketId, StreamRead, Token,
+};
 
 use crate::sys::socket;
 
@@ -30,8 +32,27 @@ pub struct Sockets {
 struct Slot {
     fd: OwnedFd,
     family: Family,
-    /// Hop limit set on the socket; `None` is the host's default.
+    /// Set on the socket for datagrams; `None` is the host's default.
     hop_limit: Option<u8>,
+    dont_fragment: Option<bool>,
+}
+
+impl Slot {
+    /// Makes the socket send as `outgoing` says. Where that is as before, it costs no call.
+    fn prepare(&mut self, outgoing: Outgoing) {
+        let is_ipv6 = self.family == Family::V6;
+        let Outgoing { hop_limit, dont_fragment, .. } = outgoing;
+        if self.hop_limit != Some(hop_limit)
+            && socket::set_hop_limit(self.fd.as_fd(), is_ipv6, hop_limit.into()).is_ok()
+        {
+            self.hop_limit = Some(hop_limit);
+        }
+        if self.dont_fragment != Some(dont_fragment)
+            && socket::set_dont_fragment(self.fd.as_fd(), is_ipv6, dont_fragment).is_ok()
+        {
+            self.dont_fragment = Some(dont_fragment);
+        }
+    }
 }
 
 fn host_error(errno: Errno) -> HostError {
@@ -103,7 +124,7 @@ impl Sockets {
             | epoll::EventFlags::PRI
             | epoll::EventFlags::ET;
         epoll::add(&self.epoll, &fd, epoll::EventData::new_u64(token.pack()), flags).map_err(host_error)?;
-        let slot = Some(Slot { fd, family, hop_limit: None });
+        let slot = Some(Slot { fd, family, hop_limit: None, dont_fragment: None });
         let index = if let Some(index) = self.free.pop() {
             if let Some(place) = usize::try_from(index).ok().and_then(|at| self.slots.get_mut(at)) {
                 *place = slot;
@@ -226,21 +247,10 @@ impl Host for Sockets {
         self.open_datagram(token, family, Some(protocol))
     }
 
-    fn send_to(
-        &mut self,
-        socket: SocketId,
-        to: SocketAddr,
-        hop_limit: u8,
-        data: &[u8],
-    ) -> Result<Io<()>, HostError> {
+    fn send_to(&mut self, socket: SocketId, outgoing: Outgoing, data: &[u8]) -> Result<Io<()>, HostError> {
         let Some(slot) = self.slot_mut(socket) else { return Ok(Io::Broken) };
-        if slot.hop_limit != Some(hop_limit) {
-            let is_ipv6 = slot.family == Family::V6;
-            if socket::set_hop_limit(slot.fd.as_fd(), is_ipv6, i32::from(hop_limit)).is_ok() {
-                slot.hop_limit = Some(hop_limit);
-            }
-        }
-        match rustix::net::sendto(&slot.fd, data, SendFlags::NOSIGNAL | SendFlags::DONTWAIT, &to) {
+        slot.prepare(outgoing);
+        match rustix::net::sendto(&slot.fd, data, SendFlags::NOSIGNAL | SendFlags::DONTWAIT, &outgoing.to) {
             Ok(_) => Ok(Io::Done(())),
             Err(Errno::AGAIN | Errno::INTR) => Ok(Io::Blocked),
             Err(errno) => Err(host_error(errno)),

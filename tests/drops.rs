@@ -19,7 +19,7 @@ use stage::frames::{self, ETHERNET, IPV4, Tcp};
 use stage::{CONTAINER_MAC, GATEWAY_MAC, Stage, config};
 use wharf_stack::host::HostError;
 use wharf_switch::offload::VNET_HEADER_LEN;
-use wharf_switch::{Offloads, Reason};
+use wharf_switch::{Duration, Offloads, Reason};
 
 type Gateway = wharf_stack::DropReason;
 type Switch = wharf_switch::DropReason;
@@ -109,6 +109,14 @@ fn conversation(segments: &[&dyn Fn(u32) -> Vec<u8>]) -> Stage {
     stage
 }
 
+/// A container that sent a datagram, and what then came to its socket from `sender`.
+fn answered(sender: &str, payload: &[u8]) -> Stage {
+    let mut stage = got(&[udp("198.51.100.7:9", b"")]);
+    stage.host().receives(0, end(sender), payload);
+    stage.settle();
+    stage
+}
+
 /// Many different frames.
 fn many(count: u32, frame: impl Fn(u32) -> Vec<u8>) -> Stage {
     let mut stage = stage_with(|config| config.memory_bytes = 1 << 30);
@@ -135,7 +143,8 @@ fn provoke_gateway(reason: Gateway) -> Stage {
         | R::SourceAddressInvalid
         | R::ProtocolUnknown
         | R::FragmentMalformed
-        | R::FragmentsExhausted => provoke_packet(reason),
+        | R::FragmentsExhausted
+        | R::FragmentsExpired => provoke_packet(reason),
         R::ArpMalformed
         | R::ArpSenderInvalid
         | R::ArpTargetElsewhere
@@ -183,9 +192,10 @@ fn provoke_gateway(reason: Gateway) -> Stage {
         | R::IcmpAboutUnknown
         | R::UdpMalformed
         | R::UdpChecksumWrong
-        | R::UdpTableFull
         | R::EchoNotPermitted
-        | R::EchoTableFull => provoke_datagrams(reason),
+        | R::PathMtuExceeded
+        | R::SenderUnreachable
+        | R::AnswerTooLarge => provoke_datagrams(reason),
     }
 }
 
@@ -220,6 +230,12 @@ fn provoke_packet(reason: Gateway) -> Stage {
             let piece =
                 |offset| frames::fragment(address(CONTAINER), address(SERVER), 7, offset, true, &[0; 16]);
             got(&[piece(0), piece(8)])
+        }
+        R::FragmentsExpired => {
+            let piece = frames::fragment(address(CONTAINER), address(SERVER), 7, 0, true, &[0; 16]);
+            let mut stage = got(&[piece]);
+            stage.advance(Duration::from_secs(60));
+            stage
         }
         R::FragmentsExhausted => many(65, |number| {
             let src = IpAddr::from([10, 0, 2, 100 + (number / 16) as u8]);
@@ -355,17 +371,20 @@ fn provoke_datagrams(reason: Gateway) -> Stage {
         R::IcmpAboutUnknown => got(&[frames::icmp(address(CONTAINER), address(SERVER), 64, 3, 1, &[0; 32])]),
         R::UdpMalformed => got(&[frames::udp(end("10.0.2.100:0"), end("198.51.100.7:9"), 64, b"")]),
         R::UdpChecksumWrong => got(&[damaged(udp("198.51.100.7:9", b"x"), ETHERNET + IPV4 + 6)]),
-        R::UdpTableFull => many((1 << 14) + 1, |number| {
-            let src = SocketAddr::new(address(CONTAINER), 1 + number as u16);
-            frames::udp(src, end("198.51.100.7:9"), 64, b"")
-        }),
         R::EchoNotPermitted => {
             let mut stage = Stage::new(config());
             stage.host().fails_at_once = Some(HostError::NotPermitted);
             stage.receive(&echo(1));
             stage
         }
-        R::EchoTableFull => many(1025, |number| echo(number as u16)),
+        R::PathMtuExceeded => {
+            let mut stage = got(&[udp("198.51.100.7:9", b"")]);
+            stage.host().sockets[0].refuse_as_too_big(end("198.51.100.7:0"), 1400);
+            stage.receive(&udp("198.51.100.7:9", b""));
+            stage
+        }
+        R::SenderUnreachable => answered("10.0.2.77:9", &[]),
+        R::AnswerTooLarge => answered("198.51.100.7:9", &[0; 65_508]),
         other => not_here(other),
     }
 }
@@ -449,7 +468,7 @@ fn provoke_switch(reason: Switch) -> Stage {
 fn every_reason_of_the_gateway_is_provoked_by_a_frame() {
     for &reason in Gateway::ALL {
         let stage = provoke_gateway(reason);
-        let drops = &stage.workers[0].gateway.drops;
+        let drops = stage.workers[0].gateway.drops();
         assert!(drops.get(reason) > 0, "{reason:?} was not counted: {:?}", counted(drops.iter()));
     }
 }

@@ -15,7 +15,7 @@ use rustix::event::epoll;
 use rustix::net::SendFlags;
 use wharf::host::Sockets;
 use wharf::sys::{process, socket, tun};
-use wharf_stack::host::{Family, FlowId, Host, HostError, Io, Owner, StreamRead, Token};
+use wharf_stack::host::{Family, FlowId, Host, HostError, Io, Outgoing, Owner, StreamRead, Token};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -38,6 +38,10 @@ fn sockets() -> Sockets {
 
 fn token(owner: Owner) -> Token {
     Token { owner, flow: FlowId { index: 1, generation: 0 } }
+}
+
+fn outgoing(to: SocketAddr) -> Outgoing {
+    Outgoing { to, hop_limit: 64, dont_fragment: false }
 }
 
 /// The flags of the next event, or `None` when there is none for a while.
@@ -81,14 +85,52 @@ fn a_refusal_fails_the_next_send_to_somebody_else_and_names_its_own_destination(
     let refused: SocketAddr = "127.0.0.1:4002".parse().unwrap();
     let mut sockets = sockets();
     let id = sockets.udp_open(token(Owner::Udp), Family::V4).unwrap();
-    assert_eq!(sockets.send_to(id, refused, 64, b"nobody"), Ok(Io::Done(())));
+    assert_eq!(sockets.send_to(id, outgoing(refused), b"nobody"), Ok(Io::Done(())));
     let live_address = live.local_addr().unwrap();
-    eventually(|| (sockets.send_to(id, live_address, 64, b"first") == Err(HostError::Refused)).then_some(()));
+    eventually(|| {
+        (sockets.send_to(id, outgoing(live_address), b"first") == Err(HostError::Refused)).then_some(())
+    });
     let report = sockets.icmp_report(id).unwrap();
     assert_eq!((report.destination, report.kind, report.code), (refused, 3, 3));
     assert_eq!(&report.payload[..6], b"nobody");
     assert_eq!(sockets.icmp_report(id), None);
-    assert_eq!(sockets.send_to(id, live_address, 64, b"again"), Ok(Io::Done(())));
+    assert_eq!(sockets.send_to(id, outgoing(live_address), b"again"), Ok(Io::Done(())));
+}
+
+/// Why a report without an offender is answered with the packet at hand: it names neither port nor payload.
+#[test]
+fn a_datagram_too_large_for_its_path_is_refused_with_the_mtu() {
+    own_network();
+    run("ip link set lo mtu 1400");
+    let mut sockets = sockets();
+    for (family, address, kind, code) in
+        [(Family::V4, IpAddr::from([127, 0, 0, 1]), 3, 4), (Family::V6, "::1".parse().unwrap(), 2, 0)]
+    {
+        let receiver = UdpSocket::bind((address, 0)).unwrap();
+        receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+        let allowed = outgoing(receiver.local_addr().unwrap());
+        let forbidden = Outgoing { dont_fragment: true, ..allowed };
+        let udp = sockets.udp_open(token(Owner::Udp), family).unwrap();
+        let echo = sockets.echo_open(token(Owner::Echo), family).unwrap();
+        let mut request = [0; 1500];
+        request[0] = if family == Family::V4 { 8 } else { 128 };
+        for (id, port) in [(udp, allowed.to.port()), (echo, 0)] {
+            let to = SocketAddr::new(address, port);
+            assert!(
+                sockets.send_to(id, Outgoing { to, ..forbidden }, &request).is_err(),
+                "{family:?} {port}"
+            );
+            let report = sockets.icmp_report(id).unwrap();
+            assert_eq!((report.kind, report.code, report.mtu), (kind, code, 1400));
+            assert_eq!((report.destination.ip(), report.offender), (address, None));
+            assert_eq!(sockets.icmp_report(id), None);
+            assert_eq!(sockets.send_to(id, Outgoing { to, ..forbidden }, &request[..1000]), Ok(Io::Done(())));
+            assert_eq!(sockets.send_to(id, Outgoing { to, ..allowed }, &request), Ok(Io::Done(())));
+        }
+        let mut buffer = [0; 2000];
+        let sizes = [receiver.recv(&mut buffer).unwrap(), receiver.recv(&mut buffer).unwrap()];
+        assert_eq!(sizes, [1000, 1500]);
+    }
 }
 
 /// Why the event that ends a connect must not be thought of as that alone.
@@ -130,7 +172,7 @@ fn ping_sockets_rewrite_the_identifier() {
     let id = sockets.echo_open(token(Owner::Echo), Family::V4).unwrap();
     let request = [8, 0, 0, 0, 0x12, 0x34, 0, 7, b'h', b'i'];
     let loopback = SocketAddr::new(IpAddr::from([127, 0, 0, 1]), 0);
-    assert_eq!(sockets.send_to(id, loopback, 64, &request), Ok(Io::Done(())));
+    assert_eq!(sockets.send_to(id, outgoing(loopback), &request), Ok(Io::Done(())));
     let mut reply = [0; 64];
     let len = eventually(|| match sockets.recv_from(id, &mut reply) {
         Io::Done(datagram) => Some(datagram.len),

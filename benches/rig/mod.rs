@@ -25,7 +25,7 @@ use smoltcp::wire::{
 use wharf::dataplane::exchange::Exchange;
 use wharf::dataplane::worker::Worker;
 use wharf_stack::host::{
-    Datagram, Family, Host, HostError, HostEvent, IcmpReport, Io, SocketId, StreamRead, Token,
+    Datagram, Family, Host, HostError, HostEvent, IcmpReport, Io, Outgoing, SocketId, StreamRead, Token,
 };
 use wharf_stack::{Config, Ipv4Plan, Ownership};
 use wharf_switch::{Checksum, Duration, Fdb, Frame, Instant, Offloads, Pool, Port, PortId, Received, Sent};
@@ -164,7 +164,7 @@ impl Host for Spring {
         Err(HostError::Exhausted)
     }
 
-    fn send_to(&mut self, _: SocketId, _: SocketAddr, _: u8, _: &[u8]) -> Result<Io<()>, HostError> {
+    fn send_to(&mut self, _: SocketId, _: Outgoing, _: &[u8]) -> Result<Io<()>, HostError> {
         Ok(Io::Blocked)
     }
 

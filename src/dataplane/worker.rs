@@ -64,6 +64,11 @@ impl<P: Port> Outbox for Exit<'_, P> {
             Err(reason) => self.switch.discard(reason),
         }
     }
+
+    fn drop_unsent(&mut self) {
+        self.switch.tally.originated += 1;
+        self.switch.tally.dropped += 1;
+    }
 }
 
 impl<P: Port, H: Host> Worker<P, H> {

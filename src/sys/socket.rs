@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Socket calls that need more than the crates offer: error queues, hop limits of datagrams.
+//! Socket calls that need more than the crates offer: error queues, hop limits and fragmentation of datagrams.
 //!
 //! # Sources
-//! ip(7), ipv6(7) (`IP_RECVERR`, `IP_RECVTTL`), recv(2) (`MSG_ERRQUEUE`), cmsg(3).
+//! ip(7), ipv6(7) (`IP_RECVERR`, `IP_RECVTTL`, `IP_MTU_DISCOVER`), recv(2) (`MSG_ERRQUEUE`), cmsg(3).
 #![allow(unsafe_code, reason = "system calls")]
 #![allow(clippy::cast_possible_truncation, reason = "sizes of small C structures")]
 
@@ -89,6 +89,23 @@ pub fn set_hop_limit(fd: BorrowedFd<'_>, is_ipv6: bool, hop_limit: i32) -> io::R
         set_int(fd, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, hop_limit)
     } else {
         set_int(fd, libc::IPPROTO_IP, libc::IP_TTL, hop_limit)
+    }
+}
+
+/// Forbids or allows that what the socket sends is fragmented, here and, in IPv4, by routers.
+///
+/// Where it is forbidden, what is larger than the known path MTU is refused with `EMSGSIZE` and the MTU in the error
+/// queue.
+///
+/// # Errors
+/// What the kernel said.
+pub fn set_dont_fragment(fd: BorrowedFd<'_>, is_ipv6: bool, on: bool) -> io::Result<()> {
+    if is_ipv6 {
+        let how = if on { libc::IPV6_PMTUDISC_DO } else { libc::IPV6_PMTUDISC_DONT };
+        set_int(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, how)
+    } else {
+        let how = if on { libc::IP_PMTUDISC_DO } else { libc::IP_PMTUDISC_DONT };
+        set_int(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, how)
     }
 }
 

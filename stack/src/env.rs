@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What every part of the gateway works with: configuration, frames, deadlines and budgets of one network.
 
-use wharf_switch::{Duration, Frame, Instant, Pool};
-
-use crate::Config;
 use crate::timers::Timers;
+use crate::{Config, DropReason};
+use wharf_switch::{DropCounters, Duration, Frame, Instant, Pool};
 
 /// Where the gateway's frames leave: the switch decides to which port.
 pub trait Outbox {
     /// Sends a frame now. It is only borrowed: the relay keeps stream data until the container has acknowledged it.
     fn send(&mut self, frame: &mut Frame);
+
+    /// Enters into the books a packet that came from a socket or was put together, and was dropped. The gateway has
+    /// counted the reason.
+    fn drop_unsent(&mut self);
 }
 
 /// State that the services and relays of one gateway share.
@@ -23,6 +26,8 @@ pub(crate) struct Env {
     pub(crate) icmp_errors: TokenBucket,
     /// Limits challenge ACKs (RFC 5961 section 7).
     pub(crate) challenge_acks: TokenBucket,
+    /// Why packets ended here.
+    pub(crate) drops: DropCounters<DropReason>,
     /// Frames that started here.
     pub(crate) originated: u64,
 }
@@ -37,6 +42,7 @@ impl Env {
             budget: Budget::new(memory_bytes),
             icmp_errors: TokenBucket::new(ICMP_ERRORS_PER_SECOND, ICMP_ERROR_BURST),
             challenge_acks: TokenBucket::new(CHALLENGE_ACKS_PER_SECOND, CHALLENGE_ACKS_PER_SECOND),
+            drops: DropCounters::default(),
             originated: 0,
         }
     }
@@ -56,6 +62,12 @@ impl<H, O: Outbox> Cx<'_, H, O> {
     pub(crate) fn send(&mut self, frame: &mut Frame) {
         self.env.originated += 1;
         self.out.send(frame);
+    }
+
+    /// Drops a packet that no frame of a container brought here.
+    pub(crate) fn discard(&mut self, reason: DropReason) {
+        self.env.drops.count(reason);
+        self.out.drop_unsent();
     }
 }
 

@@ -35,8 +35,6 @@ pub struct Gateway {
     reassembly: Reassembly,
     /// A packet that its last fragment completed; its owner may be another worker.
     whole: Option<Frame>,
-    /// Why packets ended here.
-    pub drops: DropCounters<DropReason>,
 }
 
 /// How full the gateway is.
@@ -46,6 +44,12 @@ pub struct Load {
     pub tcp_flows: usize,
     /// Bytes of stream data held.
     pub held_bytes: usize,
+    /// UDP mappings.
+    pub udp_mappings: usize,
+    /// Echo mappings.
+    pub echo_mappings: usize,
+    /// Mappings of both kinds that had to make room for others since the gateway began.
+    pub evicted_mappings: u64,
 }
 
 impl Gateway {
@@ -59,7 +63,6 @@ impl Gateway {
             reassembly: Reassembly::default(),
             whole: None,
             env: Env::new(config, pool),
-            drops: DropCounters::default(),
         }
     }
 
@@ -76,7 +79,7 @@ impl Gateway {
     ) -> Result<(), DropReason> {
         let result = self.route(now, frame, host, out);
         if let Err(reason) = result {
-            self.drops.count(reason);
+            self.env.drops.count(reason);
         }
         result
     }
@@ -106,7 +109,8 @@ impl Gateway {
         let Some(fragment) = packet.fragment else {
             return self.route_packet(now, &packet, frame, host, out);
         };
-        self.whole = self.reassembly.add(now, &self.env.pool, &packet, fragment, frame)?;
+        let cx = &mut Cx { now, host, out, env: &mut self.env };
+        self.whole = self.reassembly.add(cx, &packet, fragment, frame)?;
         Ok(())
     }
 
@@ -176,17 +180,21 @@ impl Gateway {
         while let Some((token, at)) = self.env.timers.poll(now) {
             let mut cx = Cx { now, host: &mut *host, out: &mut *out, env: &mut self.env };
             match token.owner {
-                Owner::Tcp | Owner::Udp | Owner::Echo => self.transit.handle_timer(&mut cx, token, at),
-                Owner::Dns => {}
+                Owner::Tcp => self.transit.handle_timer(&mut cx, token, at),
+                Owner::Udp | Owner::Echo | Owner::Dns => {}
             }
         }
-        self.local.handle_timers(&mut Cx { now, host, out, env: &mut self.env });
+        let cx = &mut Cx { now, host, out, env: &mut self.env };
+        self.transit.expire(cx);
+        self.reassembly.expire(cx);
+        self.local.handle_timers(cx);
     }
 
     /// When the next deadline is due.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.env.timers.next().into_iter().chain(self.local.next_deadline()).min()
+        let of_flows = self.env.timers.next().into_iter().chain(self.transit.next_deadline());
+        of_flows.chain(self.reassembly.next_deadline()).chain(self.local.next_deadline()).min()
     }
 
     /// Other nameservers from now on.
@@ -198,7 +206,13 @@ impl Gateway {
     /// How full the gateway is.
     #[must_use]
     pub fn load(&self) -> Load {
-        Load { tcp_flows: self.transit.tcp_flows(), held_bytes: self.env.budget.used() }
+        Load { held_bytes: self.env.budget.used(), ..self.transit.load() }
+    }
+
+    /// Why packets ended here, those included that came from the host's sockets.
+    #[must_use]
+    pub fn drops(&self) -> &DropCounters<DropReason> {
+        &self.env.drops
     }
 
     /// Frames that started here so far.

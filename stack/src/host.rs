@@ -150,6 +150,17 @@ pub struct IcmpReport {
     pub payload: [u8; 8],
 }
 
+impl IcmpReport {
+    /// Whether a packet was larger than a link on its path and could not be fragmented.
+    #[must_use]
+    pub fn is_too_big(&self) -> bool {
+        match self.family {
+            Family::V4 => (self.kind, self.code) == (3, 4),
+            Family::V6 => self.kind == 2,
+        }
+    }
+}
+
 /// Why a connect or an open did not work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostError {
@@ -165,6 +176,17 @@ pub enum HostError {
     Exhausted,
     /// The host does not let us open such a socket (ping sockets outside `ping_group_range`).
     NotPermitted,
+}
+
+/// How a datagram leaves the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Where to. For echo the port is 0.
+    pub to: SocketAddr,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+    /// Neither the host nor, in IPv4, a router may cut it into fragments.
+    pub dont_fragment: bool,
 }
 
 /// A datagram that came in.
@@ -223,17 +245,12 @@ pub trait Host {
 
     /// Sends one datagram (UDP payload or echo message).
     ///
-    /// `Err` is the host's answer to *this* datagram; errors of earlier ones wait in [`Host::icmp_report`].
+    /// An error may be an earlier datagram's; this one has not left either. [`Host::icmp_report`] has them in order, and
+    /// the host's own, without an offender, is about this one.
     ///
     /// # Errors
     /// Why the host would not send it.
-    fn send_to(
-        &mut self,
-        socket: SocketId,
-        to: SocketAddr,
-        hop_limit: u8,
-        data: &[u8],
-    ) -> Result<Io<()>, HostError>;
+    fn send_to(&mut self, socket: SocketId, outgoing: Outgoing, data: &[u8]) -> Result<Io<()>, HostError>;
 
     /// Receives one datagram.
     fn recv_from(&mut self, socket: SocketId, buffer: &mut [u8]) -> Io<Datagram>;

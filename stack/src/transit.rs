@@ -8,10 +8,12 @@
 pub mod nat64;
 pub mod outside;
 
+mod datagram;
 pub(crate) mod flow;
 pub(crate) mod fragments;
 pub(crate) mod icmp_error;
 mod ping;
+mod recency;
 pub(crate) mod tcp;
 mod udp;
 
@@ -22,19 +24,20 @@ use self::icmp_error::Cause;
 use crate::env::{Cx, Outbox};
 use crate::host::{Host, HostEvent, Owner, Token};
 use crate::wire::Packet;
-use crate::{Config, DropReason};
+use crate::{Config, DropReason, Load};
 
 /// The relays of one worker.
 #[derive(Debug)]
 pub(crate) struct Transit {
     tcp: tcp::Relay,
-    udp: udp::Relay,
-    ping: ping::Relay,
+    udp: datagram::Relay<udp::Udp>,
+    echo: datagram::Relay<ping::Echo>,
 }
 
 impl Transit {
     pub(crate) fn new(config: &Config) -> Self {
-        Self { tcp: tcp::Relay::new(config), udp: udp::Relay::new(config), ping: ping::Relay::new(config) }
+        let (udp, echo) = (datagram::Relay::new(config), datagram::Relay::new(config));
+        Self { tcp: tcp::Relay::new(config), udp, echo }
     }
 
     /// A whole packet from a container to the outside.
@@ -55,7 +58,7 @@ impl Transit {
         match packet.protocol {
             IpProtocol::Tcp => self.tcp.handle_segment(cx, packet, frame),
             IpProtocol::Udp => self.udp.handle_datagram(cx, packet, frame),
-            IpProtocol::Icmp | IpProtocol::Icmpv6 => self.ping.handle_message(cx, packet, frame),
+            IpProtocol::Icmp | IpProtocol::Icmpv6 => self.echo.handle_message(cx, packet, frame),
             _ => {
                 icmp_error::answer(cx, packet, frame, Cause::ProtocolUnreachable);
                 Err(DropReason::ProtocolUnknown)
@@ -67,7 +70,7 @@ impl Transit {
         match event.token.owner {
             Owner::Tcp => self.tcp.handle_host(cx, event),
             Owner::Udp => self.udp.handle_host(cx, event),
-            Owner::Echo => self.ping.handle_host(cx, event),
+            Owner::Echo => self.echo.handle_host(cx, event),
             Owner::Dns => {}
         }
     }
@@ -78,24 +81,40 @@ impl Transit {
         token: Token,
         at: Instant,
     ) {
-        match token.owner {
-            Owner::Tcp => self.tcp.handle_timer(cx, token.flow, at),
-            Owner::Udp => self.udp.handle_timer(cx, token.flow, at),
-            Owner::Echo => self.ping.handle_timer(cx, token.flow, at),
-            Owner::Dns => {}
+        if token.owner == Owner::Tcp {
+            self.tcp.handle_timer(cx, token.flow, at);
         }
+    }
+
+    /// Ends mappings that were idle for too long.
+    pub(crate) fn expire<H: Host, O>(&mut self, cx: &mut Cx<'_, H, O>) {
+        self.udp.expire(cx);
+        self.echo.expire(cx);
+    }
+
+    /// When [`Transit::expire`] has something to do.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.udp.next_deadline().into_iter().chain(self.echo.next_deadline()).min()
     }
 
     pub(crate) fn exhale<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {
         self.tcp.exhale(cx);
         self.udp.exhale(cx);
+        self.echo.exhale(cx);
     }
 
     pub(crate) fn has_more(&self) -> bool {
-        self.tcp.has_more() || self.udp.has_more()
+        self.tcp.has_more() || self.udp.has_more() || self.echo.has_more()
     }
 
-    pub(crate) fn tcp_flows(&self) -> usize {
-        self.tcp.len()
+    /// How many flows there are; bytes held are not known here.
+    pub(crate) fn load(&self) -> Load {
+        Load {
+            tcp_flows: self.tcp.len(),
+            udp_mappings: self.udp.len(),
+            echo_mappings: self.echo.len(),
+            evicted_mappings: self.udp.evicted() + self.echo.evicted(),
+            held_bytes: 0,
+        }
     }
 }

@@ -44,7 +44,7 @@ pub(crate) struct Packet {
     pub(crate) dst: IpAddr,
     pub(crate) protocol: IpProtocol,
     pub(crate) hop_limit: u8,
-    /// The sender forbids fragmentation (always so in IPv6).
+    /// The sender forbids fragmentation: always so in IPv6, unless the sender itself cut the packet.
     pub(crate) dont_fragment: bool,
     pub(crate) fragment: Option<Fragment>,
     /// First byte of the transport header, counted from the start of the frame.
@@ -81,7 +81,7 @@ impl Packet {
             dst: ip.dst_addr().into(),
             protocol: ip.next_header(),
             hop_limit: ip.hop_limit(),
-            dont_fragment: ip.dont_frag(),
+            dont_fragment: ip.dont_frag() && !frame.reassembled,
             fragment,
             payload_start: ETHERNET_HEADER_LEN + usize::from(ip.header_len()),
             payload_end: ETHERNET_HEADER_LEN + usize::from(ip.total_len()),
@@ -105,7 +105,7 @@ impl Packet {
             dst: ip.dst_addr().into(),
             protocol: ip.next_header(),
             hop_limit: ip.hop_limit(),
-            dont_fragment: true,
+            dont_fragment: !frame.reassembled,
             fragment: None,
             payload_start: ETHERNET_HEADER_LEN + ip.header_len(),
             payload_end: ETHERNET_HEADER_LEN + ip.total_len(),
@@ -152,6 +152,11 @@ impl Packet {
             }
         }
         Err(DropReason::Ipv6Malformed)
+    }
+
+    /// Bytes behind the IP headers.
+    pub(crate) fn payload_len(&self) -> usize {
+        self.payload_end.saturating_sub(self.payload_start)
     }
 
     /// Everything behind the IP headers.

@@ -89,7 +89,8 @@ impl Pool {
     }
 
     fn frame(&self, buffer: Box<[u8]>) -> Frame {
-        Frame { buffer, start: FRAME_START, len: 0, offload: Offload::default(), pool: self.clone() }
+        let offload = Offload::default();
+        Frame { buffer, start: FRAME_START, len: 0, offload, reassembled: false, pool: self.clone() }
     }
 
     fn idle(&self) -> MutexGuard<'_, Idle> {
@@ -112,6 +113,8 @@ pub struct Frame {
     len: usize,
     /// What the frame still owes.
     pub offload: Offload,
+    /// The packet was put together from fragments: who sent it does not mind that it is cut again.
+    pub reassembled: bool,
     pool: Pool,
 }
 
@@ -162,6 +165,7 @@ impl Frame {
         self.start = FRAME_START;
         self.len = 0;
         self.offload = Offload::default();
+        self.reassembled = false;
     }
 
     /// Takes `count` bytes off the front; the frame's start moves forward.

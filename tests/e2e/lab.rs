@@ -5,6 +5,8 @@
 //! sandbox -- wharf (host namespace) -- 203.0.113.0/24, 2001:db8:1::/64 -- server namespace
 //!                                                                         also 198.51.100.1, 2001:db8:2::1
 //! ```
+//!
+//! [`Lab::add_far_end`] makes the server a router to a third namespace with 192.0.2.1 and 2001:db8:3::1.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Lines, Read, Write};
@@ -22,10 +24,11 @@ const TOO_LONG: Duration = Duration::from_secs(300);
 /// How long anything else may take before a test gives up.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Two namespaces and what runs in them. All of it is gone when this is dropped.
+/// The namespaces and what runs in them. All of it is gone when this is dropped.
 pub(crate) struct Lab {
     host: String,
     server: String,
+    far: Option<String>,
     children: Vec<Child>,
 }
 
@@ -139,7 +142,27 @@ impl Lab {
              mkdir -p /etc/netns/{host}
              echo 'nameserver 203.0.113.2' > /etc/netns/{host}/resolv.conf"
         ));
-        Self { host, server, children: Vec::new() }
+        Self { host, server, far: None, children: Vec::new() }
+    }
+
+    /// Another namespace behind the server, at the end of a link whose MTU is `mtu`.
+    pub(crate) fn add_far_end(&mut self, mtu: u32) {
+        let (server, far) = (&self.server, format!("{}f", self.server));
+        root(&format!(
+            "ip netns add {far}
+             ip -n {far} link set lo up
+             ip netns exec {server} sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+             ip -n {server} link add out0 mtu {mtu} type veth peer name in0 mtu {mtu} netns {far}
+             ip -n {server} addr add 192.0.2.254/24 dev out0
+             ip -n {server} addr add 2001:db8:3::ff/64 dev out0 nodad
+             ip -n {far} addr add 192.0.2.1/24 dev in0
+             ip -n {far} addr add 2001:db8:3::1/64 dev in0 nodad
+             ip -n {server} link set out0 up
+             ip -n {far} link set in0 up
+             ip -n {far} route add default via 192.0.2.254
+             ip -n {far} route add default via 2001:db8:3::ff"
+        ));
+        self.far = Some(far);
     }
 
     /// Writes a file of the host's `/etc`, which everything that runs there sees in the machine's place.
@@ -190,16 +213,12 @@ impl Lab {
 
     /// A shell script in the server's namespace, as root.
     pub(crate) fn on_server(&self, script: &str) -> Finished {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.server, "sh", "-c", script]);
-        run(command)
+        run(in_namespace(&self.server, script))
     }
 
     /// A shell script in the host's namespace, as root.
     pub(crate) fn on_host(&self, script: &str) -> Finished {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.host, "sh", "-c", script]);
-        run(command)
+        run(in_namespace(&self.host, script))
     }
 
     /// Starts a server and waits until it listens on `port`.
@@ -209,13 +228,17 @@ impl Lab {
 
     /// Starts a server and waits until it listens on what a filter of `ss` describes.
     pub(crate) fn serve_at(&mut self, line: &str, filter: &str) {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.server, "sh", "-c", &format!("exec {line}")]);
+        self.serve_in(&self.server.clone(), line, filter);
+    }
+
+    fn serve_in(&mut self, namespace: &str, line: &str, filter: &str) {
+        let mut command = in_namespace(namespace, &format!("exec {line}"));
         let child =
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         self.children.push(child);
         let end = Instant::now() + PATIENCE;
-        while self.on_server(&format!("ss -Htuln '{filter}' | grep -q .")).status != Some(0) {
+        let listens = format!("ss -Htuln '{filter}' | grep -q .");
+        while run(in_namespace(namespace, &listens)).status != Some(0) {
             let child = self.children.last_mut().unwrap();
             if let Some(status) = child.try_wait().unwrap() {
                 let mut text = String::new();
@@ -229,9 +252,26 @@ impl Lab {
 
     /// Starts the test server (`server.py`): HTTP on 80, echo on 7, discard on 9, and UDP echo on 7.
     pub(crate) fn serve_everything(&mut self) {
-        let script = script("server.py");
-        self.serve(&format!("python3 {script}"), 80);
+        self.serve_at(&server("203.0.113.2 198.51.100.1 2001:db8:1::2 2001:db8:2::1"), "sport = :80");
     }
+
+    /// [`Lab::serve_everything`] at the far end.
+    pub(crate) fn serve_everything_far_away(&mut self) {
+        let far = self.far.clone().expect("a far end");
+        self.serve_in(&far, &server("192.0.2.1 2001:db8:3::1"), "sport = :80");
+    }
+}
+
+/// The command line of the test server with UDP echo at some addresses.
+fn server(addresses: &str) -> String {
+    format!("python3 {} {addresses}", script("server.py"))
+}
+
+/// A shell script in a network namespace, as root.
+fn in_namespace(namespace: &str, script: &str) -> Command {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", namespace, "sh", "-c", script]);
+    command
 }
 
 impl Drop for Lab {
@@ -240,7 +280,7 @@ impl Drop for Lab {
             let _ = child.kill();
             let _ = child.wait();
         }
-        for name in [&self.host, &self.server] {
+        for name in [&self.host, &self.server].into_iter().chain(&self.far) {
             let _ = Command::new("ip").args(["netns", "del", name]).status();
         }
         let _ = fs::remove_dir_all(Path::new("/etc/netns").join(&self.host));

@@ -11,6 +11,7 @@ mod endings;
 mod lab;
 mod loss;
 mod names;
+mod path_mtu;
 mod streams;
 mod surface;
 mod tools;

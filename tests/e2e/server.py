@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""The server of the end-to-end tests: HTTP on 80, TCP and UDP echo on 7, discard on 9, who-are-you on 11."""
+"""The server of the end-to-end tests: HTTP on 80, TCP and UDP echo on 7, discard on 9, who-are-you on 11.
+
+Its arguments are the addresses of the UDP echo.
+"""
 
 import contextlib
 import hashlib
 import selectors
 import socket
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -120,6 +124,6 @@ background(serve, 7, echo_until_end)
 background(serve, 8, hold)
 background(serve, 9, discard)
 background(brief, 10)
-for address in ["203.0.113.2", "198.51.100.1", "2001:db8:1::2", "2001:db8:2::1"]:
+for address in sys.argv[1:]:
     background(udp_echo, 7, address)
 Server(("::", 80), Handler).serve_forever()

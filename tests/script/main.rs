@@ -150,7 +150,7 @@ impl Runner {
         let reason = DropReason::ALL.iter().find(|reason| reason.name() == name).ok_or("no such reason")?;
         let wanted = self.drops.entry(reason.name()).or_default();
         *wanted += 1;
-        let got = self.stage.workers[0].gateway.drops.get(*reason);
+        let got = self.stage.workers[0].gateway.drops().get(*reason);
         equal(&got.to_string(), &wanted.to_string())
     }
 

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 
 use wharf_stack::host::{
-    Datagram, Family, Host, HostError, HostEvent, IcmpReport, Io, SocketId, StreamRead, Token,
+    Datagram, Family, Host, HostError, HostEvent, IcmpReport, Io, Outgoing, SocketId, StreamRead, Token,
 };
 use wharf_switch::{Duration, Instant};
 
@@ -352,7 +352,7 @@ impl Host for SimHost {
         Err(HostError::NotPermitted)
     }
 
-    fn send_to(&mut self, _: SocketId, _: SocketAddr, _: u8, _: &[u8]) -> Result<Io<()>, HostError> {
+    fn send_to(&mut self, _: SocketId, _: Outgoing, _: &[u8]) -> Result<Io<()>, HostError> {
         Ok(Io::Blocked)
     }
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use wharf_stack::host::{
-    Datagram, Family, Host, HostError, HostEvent, IcmpReport, Io, SocketId, StreamRead, Token,
+    Datagram, Family, Host, HostError, HostEvent, IcmpReport, Io, Outgoing, SocketId, StreamRead, Token,
 };
 
 /// One socket.
@@ -30,6 +30,19 @@ pub struct Socket {
     /// Answers to the next sends of datagrams.
     pub refusals: VecDeque<HostError>,
     pub closed: bool,
+}
+
+impl Socket {
+    /// The next datagram is too large for the path to `to`, and the host knows that.
+    pub fn refuse_as_too_big(&mut self, to: SocketAddr, mtu: u32) {
+        let (family, kind, code) = match to {
+            SocketAddr::V4(_) => (Family::V4, 3, 4),
+            SocketAddr::V6(_) => (Family::V6, 2, 0),
+        };
+        self.refusals.push_back(HostError::NetworkUnreachable);
+        let (destination, offender, payload) = (to, None, [0; 8]);
+        self.reports.push_back(IcmpReport { destination, offender, family, kind, code, mtu, payload });
+    }
 }
 
 /// The host.
@@ -58,6 +71,12 @@ impl ScriptHost {
         if !socket.closed {
             self.events.push(HostEvent { token: socket.token, readable, writable, error });
         }
+    }
+
+    /// A datagram (UDP payload or echo message) comes to a socket.
+    pub fn receives(&mut self, at: usize, from: SocketAddr, bytes: &[u8]) {
+        self.sockets[at].datagrams.push_back((from, 60, bytes.to_vec()));
+        self.announce(at, true, false, false);
     }
 
     /// The latest socket that is open still.
@@ -188,14 +207,10 @@ impl Host for ScriptHost {
         self.open(token, None)
     }
 
-    fn send_to(
-        &mut self,
-        socket: SocketId,
-        to: SocketAddr,
-        hop_limit: u8,
-        data: &[u8],
-    ) -> Result<Io<()>, HostError> {
-        self.calls.push_back(format!("send-to {to} ttl {hop_limit} {}", data.len()));
+    fn send_to(&mut self, socket: SocketId, outgoing: Outgoing, data: &[u8]) -> Result<Io<()>, HostError> {
+        let Outgoing { to, hop_limit, dont_fragment } = outgoing;
+        let df = if dont_fragment { " df" } else { "" };
+        self.calls.push_back(format!("send-to {to} ttl {hop_limit}{df} {}", data.len()));
         match self.socket(socket).refusals.pop_front() {
             Some(error) => Err(error),
             None => Ok(Io::Done(())),

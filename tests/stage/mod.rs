@@ -200,7 +200,7 @@ impl Stage {
         let mut books = Tally::default();
         for worker in &self.workers {
             books += worker.switch.tally;
-            let (gateway, switch) = (worker.gateway.drops.total(), worker.switch.drops.total());
+            let (gateway, switch) = (worker.gateway.drops().total(), worker.switch.drops.total());
             assert_eq!(gateway + switch, worker.switch.tally.dropped, "a drop without a reason");
         }
         books.queued += self.workers[0].exchange.queued() as u64;

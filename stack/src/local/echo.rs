@@ -46,8 +46,7 @@ pub(super) fn handle<H, O: Outbox>(
     reply.offload.checksum = Checksum::Valid;
     // A reply that has to be cut needs an identification: that of its sequence number.
     let ident = request.get(6..8).and_then(|number| number.try_into().ok()).map_or(0, u16::from_be_bytes);
-    fragments::send(cx, &mut reply, &path, ident.into());
-    Ok(())
+    fragments::send(cx, &mut reply, &path, ident.into())
 }
 
 /// The address that answers an ICMP message to `dst`.

@@ -4,14 +4,15 @@
 //! # How it works
 //! A packet in reassembly is one large frame that every fragment is copied into at its place, and a short list of the
 //! ranges that came. Fragments that overlap condemn the whole packet: nobody sends them for a good reason
-//! (RFC 5722 forbids them in IPv6; for IPv4 we do the same).
+//! (RFC 5722 forbids them in IPv6; for IPv4 we do the same). Whose first fragment came and whose others did not is told
+//! to its sender.
 //!
 //! # Bounds
 //! [`MAX_PACKETS`] packets of at most 64 KiB, [`MAX_PER_SOURCE`] of them from one address, [`MAX_PIECES`] pieces each,
 //! for [`TIMEOUT`]. The oldest packet of the same source gives way first.
 //!
 //! # Sources
-//! RFC 791 section 3.2, RFC 8200 section 4.5, RFC 5722, RFC 1858 (tiny fragments).
+//! RFC 791 section 3.2, RFC 1122 section 3.3.2, RFC 8200 section 4.5, RFC 5722, RFC 1858 (tiny fragments).
 
 use core::net::IpAddr;
 
@@ -19,8 +20,10 @@ use smoltcp::wire::{
     EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6FragmentHeader, Ipv6Packet,
 };
 use wharf_switch::frame::ETHERNET_HEADER_LEN;
-use wharf_switch::{Duration, Frame, Instant, Pool};
+use wharf_switch::frame::SMALL_FRAME_LEN;
+use wharf_switch::{Duration, Frame, Instant};
 
+use super::icmp_error::{self, Cause};
 use crate::DropReason;
 use crate::env::{Cx, Outbox};
 use crate::wire::emit::{self, Path, len16};
@@ -55,7 +58,14 @@ struct Partial {
     /// Bytes of payload, known when the last fragment came.
     total: Option<usize>,
     started_at: Instant,
-    hop_limit: u8,
+    first: Option<First>,
+}
+
+/// The fragment that a packet begins with, as far as an ICMP error quotes it.
+#[derive(Debug)]
+struct First {
+    packet: Packet,
+    frame: Frame,
 }
 
 /// Packets in reassembly.
@@ -67,15 +77,14 @@ pub(crate) struct Reassembly {
 
 impl Reassembly {
     /// Takes in a fragment; gives the whole packet when it was the last one missing.
-    pub(crate) fn add(
+    pub(crate) fn add<H, O: Outbox>(
         &mut self,
-        now: Instant,
-        pool: &Pool,
+        cx: &mut Cx<'_, H, O>,
         packet: &Packet,
         fragment: Fragment,
         frame: &Frame,
     ) -> Result<Option<Frame>, DropReason> {
-        self.partial.retain(|partial| now.since(partial.started_at) < TIMEOUT);
+        self.expire(cx);
         let bytes = packet.payload(frame);
         let max_payload = if packet.src.is_ipv4() { MAX_PAYLOAD_V4 } else { MAX_PAYLOAD_V6 };
         let end = fragment.offset + bytes.len();
@@ -85,9 +94,12 @@ impl Reassembly {
         let key = Key { src: packet.src, dst: packet.dst, ident: fragment.ident, protocol: packet.protocol };
         let at = match self.partial.iter().position(|partial| partial.key == key) {
             Some(at) => at,
-            None => self.begin(now, pool, key, packet)?,
+            None => self.begin(cx, key)?,
         };
         let Some(partial) = self.partial.get_mut(at) else { return Ok(None) };
+        if fragment.offset == 0 {
+            partial.first.get_or_insert_with(|| First::new(cx, packet, frame));
+        }
         match partial.insert(packet, fragment, bytes, end) {
             Ok(false) => Ok(None),
             Ok(true) => {
@@ -101,29 +113,54 @@ impl Reassembly {
         }
     }
 
-    fn begin(&mut self, now: Instant, pool: &Pool, key: Key, packet: &Packet) -> Result<usize, DropReason> {
+    fn begin<H, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>, key: Key) -> Result<usize, DropReason> {
         let of_source = self.partial.iter().filter(|partial| partial.key.src == key.src).count();
         if of_source >= MAX_PER_SOURCE {
             if let Some(oldest) = self.partial.iter().position(|partial| partial.key.src == key.src) {
                 self.partial.remove(oldest);
+                cx.discard(DropReason::FragmentsExhausted);
             }
         } else if self.partial.len() >= MAX_PACKETS {
             return Err(DropReason::FragmentsExhausted);
         }
         self.partial.push(Partial {
             key,
-            frame: pool.large(),
+            frame: cx.env.pool.large(),
             ranges: Vec::new(),
             total: None,
-            started_at: now,
-            hop_limit: packet.hop_limit,
+            started_at: cx.now,
+            first: None,
         });
         Ok(self.partial.len() - 1)
+    }
+
+    /// Gives up what has waited for too long.
+    pub(crate) fn expire<H, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {
+        while self.next_deadline().is_some_and(|deadline| deadline <= cx.now) {
+            if let Some(First { packet, frame }) = self.partial.remove(0).first {
+                icmp_error::answer(cx, &packet, &frame, Cause::ReassemblyTimeExceeded);
+            }
+            cx.discard(DropReason::FragmentsExpired);
+        }
+    }
+
+    /// When [`Reassembly::expire`] has something to do.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.partial.first().map(|oldest| oldest.started_at + TIMEOUT)
     }
 }
 
 fn path(packet: &Packet) -> Path {
     Path { src_mac: packet.src_mac, dst_mac: packet.dst_mac, src: packet.src, dst: packet.dst }
+}
+
+impl First {
+    fn new<H, O>(cx: &Cx<'_, H, O>, packet: &Packet, frame: &Frame) -> Self {
+        let len = packet.payload_end.min(SMALL_FRAME_LEN);
+        let mut copy = cx.env.pool.small();
+        copy.fill(frame.bytes().get(..len).unwrap_or_default());
+        Self { packet: Packet { payload_end: len, ..*packet }, frame: copy }
+    }
 }
 
 impl Partial {
@@ -142,9 +179,6 @@ impl Partial {
         let second_last = !fragment.more && self.total.is_some();
         if overlaps || beyond || shortens || second_last || self.ranges.len() >= MAX_PIECES {
             return Err(DropReason::FragmentMalformed);
-        }
-        if start == 0 {
-            self.hop_limit = packet.hop_limit;
         }
         if !fragment.more {
             self.total = Some(end);
@@ -165,31 +199,36 @@ impl Partial {
     /// Writes the headers of the whole packet.
     fn finish(mut self, packet: &Packet) -> Frame {
         let total = self.total.unwrap_or(0);
-        emit::ip(&mut self.frame, &path(packet), packet.protocol, self.hop_limit, total);
+        let hop_limit = self.first.map_or(packet.hop_limit, |first| first.packet.hop_limit);
+        emit::ip(&mut self.frame, &path(packet), packet.protocol, hop_limit, total);
+        self.frame.reassembled = true;
         self.frame
     }
 }
 
 /// Sends a whole packet, in pieces if the link asks for it.
-pub(crate) fn send<H, O: Outbox>(cx: &mut Cx<'_, H, O>, frame: &mut Frame, path: &Path, ident: u32) {
-    if frame.len() > cx.env.config.mtu_bytes + ETHERNET_HEADER_LEN {
-        send_in_pieces(cx, frame, path, ident);
-    } else {
-        cx.send(frame);
-    }
-}
-
-/// Cuts a whole packet into fragments that fit the link, and sends them.
-pub(crate) fn send_in_pieces<H, O: Outbox>(
+pub(crate) fn send<H, O: Outbox>(
     cx: &mut Cx<'_, H, O>,
     frame: &mut Frame,
     path: &Path,
     ident: u32,
-) {
-    // The transport checksum spans all fragments, so it cannot stay owed.
-    if wharf_switch::offload::complete_checksum(frame).is_err() {
-        return;
+) -> Result<(), DropReason> {
+    if frame.len() > cx.env.config.mtu_bytes + ETHERNET_HEADER_LEN {
+        return send_in_pieces(cx, frame, path, ident);
     }
+    cx.send(frame);
+    Ok(())
+}
+
+/// Cuts a whole packet into fragments that fit the link, and sends them.
+fn send_in_pieces<H, O: Outbox>(
+    cx: &mut Cx<'_, H, O>,
+    frame: &mut Frame,
+    path: &Path,
+    ident: u32,
+) -> Result<(), DropReason> {
+    // The transport checksum spans all fragments, so it cannot stay owed.
+    wharf_switch::offload::complete_checksum(frame).map_err(|_| DropReason::AnswerTooLarge)?;
     let ip_header_len = path.ip_header_len();
     let extra = if path.src.is_ipv6() { IPV6_FRAGMENT_HEADER_LEN } else { 0 };
     let payload = frame.bytes().get(ETHERNET_HEADER_LEN + ip_header_len..).unwrap_or_default();
@@ -209,6 +248,7 @@ pub(crate) fn send_in_pieces<H, O: Outbox>(
         cx.send(&mut out);
         offset += piece.len();
     }
+    Ok(())
 }
 
 fn protocol_and_hop_limit(frame: &Frame) -> (IpProtocol, u8) {
@@ -248,73 +288,154 @@ fn mark_as_fragment(frame: &mut Frame, protocol: IpProtocol, fragment: Fragment)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::tests::config;
+    use crate::env::Env;
     use smoltcp::wire::EthernetAddress;
+    use wharf_switch::Pool;
 
-    fn whole_path() -> Path {
-        Path {
-            src_mac: EthernetAddress([2, 0, 0, 0, 0, 1]),
-            dst_mac: EthernetAddress([2, 0, 0, 0, 0, 2]),
-            src: "10.0.2.100".parse().unwrap(),
-            dst: "198.51.100.1".parse().unwrap(),
+    /// What left, in bytes, and how many packets were dropped unsent.
+    #[derive(Default)]
+    struct Out {
+        sent: Vec<Vec<u8>>,
+        unsent: usize,
+    }
+
+    impl Outbox for Out {
+        fn send(&mut self, frame: &mut Frame) {
+            self.sent.push(frame.bytes().to_vec());
+        }
+
+        fn drop_unsent(&mut self) {
+            self.unsent += 1;
         }
     }
 
-    fn piece(pool: &Pool, offset: usize, len: usize, more: bool) -> Frame {
-        let mut frame = pool.large();
-        emit::ip(&mut frame, &whole_path(), IpProtocol::Udp, 9, len)
-            .fill(u8::try_from(offset / 8 % 251).unwrap());
-        mark_as_fragment(&mut frame, IpProtocol::Udp, Fragment { ident: 7, offset, more });
+    struct Bench {
+        now: Instant,
+        env: Env,
+        out: Out,
+        reassembly: Reassembly,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let env = Env::new(config(), Pool::new(4));
+            Self { now: Instant::from_secs(1), env, out: Out::default(), reassembly: Reassembly::default() }
+        }
+
+        fn add(&mut self, frame: &Frame) -> Result<Option<Frame>, DropReason> {
+            let packet = parse(frame);
+            let fragment = packet.fragment.unwrap();
+            let cx = &mut Cx { now: self.now, host: &mut (), out: &mut self.out, env: &mut self.env };
+            self.reassembly.add(cx, &packet, fragment, frame)
+        }
+
+        fn expire(&mut self) {
+            let cx = &mut Cx { now: self.now, host: &mut (), out: &mut self.out, env: &mut self.env };
+            self.reassembly.expire(cx);
+        }
+    }
+
+    fn parse(frame: &Frame) -> Packet {
+        let is_ipv4 = frame.bytes()[ETHERNET_HEADER_LEN] >> 4 == 4;
+        if is_ipv4 { Packet::parse_ipv4(frame) } else { Packet::parse_ipv6(frame) }.unwrap()
+    }
+
+    fn path(family: u8) -> Path {
+        let (src, dst) =
+            if family == 4 { ("10.0.2.100", "198.51.100.1") } else { ("fd00:db8::64", "2001:db8::1") };
+        Path {
+            src_mac: EthernetAddress([2, 0, 0, 0, 0, 1]),
+            dst_mac: EthernetAddress([2, 0, 0, 0, 0, 2]),
+            src: src.parse().unwrap(),
+            dst: dst.parse().unwrap(),
+        }
+    }
+
+    fn piece_of(family: u8, ident: u32, offset: usize, len: usize, more: bool) -> Frame {
+        let mut frame = Pool::new(4).large();
+        let path = path(family);
+        let (extra, carried) = if family == 4 { (0, IpProtocol::Udp) } else { (8, IpProtocol::Ipv6Frag) };
+        let filler = u8::try_from(offset / 8 % 251).unwrap();
+        emit::ip(&mut frame, &path, carried, 9, extra + len).fill(filler);
+        mark_as_fragment(&mut frame, IpProtocol::Udp, Fragment { ident, offset, more });
         frame
     }
 
-    fn add(reassembly: &mut Reassembly, pool: &Pool, frame: &Frame) -> Result<Option<Frame>, DropReason> {
-        let packet = Packet::parse_ipv4(frame).unwrap();
-        let fragment = packet.fragment.unwrap();
-        reassembly.add(Instant::ZERO, pool, &packet, fragment, frame)
+    fn piece(offset: usize, len: usize, more: bool) -> Frame {
+        piece_of(4, 7, offset, len, more)
     }
 
     #[test]
-    fn pieces_in_any_order_make_the_whole() {
-        let pool = Pool::new(4);
-        let mut reassembly = Reassembly::default();
-        assert!(add(&mut reassembly, &pool, &piece(&pool, 16, 5, false)).unwrap().is_none());
-        assert!(add(&mut reassembly, &pool, &piece(&pool, 0, 8, true)).unwrap().is_none());
-        let whole = add(&mut reassembly, &pool, &piece(&pool, 8, 8, true)).unwrap().unwrap();
-        let packet = Packet::parse_ipv4(&whole).unwrap();
-        assert_eq!(packet.fragment, None);
-        assert_eq!(packet.hop_limit, 9);
-        let expected = [vec![0; 8], vec![1; 8], vec![2; 5]].concat();
-        assert_eq!(packet.payload(&whole), expected);
-        assert!(reassembly.partial.is_empty());
+    fn pieces_in_any_order_make_the_whole_that_may_be_cut_again() {
+        for family in [4, 6] {
+            let mut bench = Bench::new();
+            assert!(bench.add(&piece_of(family, 7, 16, 5, false)).unwrap().is_none());
+            assert!(bench.add(&piece_of(family, 7, 0, 8, true)).unwrap().is_none());
+            let whole = bench.add(&piece_of(family, 7, 8, 8, true)).unwrap().unwrap();
+            let packet = parse(&whole);
+            assert_eq!((packet.fragment, packet.dont_fragment, packet.hop_limit), (None, false, 9));
+            let expected = [vec![0; 8], vec![1; 8], vec![2; 5]].concat();
+            assert_eq!(packet.payload(&whole), expected);
+            assert!(bench.reassembly.partial.is_empty());
+            assert_eq!(bench.reassembly.next_deadline(), None);
+        }
     }
 
     #[test]
     fn an_overlap_condemns_the_whole_packet() {
-        let pool = Pool::new(4);
-        let mut reassembly = Reassembly::default();
-        add(&mut reassembly, &pool, &piece(&pool, 0, 16, true)).unwrap();
-        let second = add(&mut reassembly, &pool, &piece(&pool, 8, 16, false));
+        let mut bench = Bench::new();
+        bench.add(&piece(0, 16, true)).unwrap();
+        let second = bench.add(&piece(8, 16, false));
         assert_eq!(second.unwrap_err(), DropReason::FragmentMalformed);
-        assert!(reassembly.partial.is_empty());
+        assert!(bench.reassembly.partial.is_empty());
     }
 
     #[test]
-    fn half_open_packets_of_one_source_are_bounded() {
-        let pool = Pool::new(4);
-        let mut reassembly = Reassembly::default();
+    fn half_open_packets_of_one_source_are_bounded_and_counted() {
+        let mut bench = Bench::new();
         for ident in 0..1000 {
-            let mut frame = piece(&pool, 0, 8, true);
-            mark_as_fragment(&mut frame, IpProtocol::Udp, Fragment { ident, offset: 0, more: true });
-            let _ = add(&mut reassembly, &pool, &frame);
+            bench.add(&piece_of(4, ident, 0, 8, true)).unwrap();
         }
-        assert_eq!(reassembly.partial.len(), MAX_PER_SOURCE);
+        assert_eq!(bench.reassembly.partial.len(), MAX_PER_SOURCE);
+        assert_eq!(bench.out.unsent, 1000 - MAX_PER_SOURCE);
+        assert_eq!(bench.env.drops.get(DropReason::FragmentsExhausted), 1000 - MAX_PER_SOURCE as u64);
+        assert!(bench.out.sent.is_empty());
     }
 
     #[test]
     fn a_packet_beyond_64_kib_is_refused() {
-        let pool = Pool::new(4);
-        let mut reassembly = Reassembly::default();
-        let result = add(&mut reassembly, &pool, &piece(&pool, 65_528, 64, false));
+        let result = Bench::new().add(&piece(65_528, 64, false));
         assert_eq!(result.unwrap_err(), DropReason::FragmentMalformed);
+    }
+
+    /// RFC 792 and RFC 8200 section 4.5: the error quotes the first fragment, and there is none without it.
+    #[test]
+    fn missing_pieces_are_told_to_whom_the_first_one_came_from() {
+        for (family, kind) in [(4, 11), (6, 3)] {
+            let mut bench = Bench::new();
+            bench.add(&piece_of(family, 1, 8, 8, true)).unwrap();
+            let first = piece_of(family, 2, 0, 2000, true);
+            bench.add(&first).unwrap();
+            bench.now = bench.reassembly.next_deadline().unwrap();
+            bench.expire();
+            assert_eq!(bench.env.drops.get(DropReason::FragmentsExpired), 2);
+            assert_eq!(bench.out.unsent, 2);
+            let [error] = &bench.out.sent[..] else { panic!("one error, not {}", bench.out.sent.len()) };
+            let message = &error[path(family).payload_start()..];
+            assert_eq!(message[..2], [kind, 1]);
+            assert_eq!(message[8..], first.bytes()[ETHERNET_HEADER_LEN..][..message.len() - 8]);
+        }
+    }
+
+    /// RFC 8200 section 4.5: 60 seconds from the first that arrives.
+    #[test]
+    fn a_late_piece_begins_anew() {
+        let mut bench = Bench::new();
+        bench.add(&piece(0, 8, true)).unwrap();
+        bench.now += TIMEOUT;
+        assert!(bench.add(&piece(8, 8, false)).unwrap().is_none());
+        assert_eq!(bench.env.drops.get(DropReason::FragmentsExpired), 1);
+        assert_eq!(bench.reassembly.partial.len(), 1);
     }
 }

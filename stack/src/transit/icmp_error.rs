@@ -10,7 +10,8 @@
 //! Rate-limited for the whole gateway. Never about an ICMP error, a group address or a later fragment.
 //!
 //! # Sources
-//! RFC 792, RFC 1812 section 4.3.2, RFC 4443 section 2.4, RFC 7915 section 4.2 (translation).
+//! RFC 792, RFC 1191 section 4, RFC 1812 section 4.3.2, RFC 4443 section 2.4, RFC 5508 (REQ-8), RFC 7915 section 4.2
+//! (translation).
 
 use core::net::IpAddr;
 
@@ -20,7 +21,7 @@ use wharf_switch::{Checksum, Frame};
 
 use crate::Config;
 use crate::env::{Cx, Outbox};
-use crate::host::{Family, IcmpReport};
+use crate::host::{Family, HostError, IcmpReport};
 use crate::transit::nat64;
 use crate::wire::Packet;
 use crate::wire::emit::{self, HOP_LIMIT, Path};
@@ -45,6 +46,8 @@ const V6_PARAMETER_PROBLEM: u8 = 4;
 pub(crate) enum Cause {
     /// The hop limit was used up at the gateway.
     TimeExceeded,
+    /// Fragments of the packet are missing still.
+    ReassemblyTimeExceeded,
     /// The gateway has no such service.
     PortUnreachable,
     /// The gateway relays no such protocol.
@@ -82,16 +85,27 @@ pub(crate) struct Quoted<'a> {
 }
 
 impl Cause {
+    /// What to say when the host could open no socket, or send nothing.
+    pub(crate) fn of(error: HostError) -> Self {
+        match error {
+            HostError::NetworkUnreachable => Self::NetworkUnreachable,
+            // RFC 5508 REQ-8: one answer for "resource constraints or administrative restrictions".
+            HostError::NotPermitted | HostError::Exhausted => Self::Prohibited,
+            HostError::HostUnreachable | HostError::TimedOut | HostError::Refused => Self::HostUnreachable,
+        }
+    }
+
     fn message_v4(self) -> Option<Message> {
         Some(match self {
             Self::TimeExceeded => message(V4_TIME_EXCEEDED, 0, 0),
+            Self::ReassemblyTimeExceeded => message(V4_TIME_EXCEEDED, 1, 0),
             Self::NetworkUnreachable => message(V4_UNREACHABLE, 0, 0),
             Self::HostUnreachable => message(V4_UNREACHABLE, 1, 0),
             Self::ProtocolUnreachable => message(V4_UNREACHABLE, 2, 0),
             Self::PortUnreachable => message(V4_UNREACHABLE, 3, 0),
             Self::Prohibited => message(V4_UNREACHABLE, 13, 0),
-            Self::Report(IcmpReport { family: Family::V4, kind, code, mtu, .. }) => {
-                message(kind, code, if (kind, code) == (V4_UNREACHABLE, 4) { mtu & 0xffff } else { 0 })
+            Self::Report(report @ IcmpReport { family: Family::V4, kind, code, .. }) => {
+                message(kind, code, if report.is_too_big() { report.mtu.min(0xffff) } else { 0 })
             }
             // No IPv4 container reaches an IPv6 destination.
             Self::Report(IcmpReport { family: Family::V6, .. }) => return None,
@@ -101,14 +115,15 @@ impl Cause {
     fn message_v6(self) -> Option<Message> {
         Some(match self {
             Self::TimeExceeded => message(V6_TIME_EXCEEDED, 0, 0),
+            Self::ReassemblyTimeExceeded => message(V6_TIME_EXCEEDED, 1, 0),
             Self::NetworkUnreachable => message(V6_UNREACHABLE, 0, 0),
             Self::Prohibited => message(V6_UNREACHABLE, 1, 0),
             Self::HostUnreachable => message(V6_UNREACHABLE, 3, 0),
             Self::PortUnreachable => message(V6_UNREACHABLE, 4, 0),
             // Next header unrecognised; the pointer names the IPv6 header's field.
             Self::ProtocolUnreachable => message(V6_PARAMETER_PROBLEM, 1, 6),
-            Self::Report(IcmpReport { family: Family::V6, kind, code, mtu, .. }) => {
-                message(kind, code, if kind == V6_PACKET_TOO_BIG { mtu } else { 0 })
+            Self::Report(report @ IcmpReport { family: Family::V6, kind, code, .. }) => {
+                message(kind, code, if report.is_too_big() { report.mtu } else { 0 })
             }
             Self::Report(report) => return translate(report),
         })
@@ -121,7 +136,7 @@ fn translate(report: IcmpReport) -> Option<Message> {
         (V4_UNREACHABLE, 0 | 1 | 5..=8 | 11 | 12) => message(V6_UNREACHABLE, 0, 0),
         (V4_UNREACHABLE, 2) => message(V6_PARAMETER_PROBLEM, 1, 6),
         (V4_UNREACHABLE, 3) => message(V6_UNREACHABLE, 4, 0),
-        // The IPv6 header is 20 bytes longer.
+        // The IPv6 header is 20 bytes longer, and no IPv6 sender goes below 1,280 bytes.
         (V4_UNREACHABLE, 4) => message(V6_PACKET_TOO_BIG, 0, report.mtu.saturating_add(20).max(1280)),
         (V4_UNREACHABLE, 9 | 10 | 13 | 15) => message(V6_UNREACHABLE, 1, 0),
         (V4_TIME_EXCEEDED, code) => message(V6_TIME_EXCEEDED, code, 0),

@@ -4,7 +4,7 @@
 //! # How it works
 //! [`resolve`] turns the destination a container used into the one the host will be asked for (NAT64, host loopback);
 //! [`allowed`] has the last word on it. `connect()` to 0.0.0.0 and to `::ffff:127.0.0.1` reaches the host's loopback
-//! listeners, so these are refused like 127.0.0.1 itself.
+//! listeners, so these are refused like 127.0.0.1 itself. [`as_seen_by`] is the way back.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -91,6 +91,23 @@ fn allowed_v6(config: &Config, address: Ipv6Addr) -> Result<(), DropReason> {
         return Err(DropReason::OutsideIsInside);
     }
     Ok(())
+}
+
+/// The address under which a container knows somebody outside; `None` when it could not have been reached from there.
+pub(crate) fn as_seen_by(config: &Config, container: IpAddr, outside: IpAddr) -> Option<IpAddr> {
+    let seen = match (container, outside) {
+        (IpAddr::V4(_), IpAddr::V4(address)) if address.is_loopback() => config.ipv4?.gateway.into(),
+        (IpAddr::V6(_), IpAddr::V6(address)) if address.is_loopback() => config.ipv6?.gateway.into(),
+        (IpAddr::V6(_), IpAddr::V4(address)) => nat64::embed(config.nat64?, address).into(),
+        (IpAddr::V4(_), IpAddr::V6(_)) => return None,
+        (IpAddr::V4(_), IpAddr::V4(_)) | (IpAddr::V6(_), IpAddr::V6(_)) => outside,
+    };
+    // RFC 4787 section 4.3 is about the outbound direction; inbound, an address of the network itself would be a lie.
+    let is_inside = match seen {
+        IpAddr::V4(address) => config.ipv4.is_some_and(|plan| plan.subnet.contains_addr(&address)),
+        IpAddr::V6(address) => config.ipv6.is_some_and(|plan| plan.subnet.contains_addr(&address)),
+    };
+    (!is_inside || outside.is_loopback()).then_some(seen)
 }
 
 #[cfg(test)]

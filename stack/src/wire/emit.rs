@@ -18,7 +18,7 @@ use wharf_switch::{Checksum, Frame, Offload, Pool, Segmentation, SegmentationKin
 
 const IPV4_HEADER_LEN: usize = 20;
 const IPV6_HEADER_LEN: usize = 40;
-const UDP_HEADER_LEN: usize = 8;
+pub(crate) const UDP_HEADER_LEN: usize = 8;
 /// The largest IP packet that both families can name.
 const MAX_IP_PACKET_LEN: usize = 65_535;
 const TCP_CHECKSUM_OFFSET: u16 = 16;
@@ -44,7 +44,7 @@ impl Path {
 
     /// Bytes in front of the payload of a TCP segment with a TCP header of `tcp_header_len` bytes.
     pub(crate) fn tcp_payload_start(&self, tcp_header_len: usize) -> usize {
-        ETHERNET_HEADER_LEN + self.ip_header_len() + tcp_header_len
+        self.payload_start() + tcp_header_len
     }
 
     /// Payload bytes that the largest IP packet holds behind a TCP header without options.
@@ -52,15 +52,20 @@ impl Path {
         MAX_IP_PACKET_LEN - self.ip_header_len() - smoltcp::wire::TCP_HEADER_LEN
     }
 
-    /// Payload bytes of the largest UDP datagram.
-    pub(crate) fn max_udp_payload(&self) -> usize {
+    /// Bytes behind the IP header of the largest packet. IPv4 counts its header in the packet's length, IPv6 does not.
+    pub(crate) fn max_payload(&self) -> usize {
         let counted = if self.src.is_ipv4() { IPV4_HEADER_LEN } else { 0 };
-        MAX_IP_PACKET_LEN - counted - UDP_HEADER_LEN
+        MAX_IP_PACKET_LEN - counted
+    }
+
+    /// Where a packet's payload starts in its frame.
+    pub(crate) fn payload_start(&self) -> usize {
+        ETHERNET_HEADER_LEN + self.ip_header_len()
     }
 
     /// Where the payload of a UDP datagram starts in its frame.
     pub(crate) fn udp_payload_start(&self) -> usize {
-        ETHERNET_HEADER_LEN + self.ip_header_len() + UDP_HEADER_LEN
+        self.payload_start() + UDP_HEADER_LEN
     }
 }
 
@@ -84,7 +89,7 @@ pub(crate) fn ip<'a>(
     len: usize,
 ) -> &'a mut [u8] {
     let ip_header_len = path.ip_header_len();
-    let payload_start = ETHERNET_HEADER_LEN + ip_header_len;
+    let payload_start = path.payload_start();
     frame.set_len(payload_start + len);
     frame.offload = Offload::default();
     let bytes = frame.bytes_mut();
@@ -140,7 +145,7 @@ pub(crate) fn tcp(frame: &mut Frame, path: &Path, header: &TcpRepr<'_>, payload_
     let mut packet = TcpPacket::new_unchecked(segment);
     header.emit(&mut packet, &path.src.into(), &path.dst.into(), &ChecksumCapabilities::ignored());
     packet.set_checksum(sum);
-    let start = ETHERNET_HEADER_LEN + path.ip_header_len();
+    let start = path.payload_start();
     frame.offload.checksum = Checksum::Partial { start: len16(start), offset: TCP_CHECKSUM_OFFSET };
     if payload_len > usize::from(mss) {
         frame.offload.segmentation = NonZeroU16::new(mss).map(|size| Segmentation {
@@ -167,7 +172,7 @@ pub(crate) fn udp(
     packet.set_dst_port(dst_port);
     packet.set_len(len16(len));
     packet.set_checksum(sum);
-    let start = ETHERNET_HEADER_LEN + path.ip_header_len();
+    let start = path.payload_start();
     frame.offload.checksum = Checksum::Partial { start: len16(start), offset: UDP_CHECKSUM_OFFSET };
 }
 

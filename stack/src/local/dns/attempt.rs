@@ -17,7 +17,7 @@ use core::net::SocketAddr;
 use smoltcp::wire::{DnsFlags, DnsPacket};
 
 use super::message::{self, Message};
-use crate::host::{Family, FlowId, Host, HostError, HostEvent, Io, SocketId, StreamRead, Token};
+use crate::host::{Family, FlowId, Host, HostError, HostEvent, Io, Outgoing, SocketId, StreamRead, Token};
 
 /// Hop limit of our queries, that of any host.
 const HOP_LIMIT: u8 = 64;
@@ -83,7 +83,8 @@ impl Attempt {
             return Ok(Self { query, server, id, socket, wire: Wire::Stream(stream) });
         }
         let socket = host.udp_open(token, Family::of(server.ip()))?;
-        match host.send_to(socket, server, HOP_LIMIT, &question) {
+        let outgoing = Outgoing { to: server, hop_limit: HOP_LIMIT, dont_fragment: false };
+        match host.send_to(socket, outgoing, &question) {
             // A full buffer loses the datagram, as the network may; the next attempt comes with its timer.
             Ok(Io::Done(()) | Io::Blocked) => Ok(Self { query, server, id, socket, wire: Wire::Datagram }),
             Ok(Io::Broken) => {

@@ -5,7 +5,7 @@ use core::net::{IpAddr, SocketAddr};
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::host::{
-    Datagram, Family, Host, HostError, HostEvent, IcmpReport, Io, SocketId, StreamRead, Token,
+    Datagram, Family, Host, HostError, HostEvent, IcmpReport, Io, Outgoing, SocketId, StreamRead, Token,
 };
 
 /// One socket of the scripted host.
@@ -115,7 +115,8 @@ impl Host for ScriptedHost {
         Err(HostError::NotPermitted)
     }
 
-    fn send_to(&mut self, socket: SocketId, to: SocketAddr, _: u8, data: &[u8]) -> Result<Io<()>, HostError> {
+    fn send_to(&mut self, socket: SocketId, outgoing: Outgoing, data: &[u8]) -> Result<Io<()>, HostError> {
+        let to = outgoing.to;
         self.socket(socket);
         if self.unreachable.contains(&to.ip()) {
             return Err(HostError::NetworkUnreachable);
