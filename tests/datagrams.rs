@@ -125,6 +125,7 @@ fn error(stage: &mut Stage) -> Vec<u8> {
 #[test]
 fn what_may_not_be_fragmented_leaves_the_host_so() {
     let large = [1; 1252];
+    let usual = [1; 1473];
     for (frames, call) in [
         (vec![udp(SERVER, b"x")], "send-to 198.51.100.7:9 ttl 63 1"),
         (vec![with_df(udp(SERVER, b"x"))], "send-to 198.51.100.7:9 ttl 63 df 1"),
@@ -134,6 +135,10 @@ fn what_may_not_be_fragmented_leaves_the_host_so() {
         // RFC 7915 section 5.1: 1,260 bytes may be cut, 1,261 may not.
         (vec![udp(TRANSLATED, &large[..1232])], "send-to 198.51.100.7:9 ttl 63 1232"),
         (vec![udp(TRANSLATED, &large[..1233])], "send-to 198.51.100.7:9 ttl 63 df 1233"),
+        // What would not fit the usual link would have come in fragments.
+        (vec![with_df(udp(SERVER, &usual[..1472]))], "send-to 198.51.100.7:9 ttl 63 df 1472"),
+        (vec![with_df(udp(SERVER, &usual))], "send-to 198.51.100.7:9 ttl 63 1473"),
+        (vec![udp(SERVER6, &usual[..1453])], "send-to [2001:db8::7]:9 ttl 63 1453"),
         (vec![echo_request(SERVER, 1, &[])], "send-to 198.51.100.7:0 ttl 63 8"),
         (vec![with_df(echo_request(SERVER, 1, &[]))], "send-to 198.51.100.7:0 ttl 63 df 8"),
         (vec![echo_request(SERVER6, 1, &[])], "send-to [2001:db8::7]:0 ttl 63 df 8"),

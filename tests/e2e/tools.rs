@@ -120,7 +120,6 @@ json.dump(packument, open("wharf-probe", "w"))
 '"#;
 
 #[test]
-#[ignore = "needs npm, which brings hundreds of packages where a distribution has cut it up"]
 fn npm_installs_from_a_registry() {
     let mut lab = Lab::new();
     let path = serve_directory(&mut lab, "npm");
