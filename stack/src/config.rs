@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What one network is: addresses, names and permissions of its gateway.
 
-use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use smoltcp::wire::{EthernetAddress, Ipv4Cidr, Ipv6Cidr};
 
@@ -12,7 +12,7 @@ pub struct Ipv4Plan {
     pub subnet: Ipv4Cidr,
     /// The gateway's own address.
     pub gateway: Ipv4Addr,
-    /// The DNS forwarder's address; the gateway answers for it too.
+    /// The DNS forwarder's address, if there is one; the gateway answers for it on the link.
     pub dns: Ipv4Addr,
     /// First address DHCP leases; `run`'s own container.
     pub first_lease: Ipv4Addr,
@@ -38,7 +38,7 @@ pub struct Ipv6Plan {
     pub gateway: Ipv6Addr,
     /// The gateway's link-local address: the source of its Router Advertisements.
     pub link_local: Ipv6Addr,
-    /// The DNS forwarder's address; the gateway answers for it too.
+    /// The DNS forwarder's address, if there is one; the gateway answers for it on the link.
     pub dns: Ipv6Addr,
 }
 
@@ -50,6 +50,16 @@ impl Ipv6Plan {
         let link_local = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
         Self { subnet, gateway: host(2), link_local, dns: host(3) }
     }
+}
+
+/// How somebody hears that the gateway has no service on a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClosedPorts {
+    /// As from any host: a reset (RFC 9293 section 3.10.7.1), or "port unreachable" (RFC 1122 section 4.1.3.1).
+    #[default]
+    Refuse,
+    /// As if there were no host: "network unreachable".
+    Unreachable,
 }
 
 /// Everything the gateway of one network needs to know.
@@ -77,8 +87,12 @@ pub struct Config {
     pub ntp: Vec<Ipv4Addr>,
     /// The name given to a DHCP client that asks for one.
     pub hostname: Option<String>,
+    /// The gateway answers DNS queries, and the plans' `dns` addresses are its own. Without it these lead outside.
+    pub dns_forwarder: bool,
     /// The gateway's address leads to the host's loopback.
     pub host_loopback: bool,
+    /// What becomes of TCP and UDP to the gateway that no service of it takes.
+    pub closed_ports: ClosedPorts,
     /// 169.254.0.0/16 is reachable (cloud metadata services live there).
     pub allow_link_local: bool,
     /// Bytes of stream data the relay may hold in all.
@@ -102,10 +116,34 @@ impl Config {
             search: Vec::new(),
             ntp: Vec::new(),
             hostname: None,
+            dns_forwarder: true,
             host_loopback: false,
+            closed_ports: ClosedPorts::default(),
             allow_link_local: false,
             memory_bytes: 256 << 20,
             seed,
+        }
+    }
+
+    /// The IPv4 address of the DNS forwarder.
+    pub(crate) fn forwarder_v4(&self) -> Option<Ipv4Addr> {
+        self.ipv4.filter(|_| self.dns_forwarder).map(|plan| plan.dns)
+    }
+
+    /// The IPv6 address of the DNS forwarder.
+    pub(crate) fn forwarder_v6(&self) -> Option<Ipv6Addr> {
+        self.ipv6.filter(|_| self.dns_forwarder).map(|plan| plan.dns)
+    }
+
+    /// Whether an address is one of the network itself, and so nobody outside has it.
+    pub(crate) fn is_inside(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.ipv4.is_some_and(|plan| {
+                plan.subnet.contains_addr(&address) && (self.dns_forwarder || address != plan.dns)
+            }),
+            IpAddr::V6(address) => self.ipv6.is_some_and(|plan| {
+                plan.subnet.contains_addr(&address) && (self.dns_forwarder || address != plan.dns)
+            }),
         }
     }
 }

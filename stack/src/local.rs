@@ -24,7 +24,7 @@ use crate::link::{Neighbors, RouterSolicitation};
 use crate::transit::icmp_error::{self, Cause};
 use crate::transit::tcp;
 use crate::wire::Packet;
-use crate::{Config, DropReason};
+use crate::{ClosedPorts, Config, DropReason};
 
 /// The gateway's own services.
 #[derive(Debug)]
@@ -39,15 +39,15 @@ fn is_ours(config: &Config, address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => {
             address == Ipv4Addr::BROADCAST
-                || config.ipv4.is_some_and(|plan| {
-                    address == plan.gateway || address == plan.dns || plan.subnet.broadcast() == Some(address)
-                })
+                || config
+                    .ipv4
+                    .is_some_and(|plan| address == plan.gateway || plan.subnet.broadcast() == Some(address))
+                || config.forwarder_v4() == Some(address)
         }
         IpAddr::V6(address) => {
             address.is_multicast()
-                || config.ipv6.is_some_and(|plan| {
-                    address == plan.gateway || address == plan.dns || address == plan.link_local
-                })
+                || config.ipv6.is_some_and(|plan| address == plan.gateway || address == plan.link_local)
+                || config.forwarder_v6() == Some(address)
         }
     }
 }
@@ -62,6 +62,11 @@ fn is_own_unicast(config: &Config, address: IpAddr) -> bool {
         IpAddr::V6(address) => address.is_multicast(),
     };
     is_ours(config, address) && !is_group
+}
+
+/// Whether a packet to this address and port is the DNS forwarder's.
+fn is_for_forwarder(config: &Config, address: IpAddr, port: u16) -> bool {
+    config.dns_forwarder && port == dns::PORT && is_own_unicast(config, address)
 }
 
 /// Whether host loopback is open and the packet goes to the gateway's own address.
@@ -168,12 +173,16 @@ impl Local {
         if datagram.dst_port() == dhcp4::SERVER_PORT && packet.src.is_ipv4() {
             return self.handle_dhcp4(cx, neighbors, packet, datagram.payload());
         }
-        if datagram.dst_port() == dns::PORT && is_own_unicast(&cx.env.config, packet.dst) {
+        if is_for_forwarder(&cx.env.config, packet.dst, datagram.dst_port()) {
             let from = SocketAddr::new(packet.src, datagram.src_port());
             let way = (packet.src_mac, from, packet.dst);
             return self.dns.handle_datagram(cx.now, cx.host, way, datagram.payload());
         }
-        icmp_error::answer(cx, packet, frame, Cause::PortUnreachable);
+        let cause = match cx.env.config.closed_ports {
+            ClosedPorts::Refuse => Cause::PortUnreachable,
+            ClosedPorts::Unreachable => Cause::NetworkUnreachable,
+        };
+        icmp_error::answer(cx, packet, frame, cause);
         Err(DropReason::PortClosed)
     }
 
@@ -211,11 +220,14 @@ impl Local {
         if !is_own_unicast(&cx.env.config, packet.dst) {
             return Err(DropReason::GroupUnknown);
         }
-        if segment.dst_port == dns::PORT {
+        if is_for_forwarder(&cx.env.config, packet.dst, segment.dst_port) {
             self.dns.handle_packet(packet.src_mac, packet.whole(frame));
             return Ok(());
         }
-        tcp::refuse(cx, packet, &segment);
+        match cx.env.config.closed_ports {
+            ClosedPorts::Refuse => tcp::refuse(cx, packet, &segment),
+            ClosedPorts::Unreachable => icmp_error::answer(cx, packet, frame, Cause::NetworkUnreachable),
+        }
         Err(DropReason::PortClosed)
     }
 }

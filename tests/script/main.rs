@@ -38,7 +38,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use stage::Stage;
-use wharf_stack::DropReason;
+use wharf_stack::{ClosedPorts, DropReason};
 use wharf_stack::host::HostError;
 use wharf_switch::{Duration, Reason};
 
@@ -73,6 +73,8 @@ fn run(name: &str, script: &str) {
             ("ipv4-only", _) => (config.ipv6, config.nat64) = (None, None),
             ("memory", bytes) => config.memory_bytes = bytes.parse().unwrap(),
             ("host-loopback", _) => config.host_loopback = true,
+            ("closed-ports-unreachable", _) => config.closed_ports = ClosedPorts::Unreachable,
+            ("no-dns", _) => config.dns_forwarder = false,
             _ => panic!("{name}:{at}: no such option: {option}"),
         }
     }
@@ -235,6 +237,7 @@ scripts!(
     arp_answers_for_the_gateway_only,
     blind_data_is_challenged,
     breaking_upload_resets_the_container,
+    closed_port_may_be_an_unreachable_network,
     closed_port_of_the_gateway_is_unreachable,
     closed_window_is_probed_as_long_as_it_is_acknowledged,
     dhcp_leads_to_an_address,
@@ -260,4 +263,5 @@ scripts!(
     syn_is_held_until_the_host_connected,
     unsolicited_reset_outside_the_next_number_is_challenged,
     what_the_host_does_not_take_closes_the_window,
+    without_a_forwarder_its_address_is_outside,
 );

@@ -99,7 +99,8 @@ impl Scope {
         Self { config: config.clone() }
     }
 
-    /// Whether the gateway answers for `address`.
+    /// Whether the gateway answers for `address`: its own, and that of the DNS forwarder, which leads outside when there is
+    /// none.
     #[must_use]
     pub fn is_ours(&self, address: IpAddr) -> bool {
         match address {

@@ -75,6 +75,7 @@ pub struct Reply {
 #[derive(Debug)]
 pub struct Server {
     plan: Ipv4Plan,
+    forwarder: Option<Ipv4Addr>,
     leases: Leases,
     mac: EthernetAddress,
     mtu_bytes: u16,
@@ -92,6 +93,7 @@ impl Server {
         let plan = config.ipv4?;
         Some(Self {
             plan,
+            forwarder: config.forwarder_v4(),
             leases: Leases::new(plan.first_lease, plan.last_lease, &config.seed),
             mac: config.mac,
             mtu_bytes: u16::try_from(config.mtu_bytes).unwrap_or(u16::MAX),
@@ -294,7 +296,7 @@ impl Server {
         // RFC 2132 section 3.3: "the subnet mask option MUST be first" of mask and router.
         push(code::SUBNET_MASK, &plan.subnet.netmask().octets());
         push(code::ROUTER, &plan.gateway.octets());
-        push(code::DOMAIN_NAME_SERVER, &plan.dns.octets());
+        push(code::DOMAIN_NAME_SERVER, &self.forwarder.map(|address| address.octets()).unwrap_or_default());
         // RFC 2132 section 5.1: "The minimum legal value for the MTU is 68."
         push(code::INTERFACE_MTU, &self.mtu_bytes.max(68).to_be_bytes());
         push(code::HOST_NAME, self.hostname.as_deref().unwrap_or_default().as_bytes());

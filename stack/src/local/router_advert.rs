@@ -85,7 +85,10 @@ impl Advertiser {
     #[must_use]
     pub fn new(config: &Config, now: Instant) -> Option<Self> {
         let plan = config.ipv6?;
-        let mut options = vec![RouterOption::Rdnss { lifetime_secs: LIFETIME_SECS, servers: vec![plan.dns] }];
+        let mut options = Vec::new();
+        if let Some(forwarder) = config.forwarder_v6() {
+            options.push(RouterOption::Rdnss { lifetime_secs: LIFETIME_SECS, servers: vec![forwarder] });
+        }
         let names = search_names(&config.search);
         if !names.is_empty() {
             options.push(RouterOption::Dnssl { lifetime_secs: LIFETIME_SECS, names });

@@ -70,7 +70,7 @@ fn allowed_v4(config: &Config, address: Ipv4Addr) -> Result<(), DropReason> {
     if address.is_link_local() && !config.allow_link_local {
         return Err(DropReason::OutsideIsLinkLocal);
     }
-    if config.ipv4.is_some_and(|plan| plan.subnet.contains_addr(&address)) {
+    if config.is_inside(address.into()) {
         return Err(DropReason::OutsideIsInside);
     }
     Ok(())
@@ -87,7 +87,7 @@ fn allowed_v6(config: &Config, address: Ipv6Addr) -> Result<(), DropReason> {
     if address.is_unicast_link_local() || is_metadata {
         return Err(DropReason::OutsideIsLinkLocal);
     }
-    if config.ipv6.is_some_and(|plan| plan.subnet.contains_addr(&address)) {
+    if config.is_inside(address.into()) {
         return Err(DropReason::OutsideIsInside);
     }
     Ok(())
@@ -103,11 +103,7 @@ pub(crate) fn as_seen_by(config: &Config, container: IpAddr, outside: IpAddr) ->
         (IpAddr::V4(_), IpAddr::V4(_)) | (IpAddr::V6(_), IpAddr::V6(_)) => outside,
     };
     // RFC 4787 section 4.3 is about the outbound direction; inbound, an address of the network itself would be a lie.
-    let is_inside = match seen {
-        IpAddr::V4(address) => config.ipv4.is_some_and(|plan| plan.subnet.contains_addr(&address)),
-        IpAddr::V6(address) => config.ipv6.is_some_and(|plan| plan.subnet.contains_addr(&address)),
-    };
-    (!is_inside || outside.is_loopback()).then_some(seen)
+    (!config.is_inside(seen) || outside.is_loopback()).then_some(seen)
 }
 
 #[cfg(test)]
@@ -188,6 +184,20 @@ mod tests {
         assert_eq!(outcome(&config, "fd00:db8::2"), Ok("::1".parse().unwrap()));
         assert_eq!(outcome(&config, "10.0.2.3"), Err(DropReason::OutsideIsInside));
         assert_eq!(outcome(&config, "127.0.0.1"), Err(DropReason::OutsideIsLoopback));
+    }
+
+    #[test]
+    fn without_a_forwarder_its_addresses_are_outside_and_no_others() {
+        let config = Config { dns_forwarder: false, ..config() };
+        for dns in ["10.0.2.3", "fd00:db8::3"] {
+            let dns: IpAddr = dns.parse().unwrap();
+            assert_eq!(resolve(&config, dns), Ok(dns));
+            let container = if dns.is_ipv4() { "10.0.2.100" } else { "fd00:db8::64" };
+            assert_eq!(as_seen_by(&config, container.parse().unwrap(), dns), Some(dns));
+        }
+        for inside in ["10.0.2.2", "10.0.2.4", "fd00:db8::2", "fd00:db8::4"] {
+            assert_eq!(outcome(&config, inside), Err(DropReason::OutsideIsInside), "{inside}");
+        }
     }
 
     #[test]
