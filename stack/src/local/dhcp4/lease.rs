@@ -3,8 +3,7 @@
 //!
 //! # How it works
 //! A client is its identifier (option 61) or, without one, its MAC address. It keeps the address it had as long as
-//! nobody else needs it, and a new client starts looking at a place that its identity hashes to, so that a lost
-//! table mostly comes back the same.
+//! nobody else needs it; a new client gets the first one that is free.
 //!
 //! A client that changes its identifier but not its MAC address (another DHCP program in the same container) gets
 //! its former address, before an address is refused to it: a range may hold a single one.
@@ -87,7 +86,6 @@ pub struct Leases {
     places: Vec<Option<Lease>>,
     by_client: KeyedMap<ClientKey, usize>,
     reserved: Vec<(EthernetAddress, Ipv4Addr)>,
-    hash: KeyedState,
 }
 
 impl Leases {
@@ -98,13 +96,7 @@ impl Leases {
         let len = last.checked_sub(first).map_or(0, |span| span.saturating_add(1));
         let len = usize::try_from(len).unwrap_or(MAX_RANGE).min(MAX_RANGE);
         let hash = KeyedState::new(seed, b"leases");
-        Self {
-            first,
-            places: vec![None; len],
-            by_client: KeyedMap::with_hasher(hash),
-            reserved: Vec::new(),
-            hash,
-        }
+        Self { first, places: vec![None; len], by_client: KeyedMap::with_hasher(hash), reserved: Vec::new() }
     }
 
     /// Keeps `address` for the client at `mac`; it may lie outside the range only if it is never leased otherwise,
@@ -149,11 +141,8 @@ impl Leases {
         if let Some(address) = [reserved, own, wish].into_iter().flatten().find(free) {
             return Some(address);
         }
-        let len = self.places.len();
-        let hash = self.hash.hash(&client.0);
-        let from = usize::try_from(hash % u64::try_from(len.max(1)).unwrap_or(1)).unwrap_or(0);
-        let mut round = (0..len).filter_map(|step| self.address_of((from + step) % len));
-        if let Some(address) = round.find(free) {
+        let mut range = (0..self.places.len()).filter_map(|place| self.address_of(place));
+        if let Some(address) = range.find(free) {
             return Some(address);
         }
         // The same host under another name.
@@ -277,11 +266,12 @@ mod tests {
     }
 
     #[test]
-    fn a_client_keeps_its_address_and_a_lost_table_comes_back_the_same() {
-        let mut first = leases(50);
-        let address = take(&mut first, 7);
-        assert_eq!(take(&mut first, 7), address);
-        assert_eq!(take(&mut leases(50), 7), address);
+    fn addresses_are_given_in_their_order_and_a_client_keeps_its_own() {
+        let mut leases = leases(50);
+        let first = take(&mut leases, 7);
+        assert_eq!(first, Some(Ipv4Addr::new(10, 0, 2, 100)));
+        assert_eq!(take(&mut leases, 3), Some(Ipv4Addr::new(10, 0, 2, 101)));
+        assert_eq!(take(&mut leases, 7), first);
     }
 
     #[test]
