@@ -24,14 +24,14 @@ use std::thread::JoinHandle;
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use wharf_stack::host::{HostEvent, Token};
 use wharf_stack::{Config, Ownership};
-use wharf_switch::{Fdb, Offloads, Pool, PortId, fdb};
+use wharf_switch::{Fdb, Pool, PortId, fdb};
 
 use self::exchange::Exchange;
 pub use self::idle::PollMode;
 use self::idle::{Clock, Spin};
 use self::remarks::Remarks;
 use self::worker::Worker;
-use crate::host::Sockets;
+use crate::host::{Sockets, Sources};
 use crate::port::Tap;
 
 /// Frame buffers of each size that a worker keeps for reuse.
@@ -47,10 +47,10 @@ const FIRST_PORT: u64 = 1;
 /// How the workers run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Threads; each needs a queue of the TAP.
-    pub workers: usize,
     /// How long a worker looks for work before it sleeps.
     pub poll: PollMode,
+    /// The host's addresses that the network's traffic leaves from.
+    pub sources: Sources,
 }
 
 enum Order {
@@ -111,11 +111,11 @@ impl Drop for Running {
     }
 }
 
-/// Starts the gateway of one network on the queues of its TAP, which makes `remarks` when there is reason to.
+/// Starts the gateway of one network on the queues of its TAP, with one worker for each, which makes `remarks` when there is reason to.
 ///
 /// # Errors
 /// What the kernel said when epoll, eventfd or a thread could not be made.
-pub fn start(config: Config, taps: Vec<OwnedFd>, options: &Options, remarks: Remarks) -> io::Result<Running> {
+pub fn start(config: Config, taps: Vec<Tap>, options: &Options, remarks: Remarks) -> io::Result<Running> {
     let remarks = Arc::new(remarks);
     let key = config.seed.first_chunk().copied().unwrap_or_default();
     let fdb = Arc::new(Fdb::new(fdb::DEFAULT_CAPACITY, key));
@@ -131,8 +131,7 @@ pub fn start(config: Config, taps: Vec<OwnedFd>, options: &Options, remarks: Rem
     for ((tap, exchange), bell) in taps.into_iter().zip(exchanges).zip(&bells) {
         let (orders, inbox) = channel();
         let name = format!("wharf-{}", exchange.number());
-        let mut driver =
-            Driver::new(share.clone(), Arc::clone(&fdb), tap, exchange, &bells, clock, options.poll)?;
+        let mut driver = Driver::new(share.clone(), Arc::clone(&fdb), tap, exchange, &bells, clock, options)?;
         driver.remarks = Arc::clone(&remarks);
         let handle = std::thread::Builder::new().name(name).spawn(move || driver.run_to_the_end(&inbox))?;
         threads.push(Thread { orders, bell: Arc::clone(bell), handle: Some(handle) });
@@ -154,11 +153,11 @@ impl Driver {
     fn new(
         config: Config,
         fdb: Arc<Fdb>,
-        tap: OwnedFd,
+        tap: Tap,
         exchange: Exchange,
         bells: &[Arc<OwnedFd>],
         clock: Clock,
-        poll: PollMode,
+        options: &Options,
     ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
@@ -166,15 +165,14 @@ impl Driver {
             epoll::add(&epoll, bell, epoll::EventData::new_u64(BELL), edge)?;
         }
         epoll::add(&epoll, &tap, epoll::EventData::new_u64(FIRST_PORT), edge)?;
-        let mut worker = Worker::new(config, fdb, Pool::new(IDLE_FRAMES), Sockets::new(epoll), exchange);
-        let port = worker
-            .attach(Tap::new(tap, Offloads { uso: false, ..Offloads::ALL }))
-            .map_err(io::Error::other)?;
+        let sockets = Sockets::new(epoll, options.sources);
+        let mut worker = Worker::new(config, fdb, Pool::new(IDLE_FRAMES), sockets, exchange);
+        let port = worker.attach(tap).map_err(io::Error::other)?;
         Ok(Self {
             worker,
             bells: bells.to_vec(),
             clock,
-            spin: Spin::new(poll),
+            spin: Spin::new(options.poll),
             ports: vec![port],
             remarks: Arc::default(),
         })

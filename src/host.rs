@@ -8,22 +8,47 @@
 //! # Bounds
 //! One descriptor per socket. `RLIMIT_NOFILE` is the limit; running into it is [`HostError::Exhausted`].
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, ipproto, sockopt};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use wharf_stack::host::{
     Datagram, Family, Host, HostError, IcmpReport, Io, Outgoing, SocketId, StreamRead, Token,
 };
 
 use crate::sys::socket;
 
+/// The host's addresses that sockets are bound to, for each family; without one the host chooses. What goes to the host's
+/// loopback comes from there in any case: some who listen there look who asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sources {
+    /// For what goes to IPv4 addresses.
+    pub ipv4: Option<Ipv4Addr>,
+    /// For what goes to IPv6 addresses.
+    pub ipv6: Option<Ipv6Addr>,
+}
+
+impl Sources {
+    /// What a socket for traffic to `to` is bound to.
+    fn toward(self, to: SocketAddr) -> Option<SocketAddr> {
+        if to.ip().is_loopback() {
+            return None;
+        }
+        match to {
+            SocketAddr::V4(_) => self.ipv4.map(|address| (address, 0).into()),
+            SocketAddr::V6(_) => self.ipv6.map(|address| (address, 0).into()),
+        }
+    }
+}
+
 /// Sockets of one worker.
 #[derive(Debug)]
 pub struct Sockets {
     epoll: OwnedFd,
+    sources: Sources,
     slots: Vec<Option<Slot>>,
     free: Vec<u32>,
 }
@@ -32,6 +57,8 @@ pub struct Sockets {
 struct Slot {
     fd: OwnedFd,
     family: Family,
+    /// A datagram has left, and with the first one the socket was bound.
+    has_sent: bool,
     /// Set on the socket for datagrams; `None` is the host's default.
     hop_limit: Option<u8>,
     dont_fragment: Option<bool>,
@@ -78,8 +105,8 @@ const fn address_family(family: Family) -> AddressFamily {
 impl Sockets {
     /// Sockets whose readiness goes to `epoll`.
     #[must_use]
-    pub fn new(epoll: OwnedFd) -> Self {
-        Self { epoll, slots: Vec::new(), free: Vec::new() }
+    pub fn new(epoll: OwnedFd, sources: Sources) -> Self {
+        Self { epoll, sources, slots: Vec::new(), free: Vec::new() }
     }
 
     /// The epoll instance.
@@ -124,7 +151,7 @@ impl Sockets {
             | epoll::EventFlags::PRI
             | epoll::EventFlags::ET;
         epoll::add(&self.epoll, &fd, epoll::EventData::new_u64(token.pack()), flags).map_err(host_error)?;
-        let slot = Some(Slot { fd, family, hop_limit: None, dont_fragment: None });
+        let slot = Some(Slot { fd, family, has_sent: false, hop_limit: None, dont_fragment: None });
         let index = if let Some(index) = self.free.pop() {
             if let Some(place) = usize::try_from(index).ok().and_then(|at| self.slots.get_mut(at)) {
                 *place = slot;
@@ -168,6 +195,14 @@ pub fn has_ipv6() -> bool {
         .is_ok_and(|socket| rustix::net::connect(&socket, &anywhere).is_ok())
 }
 
+/// Lets this process open as many files as it may: the gateway needs a descriptor per flow.
+pub fn raise_open_files(original: Rlimit) {
+    let raised = Rlimit { current: original.maximum, maximum: original.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::info!(error = %std::io::Error::from(error), "cannot raise the limit of open files");
+    }
+}
+
 fn io_errno(error: &std::io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
@@ -183,6 +218,11 @@ impl Host for Sockets {
         let _ = sockopt::set_socket_oobinline(&fd, true);
         let _ = socket::queue_errors(fd.as_fd(), is_ipv6, true);
         let _ = socket::set_hop_limit(fd.as_fd(), is_ipv6, i32::from(hop_limit));
+        if let Some(source) = self.sources.toward(to) {
+            // Else a port would be taken for all destinations at once.
+            let _ = socket::choose_port_at_connect(fd.as_fd());
+            rustix::net::bind(&fd, &source).map_err(host_error)?;
+        }
         match rustix::net::connect(&fd, &to) {
             Ok(()) | Err(Errno::INPROGRESS) => self.keep(token, fd, family),
             Err(errno) => Err(host_error(errno)),
@@ -248,7 +288,13 @@ impl Host for Sockets {
     }
 
     fn send_to(&mut self, socket: SocketId, outgoing: Outgoing, data: &[u8]) -> Result<Io<()>, HostError> {
+        let source = self.sources.toward(outgoing.to);
         let Some(slot) = self.slot_mut(socket) else { return Ok(Io::Broken) };
+        if !std::mem::replace(&mut slot.has_sent, true)
+            && let Some(source) = source
+        {
+            rustix::net::bind(&slot.fd, &source).map_err(host_error)?;
+        }
         slot.prepare(outgoing);
         match rustix::net::sendto(&slot.fd, data, SendFlags::NOSIGNAL | SendFlags::DONTWAIT, &outgoing.to) {
             Ok(_) => Ok(Io::Done(())),

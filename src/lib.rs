@@ -6,6 +6,7 @@
 
 #![deny(unsafe_code)]
 
+mod channel;
 pub mod cli;
 pub mod dataplane;
 pub mod doctor;

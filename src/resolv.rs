@@ -5,6 +5,7 @@
 //! `resolv.conf(5)`: comments start in the first column with `#` or `;`; of several `search` and `domain` lines the
 //! last one counts.
 
+pub mod follow;
 pub mod mount;
 pub mod watch;
 
@@ -12,7 +13,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Where resolvers look.
 pub const PATH: &str = "/etc/resolv.conf";
@@ -71,6 +72,18 @@ impl ResolvConf {
         }
         conf
     }
+}
+
+/// The directories where the host's resolv.conf is and may be.
+#[must_use]
+pub fn directories() -> Vec<PathBuf> {
+    let mut directories = watch::directories(Path::new(PATH));
+    // A link to everywhere would be no fence.
+    directories.retain(|directory| directory.parent().is_some());
+    directories.extend(
+        ["/etc", "/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager"].map(PathBuf::from),
+    );
+    directories
 }
 
 /// The text of the sandbox's resolv.conf.

@@ -18,7 +18,7 @@ pub mod idmap;
 
 mod error;
 mod init;
-pub(crate) mod messages;
+mod messages;
 mod supervise;
 mod sysfs;
 mod terminal;
@@ -27,25 +27,27 @@ use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::process::{Pid, Resource, Rlimit};
-use rustix::rand::{GetRandomFlags, getrandom};
 
 use error::Doing as _;
 pub use error::Error;
 use init::Setup;
-use messages::{Channel, FromInit, ToInit};
+use messages::{FromInit, ToInit};
 use supervise::Supervisor;
 
-use crate::dataplane::{self, remarks::Remarks};
+use crate::channel::Channel;
+use crate::dataplane::{self, PollMode, remarks::Remarks};
 use crate::doctor::{self, advice};
-use crate::host;
+use crate::host::{self, Sources};
 use crate::netns::plan::{Families, GATEWAY_MAC, Plan, Wishes, overlap};
 use crate::netns::{DeviceChoice, Netlink};
-use crate::resolv::{self, ResolvConf, watch};
+use crate::port::Tap;
+use crate::resolv::{self, ResolvConf};
 use crate::sandbox;
 use crate::sys::process::{Cloned, clone_into_namespaces};
+use crate::sys::random;
 use crate::sys::signal::{Mask, default_child_signal};
 
 /// What `wharf run` was asked to do.
@@ -71,8 +73,10 @@ pub struct Options {
     pub allow_link_local: bool,
     /// User and group ids inside.
     pub ids: idmap::Mode,
-    /// The workers of the data plane.
-    pub dataplane: dataplane::Options,
+    /// Threads that carry packets; each has a queue of the device.
+    pub workers: usize,
+    /// What an idle one of them does.
+    pub poll: PollMode,
     /// Bytes of stream data the relay may hold.
     pub memory_bytes: usize,
     /// The gateway process is confined.
@@ -110,7 +114,7 @@ impl Outcome {
 /// # Errors
 /// See [`Error`]; the command did not run, or what became of it is unknown.
 pub fn run(options: &Options) -> Result<Outcome, Error> {
-    let random = random_seed()?;
+    let random = random::seed().doing("getting random numbers")?;
     let (plan, routes) = choose_plan(options, random)?;
     warn_of_overlap(options, &plan, &routes);
     let host = ResolvConf::read(Path::new(resolv::PATH)).unwrap_or_else(|error| {
@@ -127,7 +131,7 @@ pub fn run(options: &Options) -> Result<Outcome, Error> {
         plan,
         mtu_bytes: options.mtu_bytes,
         device: options.device,
-        queues: options.dataplane.workers,
+        queues: options.workers,
         hostname: options.hostname.clone(),
         resolv_conf: resolv::render(plan.nameserver(), &config.search, &host.options),
         command: options.command.clone(),
@@ -161,7 +165,7 @@ fn gateway(
     // A failure of init says more than this send's own: it is read below.
     drop(channel.send(&mapped, &[]));
     let taps = receive_device(&channel)?;
-    raise_open_files(nofile);
+    host::raise_open_files(nofile);
     if tracing::enabled!(tracing::Level::INFO) {
         say_degraded();
     }
@@ -172,24 +176,14 @@ fn gateway(
     );
     // Everything that the next would forbid is open now, and there is still one thread.
     if options.sandbox {
-        sandbox::confine(init, &readable());
+        sandbox::confine(init, &resolv::directories());
     }
-    let running =
-        dataplane::start(config, taps, &options.dataplane, remarks).doing("starting the gateway")?;
+    let taps = taps.into_iter().map(|queue| Tap::new(queue, Tap::OFFLOADS)).collect();
+    let dataplane = dataplane::Options { poll: options.poll, sources: Sources::default() };
+    let running = dataplane::start(config, taps, &dataplane, remarks).doing("starting the gateway")?;
     let outcome = supervisor.run(&running);
     running.stop();
     outcome
-}
-
-/// Where the host's resolv.conf is and may be.
-fn readable() -> Vec<PathBuf> {
-    let mut directories = watch::directories(Path::new(resolv::PATH));
-    // A link to everywhere would be no fence.
-    directories.retain(|directory| directory.parent().is_some());
-    directories.extend(
-        ["/etc", "/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager"].map(PathBuf::from),
-    );
-    directories
 }
 
 fn say_degraded() {
@@ -254,12 +248,6 @@ fn failure_of_init(init: Pid, channel: &Channel) -> Option<Error> {
     None
 }
 
-fn random_seed() -> Result<[u8; 32], Error> {
-    let mut seed = [0; 32];
-    getrandom(&mut seed, GetRandomFlags::empty()).doing("getting random numbers")?;
-    Ok(seed)
-}
-
 fn choose_plan(options: &Options, seed: [u8; 32]) -> Result<(Plan, Vec<smoltcp::wire::Ipv4Cidr>), Error> {
     let routes = Netlink::open().and_then(|mut netlink| netlink.ipv4_routes()).unwrap_or_else(|error| {
         tracing::warn!(%error, "cannot read the host's routes; the sandbox's network may hide some of them");
@@ -297,14 +285,6 @@ fn configuration(options: &Options, plan: &Plan, host: &ResolvConf, seed: [u8; 3
         allow_link_local: options.allow_link_local,
         memory_bytes: options.memory_bytes,
         ..wharf_stack::Config::new(GATEWAY_MAC, seed)
-    }
-}
-
-/// The gateway needs a descriptor per flow; the command gets the original limit back.
-fn raise_open_files(original: Rlimit) {
-    let raised = Rlimit { current: original.maximum, maximum: original.maximum };
-    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
-        tracing::info!(error = %io::Error::from(error), "cannot raise the limit of open files");
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
 use rustix::net::SendFlags;
-use wharf::host::Sockets;
+use wharf::host::{Sockets, Sources};
 use wharf::sys::{process, socket, tun};
 use wharf_stack::host::{Family, FlowId, Host, HostError, Io, Outgoing, Owner, StreamRead, Token};
 
@@ -33,7 +33,7 @@ fn own_network() {
 }
 
 fn sockets() -> Sockets {
-    Sockets::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap())
+    Sockets::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap(), Sources::default())
 }
 
 fn token(owner: Owner) -> Token {

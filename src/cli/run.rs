@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use smoltcp::wire::{Ipv4Cidr, Ipv6Cidr};
 
 use super::{fail, values};
-use crate::dataplane::{self, PollMode};
+use crate::dataplane::PollMode;
 use crate::netns::DeviceChoice;
 use crate::netns::plan::{Families, NAT64_PREFIX, Wishes};
 use crate::run::{self, Options, idmap};
@@ -212,7 +212,8 @@ impl RunArgs {
             host_loopback: self.reach.host_loopback,
             allow_link_local: self.reach.allow_link_local,
             ids,
-            dataplane: dataplane::Options { workers: self.engine.workers, poll },
+            workers: self.engine.workers,
+            poll,
             memory_bytes: self.engine.memory,
             sandbox: !self.reach.no_sandbox,
         })

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::advice::{self, Advice};
 use super::{Class, Point};
+use crate::channel::Channel;
 use crate::netns::{Device, DeviceChoice, DeviceKind};
 use crate::run::idmap;
-use crate::run::messages::Channel;
 use crate::sys::process::{Cloned, clone_into_namespaces, close_all_except, exit_now, new_network_namespace};
 use crate::sys::signal::default_child_signal;
 

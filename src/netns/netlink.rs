@@ -84,6 +84,44 @@ impl Netlink {
         self.request(RouteNetlinkMessage::SetLink(message), NLM_F_ACK, |_| ())
     }
 
+    /// Sets those of a link's flags that are in `mask` to what they are in `flags`.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn set_flags(&mut self, index: u32, flags: LinkFlags, mask: LinkFlags) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.header.flags = flags;
+        message.header.change_mask = mask;
+        self.request(RouteNetlinkMessage::SetLink(message), NLM_F_ACK, |_| ())
+    }
+
+    /// The addresses of a link, in the kernel's order.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn addresses(&mut self, index: u32) -> io::Result<Vec<IpAddr>> {
+        let mut addresses = Vec::new();
+        self.request(RouteNetlinkMessage::GetAddress(AddressMessage::default()), NLM_F_DUMP, |answer| {
+            let RouteNetlinkMessage::NewAddress(message) = answer else { return };
+            if message.header.index != index {
+                return;
+            }
+            // A point-to-point link's own address is the local one; IPv6 has it in the other attribute only.
+            let attributes = || message.attributes.iter();
+            let local = attributes().find_map(|attribute| match attribute {
+                AddressAttribute::Local(address) => Some(*address),
+                _ => None,
+            });
+            let address = attributes().find_map(|attribute| match attribute {
+                AddressAttribute::Address(address) => Some(*address),
+                _ => None,
+            });
+            addresses.extend(local.or(address));
+        })?;
+        Ok(addresses)
+    }
+
     /// Creates a link.
     ///
     /// # Errors

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A queue of a TAP device: one `read` or `write` per frame, virtio-net header in front.
+//! A queue of a TAP device: one `read` or `write` per frame, with a virtio-net header in front if the device has them.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use wharf_switch::{Frame, Offloads, Port, Received, Sent};
 
-/// One queue of a TAP device that was opened with `IFF_VNET_HDR`.
+/// One queue of a TAP device, in non-blocking mode.
 #[derive(Debug)]
 pub struct Tap {
     fd: OwnedFd,
@@ -14,7 +14,11 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// A port on an open queue. `offloads` is what the *container's* side takes from us.
+    /// What a TAP takes unfinished that was opened with `IFF_VNET_HDR`.
+    pub const OFFLOADS: Offloads = Offloads { uso: false, ..Offloads::ALL };
+
+    /// A port on an open queue. `offloads` is what the *container's* side takes from us; its `vnet_header` must be whether
+    /// the queue was opened with `IFF_VNET_HDR`.
     #[must_use]
     pub fn new(fd: OwnedFd, offloads: Offloads) -> Self {
         Self { fd, offloads }
@@ -29,12 +33,18 @@ impl AsFd for Tap {
 
 impl Port for Tap {
     fn recv(&mut self, frame: &mut Frame) -> Received {
-        match rustix::io::read(&self.fd, frame.receive_buffer()) {
+        let has_header = self.offloads.vnet_header;
+        let room = if has_header { frame.receive_buffer() } else { frame.plain_receive_buffer() };
+        match rustix::io::read(&self.fd, room) {
             Ok(0) => Received::Closed,
-            Ok(received) => match frame.accept_received(received) {
-                Ok(()) => Received::Frame,
-                Err(reason) => Received::Dropped(reason),
-            },
+            Ok(received) => {
+                let accepted =
+                    if has_header { frame.accept_received(received) } else { frame.accept_plain(received) };
+                match accepted {
+                    Ok(()) => Received::Frame,
+                    Err(reason) => Received::Dropped(reason),
+                }
+            }
             Err(Errno::AGAIN | Errno::INTR) => Received::Empty,
             // The interface is down or its namespace is going away.
             Err(_) => Received::Closed,
@@ -42,7 +52,8 @@ impl Port for Tap {
     }
 
     fn send(&mut self, frame: &mut Frame) -> Sent {
-        match rustix::io::write(&self.fd, frame.with_vnet_header()) {
+        let bytes = if self.offloads.vnet_header { frame.with_vnet_header() } else { frame.bytes() };
+        match rustix::io::write(&self.fd, bytes) {
             Ok(_) => Sent::Sent,
             Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS | Errno::NOMEM) => Sent::Full,
             Err(_) => Sent::Closed,

@@ -22,9 +22,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::process::{DumpableBehavior, Pid, Rlimit, Signal, WaitOptions};
 
-use super::messages::{Channel, FromInit, ToInit};
+use super::messages::{FromInit, ToInit};
 use super::sysfs;
 use super::terminal::foreground_is_ours;
+use crate::channel::Channel;
 use crate::doctor::advice;
 use crate::netns::plan::Plan;
 use crate::netns::{self, Device, DeviceChoice};

@@ -10,18 +10,17 @@
 //!   it is continued, so is the command.
 
 use std::net::SocketAddr;
-use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use super::error::Doing as _;
-use super::messages::{Channel, FromInit, ToInit};
+use super::messages::{FromInit, ToInit};
 use super::terminal::Terminal;
 use super::{Error, Outcome};
+use crate::channel::Channel;
 use crate::dataplane::Running;
-use crate::resolv::watch::Watch;
-use crate::resolv::{self, ResolvConf};
+use crate::resolv::follow::Follower;
 use crate::sys::signal::SignalFd;
 
 pub(super) struct Supervisor {
@@ -29,10 +28,8 @@ pub(super) struct Supervisor {
     signals: SignalFd,
     init: std::os::fd::OwnedFd,
     terminal: Terminal,
-    /// Without inotify the nameservers stay those of the start, and a replaced file shows in the sandbox.
-    watch: Option<Watch>,
-    /// The host's nameservers as last read, if the gateway follows them.
-    nameservers: Option<Vec<SocketAddr>>,
+    /// Without inotify a replaced file shows in the sandbox.
+    resolv_conf: Follower,
 }
 
 impl Supervisor {
@@ -44,10 +41,9 @@ impl Supervisor {
     ) -> Result<Self, Error> {
         let signals = SignalFd::new().doing("listening to signals")?;
         let init = pidfd_open(init, PidfdFlags::empty()).doing("watching the sandbox's init")?;
-        let watch = Watch::new(Path::new(resolv::PATH));
-        let watch = watch.map_err(|error| tracing::warn!(%error, "cannot follow {}", resolv::PATH)).ok();
+        let resolv_conf = Follower::new(nameservers);
         let terminal = Terminal::open();
-        Ok(Self { channel, signals, init, terminal, watch, nameservers })
+        Ok(Self { channel, signals, init, terminal, resolv_conf })
     }
 
     /// Lets the command start and stays until it ended and everything in the sandbox with it.
@@ -66,14 +62,11 @@ impl Supervisor {
             if ready.signal {
                 self.take_signals();
             }
-            if ready.file {
-                self.take_file_events(running);
+            if ready.file && self.resolv_conf.changed() {
+                self.resolv_conf_changed(running);
             }
         };
-        // Closing it waits for the kernel to forget the watches, some 10 ms, which need not add to what is to come.
-        if let Some(watch) = self.watch.take() {
-            std::thread::spawn(|| drop(watch));
-        }
+        self.resolv_conf.end();
         // Init is a zombie only after the kernel has reaped everything else in its PID namespace.
         let mut fds = [PollFd::new(&self.init, PollFlags::IN)];
         rustix::io::retry_on_intr(|| poll(&mut fds, None)).doing("waiting for the sandbox's end")?;
@@ -84,7 +77,7 @@ impl Supervisor {
     fn wait(&self) -> Result<Ready, Error> {
         let mut fds =
             vec![PollFd::new(&self.channel, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
-        if let Some(watch) = &self.watch {
+        if let Some(watch) = self.resolv_conf.watch() {
             fds.push(PollFd::new(watch, PollFlags::IN));
         }
         rustix::io::retry_on_intr(|| poll(&mut fds, None)).doing("waiting for the command")?;
@@ -136,37 +129,11 @@ impl Supervisor {
         }
     }
 
-    fn take_file_events(&mut self, running: &Running) {
-        match self.watch.as_mut().map(Watch::changed) {
-            None | Some(Ok(false)) => {}
-            Some(Ok(true)) => self.resolv_conf_changed(running),
-            Some(Err(error)) => {
-                tracing::warn!(%error, "no longer following {}", resolv::PATH);
-                self.watch = None;
-            }
-        }
-    }
-
-    /// Init covers the host's new file; the gateway asks the servers it names. A file that is missing or names none, as
-    /// in the middle of a replacement, leaves the gateway those it has.
+    /// Init covers the host's new file; the gateway asks the servers it names.
     fn resolv_conf_changed(&mut self, running: &Running) {
         drop(self.channel.send(&ToInit::ResolvConfChanged, &[]));
-        let Some(before) = &mut self.nameservers else { return };
-        let now = match ResolvConf::read(Path::new(resolv::PATH)) {
-            Ok(host) => host.nameservers,
-            Err(error) => {
-                tracing::warn!(
-                    %error,
-                    "cannot read {} where it is now, the nameservers stay {before:?}; start anew to follow it there",
-                    resolv::PATH
-                );
-                return;
-            }
-        };
-        if !now.is_empty() && now != *before {
-            tracing::info!(servers = ?now, "the host's nameservers changed");
-            before.clone_from(&now);
-            running.set_nameservers(now);
+        if let Some(nameservers) = self.resolv_conf.news() {
+            running.set_nameservers(nameservers);
         }
     }
 }

@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "clone, fork and exec have no safe wrapper")]
 
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -10,16 +11,17 @@ use rustix::process::{Pid, Resource, Rlimit};
 
 use super::signal::Mask;
 
-/// Which side of a [`clone_into_namespaces`] this is.
+/// Which side of a [`clone_into_namespaces`] or [`fork`] this is.
 #[derive(Debug)]
 pub enum Cloned {
     /// The caller; the child has this process id.
     Parent(Pid),
-    /// The new process, PID 1 of its own PID namespace.
+    /// The new process.
     Child,
 }
 
-/// Clones this process into a new user namespace and new mount, network, PID, IPC and UTS namespaces owned by it.
+/// Clones this process into a new user namespace and new mount, network, PID, IPC and UTS namespaces owned by it, where
+/// the child is PID 1.
 ///
 /// Memory is copied as by `fork`. The C library does not learn of the new process: the child must not use its
 /// `raise` and `abort`, which remember the parent's thread id.
@@ -27,16 +29,29 @@ pub enum Cloned {
 /// # Errors
 /// What `clone(2)` says; [`io::ErrorKind::Other`] when this process has more than one thread.
 pub fn clone_into_namespaces() -> io::Result<Cloned> {
+    clone(
+        libc::CLONE_NEWUSER
+            | libc::CLONE_NEWNS
+            | libc::CLONE_NEWNET
+            | libc::CLONE_NEWPID
+            | libc::CLONE_NEWIPC
+            | libc::CLONE_NEWUTS,
+    )
+}
+
+/// Clones this process into the namespaces it is in. What is said of [`clone_into_namespaces`] holds here too.
+///
+/// # Errors
+/// What `clone(2)` says; [`io::ErrorKind::Other`] when this process has more than one thread.
+pub fn fork() -> io::Result<Cloned> {
+    clone(0)
+}
+
+fn clone(namespaces: libc::c_int) -> io::Result<Cloned> {
     if threads()? != 1 {
         return Err(io::Error::other("this process already has threads"));
     }
-    let flags = libc::CLONE_NEWUSER
-        | libc::CLONE_NEWNS
-        | libc::CLONE_NEWNET
-        | libc::CLONE_NEWPID
-        | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWUTS
-        | libc::SIGCHLD;
+    let flags = namespaces | libc::SIGCHLD;
     // SAFETY: with no stack and no memory sharing this is a fork. The process has one thread (checked above), so no
     // lock can be held by somebody who does not exist in the child.
     let pid = unsafe { libc::syscall(libc::SYS_clone, libc::c_long::from(flags), 0, 0, 0, 0) };
@@ -58,6 +73,28 @@ pub fn new_network_namespace() -> io::Result<()> {
     // SAFETY: unlike CLONE_FILES, which makes the call unsafe in general, a network namespace changes nothing about
     // descriptors or memory.
     Ok(unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }?)
+}
+
+/// Moves this process, which has one thread, into a new mount namespace, and with `user` into a new user namespace too,
+/// where it has all capabilities.
+///
+/// # Errors
+/// What `unshare(2)` says.
+pub fn new_mount_namespace(user: bool) -> io::Result<()> {
+    use rustix::thread::UnshareFlags as F;
+    let flags = if user { F::NEWNS | F::NEWUSER } else { F::NEWNS };
+    // SAFETY: as in `new_network_namespace`; the file system attributes that NEWNS unshares have no other owner.
+    Ok(unsafe { rustix::thread::unshare_unsafe(flags) }?)
+}
+
+/// Takes over a descriptor that the caller of this program left open under a number it named; `None` when nothing is open
+/// there. To be asked before this process opens anything: the number might become that of something of its own.
+#[must_use]
+pub fn inherited(number: RawFd) -> Option<OwnedFd> {
+    // SAFETY: F_SETFD touches nothing but the descriptor's own flag, and fails harmlessly where there is none.
+    let is_open = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == 0;
+    // SAFETY: it is open, and nothing in this process has opened or owns it, as its number came with the arguments.
+    is_open.then(|| unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 fn threads() -> io::Result<usize> {

@@ -92,6 +92,15 @@ pub fn set_hop_limit(fd: BorrowedFd<'_>, is_ipv6: bool, hop_limit: i32) -> io::R
     }
 }
 
+/// Leaves the choice of a port to `connect`, which knows the destination, where the socket is bound to an address alone.
+///
+/// # Errors
+/// What the kernel said.
+pub fn choose_port_at_connect(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // For IPv6 sockets too.
+    set_int(fd, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
+}
+
 /// Forbids or allows that what the socket sends is fragmented, here and, in IPv4, by routers.
 ///
 /// Where it is forbidden, what is larger than the known path MTU is refused with `EMSGSIZE` and the MTU in the error

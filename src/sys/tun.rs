@@ -41,7 +41,22 @@ pub struct Offloads {
 /// What the kernel says: `ENOENT`, `ENODEV` or `EACCES` where there is no usable [`DEVICE_PATH`], `EPERM` without
 /// CAP_NET_ADMIN in the network namespace.
 pub fn open_queue(name: &str, multi_queue: bool) -> io::Result<OwnedFd> {
-    let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(DEVICE_PATH)?;
+    attach(open_device()?, name, multi_queue)
+}
+
+/// Opens [`DEVICE_PATH`] for a queue in non-blocking mode.
+///
+/// # Errors
+/// What `open(2)` says.
+pub fn open_device() -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(DEVICE_PATH)
+}
+
+/// Makes an open [`DEVICE_PATH`] a queue of the TAP `name`, as [`open_queue`] does.
+///
+/// # Errors
+/// What the kernel says: `EBUSY` when the device has its only queue already.
+pub fn attach(file: File, name: &str, multi_queue: bool) -> io::Result<OwnedFd> {
     let mut request = request_for(name)?;
     let mut flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
     if multi_queue {
@@ -53,10 +68,50 @@ pub fn open_queue(name: &str, multi_queue: bool) -> io::Result<OwnedFd> {
     let rc = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
     check(rc)?;
     // The kernel's default happens to be 10 too, but a device made by somebody else may differ.
+    set_vnet_header_len(&file)?;
+    Ok(file.into())
+}
+
+/// What a queue belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// The device's name.
+    pub name: String,
+    /// It is a TAP; otherwise a TUN, which has no Ethernet.
+    pub is_tap: bool,
+    /// Frames have a packet information header in front.
+    pub has_packet_info: bool,
+    /// Frames have a virtio-net header in front.
+    pub has_vnet_header: bool,
+}
+
+/// What an open queue belongs to.
+///
+/// # Errors
+/// What the kernel says; `ENOTTY` or `EBADFD` when it is no queue.
+pub fn interface(queue: impl AsFd) -> io::Result<Interface> {
+    let mut request = request_for("")?;
+    // SAFETY: TUNGETIFF writes one ifreq, which is live.
+    check(unsafe { libc::ioctl(queue.as_fd().as_raw_fd(), libc::TUNGETIFF, &raw mut request) })?;
+    let name = request.ifr_name.iter().map(|byte| byte.to_ne_bytes()[0]).take_while(|&byte| byte != 0);
+    // SAFETY: the kernel has filled the flags in.
+    let flags = i32::from(unsafe { request.ifr_ifru.ifru_flags });
+    Ok(Interface {
+        name: String::from_utf8_lossy(&name.collect::<Vec<_>>()).into_owned(),
+        is_tap: flags & libc::IFF_TAP != 0,
+        has_packet_info: flags & libc::IFF_NO_PI == 0,
+        has_vnet_header: flags & libc::IFF_VNET_HDR != 0,
+    })
+}
+
+/// Says how long the virtio-net header in front of every frame is: [`VNET_HEADER_LEN`].
+///
+/// # Errors
+/// What the kernel says.
+pub fn set_vnet_header_len(queue: impl AsFd) -> io::Result<()> {
     let len = VNET_HEADER_LEN;
     // SAFETY: TUNSETVNETHDRSZ reads one int, which is live.
-    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const len) })?;
-    Ok(file.into())
+    check(unsafe { libc::ioctl(queue.as_fd().as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const len) })
 }
 
 /// Lets the device outlive its queues; it goes with its network namespace.

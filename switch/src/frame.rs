@@ -219,6 +219,25 @@ impl Frame {
         Ok(())
     }
 
+    /// The room for a frame alone: what a device without virtio-net headers reads into.
+    #[must_use]
+    pub fn plain_receive_buffer(&mut self) -> &mut [u8] {
+        self.clear();
+        self.buffer.get_mut(FRAME_START..).unwrap_or_default()
+    }
+
+    /// Takes in the `received` bytes that were read into [`Frame::plain_receive_buffer`]. They owe nothing.
+    ///
+    /// # Errors
+    /// [`crate::DropReason::FrameTruncated`].
+    pub fn accept_plain(&mut self, received: usize) -> Result<(), crate::DropReason> {
+        if received < ETHERNET_HEADER_LEN {
+            return Err(crate::DropReason::FrameTruncated);
+        }
+        self.set_len(received);
+        Ok(())
+    }
+
     /// The frame with its virtio-net header in front, as a device wants it.
     ///
     /// The header is written into the room before the frame; the frame's own bytes stay as they are.
@@ -282,6 +301,15 @@ mod tests {
         frame.accept_received(wire.len()).unwrap();
         assert_eq!(frame.bytes(), &[9; 60]);
         assert_eq!(frame.with_vnet_header(), wire);
+    }
+
+    #[test]
+    fn plain_bytes_are_the_frame_and_owe_nothing() {
+        let mut frame = Pool::new(1).large();
+        frame.plain_receive_buffer()[..60].copy_from_slice(&[9; 60]);
+        frame.accept_plain(60).unwrap();
+        assert_eq!((frame.bytes(), frame.offload), (&[9; 60][..], Offload::default()));
+        assert_eq!(frame.accept_plain(13), Err(crate::DropReason::FrameTruncated));
     }
 
     #[test]
