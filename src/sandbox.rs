@@ -20,15 +20,17 @@
 //! `prctl(2)`, `capabilities(7)`, `landlock(7)`, `seccomp(2)`.
 
 mod files;
+pub mod root;
 pub mod syscalls;
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
 use rustix::process::{DumpableBehavior, Pid, set_dumpable_behavior};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set,
-    set_capabilities, set_no_new_privs,
+    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
+    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
 };
 
 use crate::sys::seccomp;
@@ -37,11 +39,33 @@ use crate::sys::seccomp;
 /// beneath `readable` it may still open files.
 pub fn confine(init: Pid, readable: &[PathBuf]) {
     told("core dumps", set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(io::Error::from));
-    drop_capabilities();
-    // Landlock and seccomp want it of everybody without privileges.
+    drop_capabilities(CapabilitySet::empty());
+    no_new_privileges();
+    told("files", files::allow(readable, None));
+    told("system calls", filter_system_calls(init, &[]));
+}
+
+/// Gives up all privileges but those of `keep`, and all files but those beneath `readable`, for reading, and those that
+/// may be removed from the directory `removable`.
+pub fn confine_files(keep: CapabilitySet, readable: &[PathBuf], removable: Option<BorrowedFd<'_>>) {
+    drop_capabilities(keep);
+    no_new_privileges();
+    told("files", files::allow(readable, removable));
+}
+
+/// Gives up all system calls but those of the table and those of `beyond`.
+///
+/// # Errors
+/// The processor is not one that filters are made for, or the kernel has none.
+pub fn confine_system_calls(beyond: &[syscalls::Group]) -> io::Result<()> {
+    no_new_privileges();
+    // There is no other process to be signalled.
+    filter_system_calls(rustix::process::getpid(), beyond)
+}
+
+/// Landlock and seccomp want it of everybody without privileges.
+fn no_new_privileges() {
     told("new privileges", set_no_new_privs(true).map_err(io::Error::from));
-    told("files", files::allow_reading(readable));
-    told("system calls", filter_system_calls(init));
 }
 
 /// A machine that lacks one kind of fence still has the others.
@@ -52,24 +76,22 @@ fn told(what: &str, result: io::Result<()>) {
     }
 }
 
-fn drop_capabilities() {
+fn drop_capabilities(keep: CapabilitySet) {
     // Fails for everybody but root, whose bounding set is the only one that could give something back.
-    for capability in CapabilitySet::all() {
+    for capability in CapabilitySet::all() - keep {
         let _ = remove_capability_from_bounding_set(capability);
     }
     let _ = clear_ambient_capability_set();
-    let none = CapabilitySet::empty();
-    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    // What is not there cannot be kept.
+    let keep = capabilities(None).map_or(CapabilitySet::empty(), |now| now.permitted & keep);
+    let sets = CapabilitySets { effective: keep, permitted: keep, inheritable: keep };
     told("capabilities", set_capabilities(None, sets).map_err(io::Error::from));
 }
 
-/// Lets the kernel kill this process when it makes a call that is not in [`syscalls::GROUPS`].
-///
-/// # Errors
-/// The processor is not one that filters are made for, or the kernel has none.
-pub fn filter_system_calls(init: Pid) -> io::Result<()> {
+/// Lets the kernel kill this process when it makes a call that is neither in [`syscalls::GROUPS`] nor in `beyond`.
+fn filter_system_calls(init: Pid, beyond: &[syscalls::Group]) -> io::Result<()> {
     // The last one installed is asked first; all are asked, and the severest answer counts.
-    for filter in syscalls::filters(rustix::process::getpid(), init).map_err(io::Error::other)? {
+    for filter in syscalls::filters(rustix::process::getpid(), init, beyond).map_err(io::Error::other)? {
         seccomp::install(&filter)?;
     }
     Ok(())

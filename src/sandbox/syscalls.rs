@@ -164,6 +164,7 @@ pub const GROUPS: &[Group] = &[
     Group {
         by: "host: the outside",
         calls: &[
+            any(libc::SYS_bind),
             any(libc::SYS_connect),
             any(libc::SYS_getsockopt),
             any(libc::SYS_recvfrom),
@@ -255,14 +256,20 @@ impl Call {
     }
 }
 
-/// The programs that enforce the table, for this processor.
+/// What a gateway needs beyond the table that others talk to through a unix socket.
+pub const CONTROL_SOCKET: &[Group] = &[Group {
+    by: "compat: clients of the control socket, and its removal",
+    calls: &[any(libc::SYS_accept4), any(libc::SYS_listen), any(libc::SYS_unlinkat)],
+}];
+
+/// The programs that enforce the table and the groups `beyond` it, for this processor.
 ///
 /// # Errors
 /// There is no filter for this processor.
-pub fn filters(own: Pid, init: Pid) -> Result<[BpfProgram; 2], Error> {
+pub fn filters(own: Pid, init: Pid, beyond: &[Group]) -> Result<[BpfProgram; 2], Error> {
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
     let mut rules = BTreeMap::new();
-    for call in GROUPS.iter().flat_map(|group| group.calls) {
+    for call in GROUPS.iter().chain(beyond).flat_map(|group| group.calls) {
         rules.insert(call.number, call.rules(own, init)?);
     }
     let allowed = SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch)?;
@@ -280,14 +287,14 @@ mod tests {
     #[test]
     fn no_call_stands_in_the_table_twice() {
         let mut seen = BTreeSet::new();
-        for call in GROUPS.iter().flat_map(|group| group.calls) {
+        for call in GROUPS.iter().chain(CONTROL_SOCKET).flat_map(|group| group.calls) {
             assert!(seen.insert(call.number), "{call:?}");
         }
     }
 
     #[test]
     fn the_program_fits_the_kernels_limit() {
-        let [clone3, allowed] = filters(Pid::INIT, Pid::INIT).unwrap();
+        let [clone3, allowed] = filters(Pid::INIT, Pid::INIT, CONTROL_SOCKET).unwrap();
         // BPF_MAXINSNS
         assert!(clone3.len() + allowed.len() < 4096, "{}", allowed.len());
     }
