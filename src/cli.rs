@@ -3,13 +3,15 @@
 
 mod doctor;
 mod generate;
-mod logging;
+pub(crate) mod logging;
 mod run;
 mod values;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::compat;
 
 /// wharf's own failures, as with `env`, `timeout` and `chroot`.
 pub const EXIT_FAILURE: u8 = 125;
@@ -49,6 +51,9 @@ enum Command {
 /// Runs the program with the arguments of this process.
 #[must_use]
 pub fn main() -> ExitCode {
+    if let Some(status) = compat::main_of(std::env::args_os()) {
+        return status;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -8,6 +8,7 @@
 
 mod channel;
 pub mod cli;
+pub mod compat;
 pub mod dataplane;
 pub mod doctor;
 pub mod host;

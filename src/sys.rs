@@ -4,6 +4,7 @@
 pub mod ethtool;
 pub mod packet;
 pub mod process;
+pub mod random;
 pub mod seccomp;
 pub mod signal;
 pub mod socket;

@@ -6,8 +6,8 @@ use tracing::Level;
 use tracing_subscriber::fmt::{self, fmt};
 
 /// What is said, and how.
-#[derive(Debug, Args)]
-pub(super) struct LogArgs {
+#[derive(Debug, Default, Args)]
+pub(crate) struct LogArgs {
     /// Say more: once for notes, twice for details, three times for everything
     #[arg(short, long, action = ArgAction::Count, global = true)]
     verbose: u8,
@@ -32,7 +32,7 @@ impl LogArgs {
     }
 }
 
-pub(super) fn start(args: &LogArgs) {
+pub(crate) fn start(args: &LogArgs) {
     let Some(level) = args.level() else { return };
     let builder = fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
     if args.log_json {

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The other end of the cable: a TAP in a namespace that somebody else made.
+//!
+//! # Path
+//! ```text
+//! gateway (host's namespaces)         child
+//! fork ----------------------------> join the user and the network namespace
+//!                                    open the TAP, or attach to it; configure it
+//!   <----------- Attached + fd ----- exit
+//! wait for the child
+//! ```
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use netlink_packet_route::link::{LinkAttribute, LinkFlags};
+use rustix::process::{Pid, Signal, WaitOptions, set_parent_process_death_signal, waitpid};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde::{Deserialize, Serialize};
+
+use super::args::{Options, Target};
+use super::{Failed, Failure, plan};
+use crate::channel::Channel;
+use crate::netns::Netlink;
+use crate::port::Tap;
+use crate::sys::process::{Cloned, exit_now, fork};
+use crate::sys::signal::default_child_signal;
+use crate::sys::tun;
+
+/// The child's only message: the TAP with this name comes as a descriptor.
+#[derive(Serialize, Deserialize)]
+struct Attached {
+    name: String,
+}
+
+/// Opens the TAP, and configures it if that is asked for.
+pub(super) fn attach(options: &Options) -> Result<Tap, Failure> {
+    let (netns, userns) = match &options.target {
+        Target::Tap(tap) => return inherited(tap.try_clone().failed("dup")?),
+        Target::Pid(pid) => {
+            let userns = options.userns.clone();
+            (
+                format!("/proc/{pid}/ns/net").into(),
+                userns.or_else(|| Some(format!("/proc/{pid}/ns/user").into())),
+            )
+        }
+        Target::Path(path) => (path.clone(), options.userns.clone()),
+    };
+    let (ours, theirs) = Channel::pair().failed("socketpair")?;
+    default_child_signal();
+    let child = match fork().failed("fork")? {
+        Cloned::Parent(child) => child,
+        Cloned::Child => {
+            drop(ours);
+            exit_now(match in_child(options, &netns, userns, &theirs) {
+                Ok(()) => 0,
+                Err(failure) => {
+                    eprintln!("{failure}");
+                    1
+                }
+            })
+        }
+    };
+    drop(theirs);
+    let received = ours.receive::<Attached>();
+    wait_for(child)?;
+    let tap = received.failed("recvmsg")?.and_then(|(_, mut fds)| fds.pop());
+    let tap = tap.ok_or_else(|| Failure::new("the child sent no TAP"))?;
+    eprintln!("received tapfd={}", tap.as_raw_fd());
+    Ok(Tap::new(tap, Tap::OFFLOADS))
+}
+
+/// Waits for the child, whose failure is ours.
+fn wait_for(child: Pid) -> Result<(), Failure> {
+    let waited =
+        rustix::io::retry_on_intr(|| waitpid(Some(child), WaitOptions::empty())).failed("waitpid")?;
+    match waited.and_then(|(_, status)| status.exit_status()) {
+        Some(0) => Ok(()),
+        Some(status) => Err(Failure::new(&format!("child failed({status})")).with_status(status)),
+        None => Err(Failure::new("the child was killed")),
+    }
+}
+
+fn in_child(
+    options: &Options,
+    netns: &Path,
+    userns: Option<PathBuf>,
+    channel: &Channel,
+) -> Result<(), Failure> {
+    set_parent_process_death_signal(Some(Signal::KILL)).failed("prctl(PR_SET_PDEATHSIG)")?;
+    join(netns, userns.as_deref())?;
+    let device = tun::open_device().failed(tun::DEVICE_PATH)?;
+    let tap = tun::attach(device, &options.tap_name, false).failed("ioctl(TUNSETIFF)")?;
+    tun::set_offloads(&tap, false).failed("ioctl(TUNSETOFFLOAD)")?;
+    // What was asked for may be a pattern.
+    let name = tun::interface(&tap).failed("ioctl(TUNGETIFF)")?.name;
+    if options.configure {
+        configure(options, &name)?;
+    }
+    eprintln!("sent tapfd={} for {name}", tap.as_raw_fd());
+    channel.send(&Attached { name }, &[tap.as_fd()]).failed("sendmsg")
+}
+
+/// Moves this process into the network namespace. One who may not do so by himself may as the user namespace's root that
+/// he becomes when the namespace is his.
+fn join(netns: &Path, userns: Option<&Path>) -> Result<(), Failure> {
+    let enter = |namespace: &File, kind| move_into_link_name_space(namespace.as_fd(), Some(kind));
+    let net = File::open(netns).failed(&netns.display().to_string())?;
+    // A process of another user does not show its namespaces; nor does it let anybody in.
+    let user = userns.and_then(|path| File::open(path).ok());
+    let joined = match enter(&net, LinkNameSpaceType::Network) {
+        Err(rustix::io::Errno::PERM) => {
+            // Fails for who is in it already.
+            let _ = user.map(|user| enter(&user, LinkNameSpaceType::User));
+            enter(&net, LinkNameSpaceType::Network)
+        }
+        result => result,
+    };
+    joined.failed("setns(CLONE_NEWNET)")
+}
+
+/// Brings the loopback device and the TAP up and gives the TAP its addresses. IPv6 is the kernel's own doing, on what the
+/// gateway advertises.
+fn configure(options: &Options, name: &str) -> Result<(), Failure> {
+    let mut netlink = Netlink::open().failed("netlink")?;
+    let index = netlink.link_index(name).failed(name)?;
+    // Both without MULTICAST: that is how callers know the interface.
+    let mask = LinkFlags::Up | LinkFlags::Multicast;
+    // The loopback device is the first of every namespace.
+    netlink.set_flags(1, LinkFlags::Up, mask).failed("bringing lo up")?;
+    netlink.set_flags(index, LinkFlags::Up, mask).failed("bringing the TAP up")?;
+    let mtu = u32::try_from(options.mtu_bytes).unwrap_or(u32::MAX);
+    netlink.set_link(index, false, vec![LinkAttribute::Mtu(mtu)]).failed("setting the MTU")?;
+    if let Some(mac) = options.mac {
+        let address = LinkAttribute::Address(mac.to_vec());
+        netlink.set_link(index, false, vec![address]).failed("setting the MAC address")?;
+    }
+    let address = plan::interface_address(options.cidr).into();
+    netlink.add_address(index, address, options.cidr.prefix_len()).failed("setting the IPv4 address")?;
+    let gateway = plan::ipv4(options.cidr).gateway.into();
+    netlink.add_default_route(index, gateway).failed("adding the default route")
+}
+
+/// A TAP that the caller has opened and configured.
+fn inherited(tap: OwnedFd) -> Result<Tap, Failure> {
+    let interface = tun::interface(&tap).failed("ioctl(TUNGETIFF)")?;
+    if !interface.is_tap || interface.has_packet_info {
+        return Err(Failure::new("FD must be a TAP that was opened with IFF_NO_PI"));
+    }
+    let flags = rustix::fs::fcntl_getfl(&tap).failed("fcntl(F_GETFL)")?;
+    rustix::fs::fcntl_setfl(&tap, flags | rustix::fs::OFlags::NONBLOCK).failed("fcntl(F_SETFL)")?;
+    if !interface.has_vnet_header {
+        return Ok(Tap::new(tap, wharf_switch::Offloads::NONE));
+    }
+    tun::set_vnet_header_len(&tap).failed("ioctl(TUNSETVNETHDRSZ)")?;
+    tun::set_offloads(&tap, false).failed("ioctl(TUNSETOFFLOAD)")?;
+    Ok(Tap::new(tap, Tap::OFFLOADS))
+}
