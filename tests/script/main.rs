@@ -38,8 +38,8 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use stage::Stage;
-use wharf_stack::{ClosedPorts, DropReason};
 use wharf_stack::host::HostError;
+use wharf_stack::{ClosedPorts, DropReason};
 use wharf_switch::{Duration, Reason};
 
 /// The ends of the TCP connection a script is about.
