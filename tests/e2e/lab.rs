@@ -195,6 +195,17 @@ impl Lab {
         run(command)
     }
 
+    /// A shell script on the host, by an ordinary user. The binary under test is `$WHARF`.
+    pub(crate) fn by_user(&self, script: &str) -> Finished {
+        let mut command = Command::new("timeout");
+        command.args(["-k", "5", "60", "ip", "netns", "exec", &self.host, "setpriv", "--reuid", NOBODY]);
+        command.args(["--regid", NOBODY, "--clear-groups", "--", "sh", "-c", script]);
+        run({
+            command.env("WHARF", scratch().join("wharf")).current_dir("/");
+            command
+        })
+    }
+
     /// The command behind [`Lab::inside`], to be started by the test. Its process is wharf's.
     pub(crate) fn inside_command(&self, options: &[&str], script: &str) -> Command {
         self.inside_command_after(":", options, script)
@@ -229,6 +240,11 @@ impl Lab {
     /// Starts a server and waits until it listens on what a filter of `ss` describes.
     pub(crate) fn serve_at(&mut self, line: &str, filter: &str) {
         self.serve_in(&self.server.clone(), line, filter);
+    }
+
+    /// Starts a server on the host and waits until it listens on `port`.
+    pub(crate) fn serve_on_host(&mut self, line: &str, port: u16) {
+        self.serve_in(&self.host.clone(), line, &format!("sport = :{port}"));
     }
 
     fn serve_in(&mut self, namespace: &str, line: &str, filter: &str) {

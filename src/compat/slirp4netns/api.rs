@@ -98,7 +98,7 @@ impl<P: Publisher> Api<P> {
     }
 
     fn add(&mut self, arguments: &Map<String, Value>) -> Result<String, Refused> {
-        let protocol = arguments.get("proto").and_then(|proto| Protocol::deserialize_from(proto));
+        let protocol = arguments.get("proto").and_then(Protocol::read);
         let protocol = protocol.ok_or("add_hostfwd: bad arguments.proto")?;
         let host = address(arguments.get("host_addr"), Ipv4Addr::UNSPECIFIED.into())
             .ok_or("add_hostfwd: bad arguments.host_addr")?;
@@ -133,16 +133,14 @@ impl<P: Publisher> Api<P> {
     }
 
     fn remove(&mut self, arguments: &Map<String, Value>) -> Result<String, Refused> {
-        let id = arguments.get("id").and_then(Value::as_u64).ok_or("remove_hostfwd: bad arguments.id")?;
-        if !self.forwards.remove(id) {
-            return Err("remove_hostfwd: slirp_remove_hostfwd failed");
-        }
+        let id = arguments.get("id").and_then(Value::as_u64).filter(|&id| self.forwards.remove(id));
+        id.ok_or("remove_hostfwd: bad arguments.id")?;
         Ok(json!({ "return": {} }).to_string())
     }
 }
 
 impl Protocol {
-    fn deserialize_from(value: &Value) -> Option<Self> {
+    fn read(value: &Value) -> Option<Self> {
         serde::Deserialize::deserialize(value).ok()
     }
 }
@@ -207,7 +205,7 @@ mod tests {
         says(
             api,
             r#"{"execute":"remove_hostfwd","arguments":{"id":1}}"#,
-            r#"{"error":{"desc":"bad request: remove_hostfwd: slirp_remove_hostfwd failed"}}"#,
+            r#"{"error":{"desc":"bad request: remove_hostfwd: bad arguments.id"}}"#,
         );
         says(
             api,

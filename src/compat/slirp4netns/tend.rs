@@ -21,16 +21,16 @@ pub(super) fn tend<P: Publisher>(
     mut resolv_conf: Follower,
     running: &Running,
 ) -> rustix::io::Result<()> {
-    let exit = match exit {
-        None => None,
-        Some(Inherited::Open(exit)) => Some(exit),
-        Some(Inherited::Closed) => return Ok(end(served)),
-    };
-    loop {
+    let is_open = !matches!(exit, Some(Inherited::Closed));
+    let exit = exit.and_then(|exit| match exit {
+        Inherited::Open(exit) => Some(exit),
+        Inherited::Closed => None,
+    });
+    while is_open {
         let ready = wait(exit.as_ref(), served.as_ref().map(|(server, _)| server), &resolv_conf)?;
         if ready.exit {
             eprintln!("exitfd event");
-            return Ok(end(served));
+            break;
         }
         if let Some((server, api)) = &mut served {
             server.serve(Instant::now(), api);
@@ -42,13 +42,11 @@ pub(super) fn tend<P: Publisher>(
             running.set_nameservers(nameservers);
         }
     }
-}
-
-fn end<P: Publisher>(served: Option<(Server, Api<P>)>) {
     if let Some((server, _)) = served {
         server.remove();
     }
     eprintln!("do_slirp is exiting");
+    Ok(())
 }
 
 struct Ready {

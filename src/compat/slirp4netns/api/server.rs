@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::net::{SocketFlags, accept_with};
 
 use super::{Api, MAX_REQUEST};
 use crate::compat::slirp4netns::forward::Publisher;
@@ -88,14 +89,13 @@ impl Server {
 
     /// Goes on where something may have happened. Calls on a client that is not ready do nothing.
     pub(in crate::compat::slirp4netns) fn serve<P: Publisher>(&mut self, now: Instant, api: &mut Api<P>) {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         while self.clients.len() < MAX_CLIENTS
-            && let Ok((stream, _)) = self.listener.accept()
+            && let Ok(stream) = accept_with(&self.listener, flags)
         {
             eprintln!("apifd event");
-            if stream.set_nonblocking(true).is_ok() {
-                let phase = Phase::Asking(Vec::new());
-                self.clients.push(Client { stream, until: now + PATIENCE, phase });
-            }
+            let phase = Phase::Asking(Vec::new());
+            self.clients.push(Client { stream: stream.into(), until: now + PATIENCE, phase });
         }
         self.clients.retain_mut(|client| client.go_on(api) && now < client.until);
     }
