@@ -395,7 +395,7 @@ mod tests {
         );
         assert!(!podman.host_loopback && podman.sandbox && podman.seccomp && podman.ipv6 && podman.configure);
         assert_eq!((podman.mtu_bytes, podman.tap_name.as_str()), (65_520, "tap0"));
-        assert!(matches!(podman.target, Target::Path(path) if path == PathBuf::from("/run/netns/x")));
+        assert!(matches!(podman.target, Target::Path(path) if path == std::path::Path::new("/run/netns/x")));
         assert!(matches!((podman.exit, podman.ready), (Some(Inherited::Closed), Some(Inherited::Closed))));
         let rootlesskit = options(
             "--mtu 65520 -r 1003 --disable-host-loopback --cidr 10.7.7.0/24 --api-socket /run/s 42 tap0",

@@ -21,18 +21,31 @@ pub(super) fn tend<P: Publisher>(
     mut resolv_conf: Follower,
     running: &Running,
 ) -> rustix::io::Result<()> {
-    let is_open = !matches!(exit, Some(Inherited::Closed));
-    let exit = exit.and_then(|exit| match exit {
-        Inherited::Open(exit) => Some(exit),
-        Inherited::Closed => None,
-    });
-    while is_open {
-        let ready = wait(exit.as_ref(), served.as_ref().map(|(server, _)| server), &resolv_conf)?;
+    match exit {
+        Some(Inherited::Closed) => {}
+        Some(Inherited::Open(exit)) => attend(Some(&exit), &mut served, &mut resolv_conf, running)?,
+        None => attend(None, &mut served, &mut resolv_conf, running)?,
+    }
+    if let Some((server, _)) = served {
+        server.remove();
+    }
+    eprintln!("do_slirp is exiting");
+    Ok(())
+}
+
+fn attend<P: Publisher>(
+    exit: Option<&OwnedFd>,
+    served: &mut Option<(Server, Api<P>)>,
+    resolv_conf: &mut Follower,
+    running: &Running,
+) -> rustix::io::Result<()> {
+    loop {
+        let ready = wait(exit, served.as_ref().map(|(server, _)| server), resolv_conf)?;
         if ready.exit {
             eprintln!("exitfd event");
-            break;
+            return Ok(());
         }
-        if let Some((server, api)) = &mut served {
+        if let Some((server, api)) = served {
             server.serve(Instant::now(), api);
         }
         if ready.file
@@ -42,11 +55,6 @@ pub(super) fn tend<P: Publisher>(
             running.set_nameservers(nameservers);
         }
     }
-    if let Some((server, _)) = served {
-        server.remove();
-    }
-    eprintln!("do_slirp is exiting");
-    Ok(())
 }
 
 struct Ready {
