@@ -68,6 +68,8 @@ impl ScriptHost {
     /// Tells the owner of a socket that something happened.
     pub fn announce(&mut self, at: usize, readable: bool, writable: bool, error: bool) {
         let socket = &self.sockets[at];
+        // No socket is writable while it connects.
+        let writable = writable && (socket.remote.is_none() || socket.connected.is_some());
         if !socket.closed {
             self.events.push(HostEvent { token: socket.token, readable, writable, error });
         }
