@@ -207,6 +207,11 @@ impl SimHost {
             .min()
     }
 
+    /// No more events that say nothing: to the relay they are signs of life.
+    pub(crate) fn fall_silent(&mut self) {
+        self.connections.values_mut().for_each(|connection| connection.script.murmurs = 0);
+    }
+
     /// Sockets that the relay holds.
     pub(crate) fn open_sockets(&self) -> usize {
         self.connections.values().filter(|connection| !connection.closed).count()

@@ -251,6 +251,7 @@ impl World {
         }
         self.check_streams();
         self.places.iter_mut().for_each(|place| place.station.hang_up());
+        self.workers.iter_mut().for_each(|worker| worker.host.fall_silent());
         // What was acknowledged is the servers' still, however slowly they read; and what is under way arrives.
         let end = self.now + Duration::from_secs(60);
         while let Some(next) = self.next().filter(|&next| next < end) {
