@@ -120,7 +120,12 @@ pub fn start(config: Config, taps: Vec<OwnedFd>, options: &Options, remarks: Rem
     let key = config.seed.first_chunk().copied().unwrap_or_default();
     let fdb = Arc::new(Fdb::new(fdb::DEFAULT_CAPACITY, key));
     let exchanges = Exchange::new(Ownership::new(config.clone(), taps.len()), taps.len());
-    let share = Config { memory_bytes: config.memory_bytes / taps.len().max(1), ..config };
+    let workers = taps.len().max(1);
+    let share = Config {
+        memory_bytes: config.memory_bytes / workers,
+        max_sockets: config.max_sockets / workers,
+        ..config
+    };
     let bells = taps
         .iter()
         .map(|_| Ok(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))

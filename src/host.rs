@@ -68,6 +68,15 @@ fn host_error(errno: Errno) -> HostError {
     }
 }
 
+/// What a stream socket tells of.
+const STREAM_EVENTS: epoll::EventFlags = epoll::EventFlags::IN
+    .union(epoll::EventFlags::OUT)
+    .union(epoll::EventFlags::RDHUP)
+    .union(epoll::EventFlags::PRI)
+    .union(epoll::EventFlags::ET);
+/// What a datagram socket tells of. It is writable again after every send, which nobody wants to know.
+const DATAGRAM_EVENTS: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::ET);
+
 const fn address_family(family: Family) -> AddressFamily {
     match family {
         Family::V4 => AddressFamily::INET,
@@ -117,12 +126,13 @@ impl Sockets {
         rustix::net::socket_with(address_family(family), kind, flags, protocol).map_err(host_error)
     }
 
-    fn keep(&mut self, token: Token, fd: OwnedFd, family: Family) -> Result<SocketId, HostError> {
-        let flags = epoll::EventFlags::IN
-            | epoll::EventFlags::OUT
-            | epoll::EventFlags::RDHUP
-            | epoll::EventFlags::PRI
-            | epoll::EventFlags::ET;
+    fn keep(
+        &mut self,
+        token: Token,
+        fd: OwnedFd,
+        family: Family,
+        flags: epoll::EventFlags,
+    ) -> Result<SocketId, HostError> {
         epoll::add(&self.epoll, &fd, epoll::EventData::new_u64(token.pack()), flags).map_err(host_error)?;
         let slot = Some(Slot { fd, family, hop_limit: None, dont_fragment: None });
         let index = if let Some(index) = self.free.pop() {
@@ -156,7 +166,7 @@ impl Sockets {
         // Without these only error translation and hop limits suffer.
         let _ = socket::queue_errors(fd.as_fd(), is_ipv6, true);
         let _ = socket::report_hop_limits(fd.as_fd(), is_ipv6);
-        self.keep(token, fd, family)
+        self.keep(token, fd, family, DATAGRAM_EVENTS)
     }
 }
 
@@ -184,7 +194,7 @@ impl Host for Sockets {
         let _ = socket::queue_errors(fd.as_fd(), is_ipv6, true);
         let _ = socket::set_hop_limit(fd.as_fd(), is_ipv6, i32::from(hop_limit));
         match rustix::net::connect(&fd, &to) {
-            Ok(()) | Err(Errno::INPROGRESS) => self.keep(token, fd, family),
+            Ok(()) | Err(Errno::INPROGRESS) => self.keep(token, fd, family, STREAM_EVENTS),
             Err(errno) => Err(host_error(errno)),
         }
     }
@@ -273,8 +283,8 @@ impl Host for Sockets {
     fn icmp_report(&mut self, socket: SocketId) -> Option<IcmpReport> {
         let slot = self.slot(socket)?;
         loop {
-            let error = socket::receive_error(slot.fd.as_fd()).ok()??;
-            if let Some(report) = report(&error, slot.family) {
+            let error = socket::receive_error(slot.fd.as_fd()).ok()?;
+            if let Some(report) = error.and_then(|error| report(&error, slot.family)) {
                 return Some(report);
             }
         }

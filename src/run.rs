@@ -147,7 +147,7 @@ pub fn run(options: &Options) -> Result<Outcome, Error> {
 /// The parent's part after the clone, to the end of the command.
 fn gateway(
     options: &Options,
-    config: wharf_stack::Config,
+    mut config: wharf_stack::Config,
     init: Pid,
     channel: Channel,
     nofile: Rlimit,
@@ -161,7 +161,7 @@ fn gateway(
     // A failure of init says more than this send's own: it is read below.
     drop(channel.send(&mapped, &[]));
     let taps = receive_device(&channel)?;
-    raise_open_files(nofile);
+    config.max_sockets = raise_open_files(nofile);
     if tracing::enabled!(tracing::Level::INFO) {
         say_degraded();
     }
@@ -300,12 +300,17 @@ fn configuration(options: &Options, plan: &Plan, host: &ResolvConf, seed: [u8; 3
     }
 }
 
-/// The gateway needs a descriptor per flow; the command gets the original limit back.
-fn raise_open_files(original: Rlimit) {
+/// The gateway needs a descriptor per flow; the command gets the original limit back. Returns how many it has now.
+fn raise_open_files(original: Rlimit) -> usize {
     let raised = Rlimit { current: original.maximum, maximum: original.maximum };
-    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
-        tracing::info!(error = %io::Error::from(error), "cannot raise the limit of open files");
-    }
+    let limit = match rustix::process::setrlimit(Resource::Nofile, raised) {
+        Ok(()) => raised.current,
+        Err(error) => {
+            tracing::info!(error = %io::Error::from(error), "cannot raise the limit of open files");
+            original.current
+        }
+    };
+    limit.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX))
 }
 
 /// Every IPv6 address.

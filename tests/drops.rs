@@ -183,6 +183,7 @@ fn provoke_gateway(reason: Gateway) -> Stage {
         | R::TcpOutOfWindow
         | R::TcpAckUnacceptable
         | R::TcpRepeated
+        | R::TcpGapsExhausted
         | R::TcpAfterClose
         | R::TcpResetOutOfSequence => provoke_tcp(reason),
         R::HostExhausted
@@ -332,6 +333,13 @@ fn provoke_tcp(reason: Gateway) -> Stage {
             let dst = SocketAddr::new([198, 51, 100, (number / 65_535) as u8].into(), 80);
             frames::tcp(src, dst, 64, &header, &[])
         }),
+        R::TcpGapsExhausted => {
+            let (mut stage, ack) = open(Stage::new(config()));
+            for gap in 1..=257 {
+                stage.receive(&tcp(".", 101 + 2 * gap, ack, b"x"));
+            }
+            stage
+        }
         R::TcpSynRepeated => got(&[tcp("S", 100, 0, &[]), tcp("S", 100, 0, &[])]),
         R::TcpSynInWindow => conversation(&[&|_| tcp("S", 101, 0, &[])]),
         R::TcpWithoutAck => conversation(&[&|_| tcp("P", 101, 0, b"x")]),

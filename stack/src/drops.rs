@@ -26,6 +26,7 @@ wharf_switch::drop_reasons! {
         SenderUnreachable(Elsewhere, "a datagram from an address that the container could not have sent to"),
         AnswerTooLarge(Elsewhere, "an answer larger than a packet can be"),
         RelayMemoryExhausted(Exhausted, "the network's memory budget is used up"),
+        TcpGapsExhausted(Exhausted, "more gaps in a TCP stream than the relay keeps"),
         TcpMalformed(Malformed, "TCP header or options truncated or contradictory"),
         TcpChecksumWrong(Malformed, "TCP checksum is wrong"),
         TcpNoSuchFlow(Elsewhere, "TCP segment of no known connection"),

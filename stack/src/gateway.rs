@@ -109,6 +109,10 @@ impl Gateway {
         let Some(fragment) = packet.fragment else {
             return self.route_packet(now, &packet, frame, host, out);
         };
+        // Before it takes a place: nobody may fill the table under foreign names.
+        if !is_from_inside(config, packet.src) {
+            return Err(DropReason::SourceAddressInvalid);
+        }
         let cx = &mut Cx { now, host, out, env: &mut self.env };
         self.whole = self.reassembly.add(cx, &packet, fragment, frame)?;
         Ok(())
@@ -184,6 +188,7 @@ impl Gateway {
                 Owner::Udp | Owner::Echo | Owner::Dns => {}
             }
         }
+        self.env.timers.sweep(|token, at| self.transit.awaits(token, at));
         let cx = &mut Cx { now, host, out, env: &mut self.env };
         self.transit.expire(cx);
         self.reassembly.expire(cx);

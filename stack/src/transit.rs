@@ -97,6 +97,11 @@ impl Transit {
         self.udp.next_deadline().into_iter().chain(self.echo.next_deadline()).min()
     }
 
+    /// Whether the entry of `token` for `at` among the timers is of use still.
+    pub(crate) fn awaits(&self, token: Token, at: Instant) -> bool {
+        token.owner == Owner::Tcp && self.tcp.awaits(token.flow, at)
+    }
+
     pub(crate) fn exhale<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {
         self.tcp.exhale(cx);
         self.udp.exhale(cx);

@@ -23,7 +23,7 @@
 //! | `Linger` | both finished, ours first: a repeated FIN is still acknowledged | one second |
 //!
 //! # Bounds
-//! At most [`MAX_FLOWS`] flows. The network's memory budget bounds them and all their stream data together: a flow
+//! At most [`MAX_FLOWS`] flows, and three quarters of the host's sockets. The network's memory budget bounds them and all their stream data together: a flow
 //! takes [`FLOW_BYTES`] of it for as long as it lives, and is refused when they are not there; what it has in flight or
 //! holds beyond that takes more, as far as it goes.
 //!
@@ -120,7 +120,10 @@ pub(crate) struct Relay {
 impl Relay {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
-            flows: FlowTable::new(KeyedState::new(&config.seed, b"tcp flows"), MAX_FLOWS),
+            flows: FlowTable::new(
+                KeyedState::new(&config.seed, b"tcp flows"),
+                MAX_FLOWS.min(config.max_sockets / 4 * 3),
+            ),
             marked: Vec::new(),
             exhaling: Vec::new(),
             isn: KeyedState::new(&config.seed, b"tcp isn"),
@@ -208,6 +211,11 @@ impl Relay {
         !self.marked.is_empty()
     }
 
+    /// Whether the entry for `at` among the timers is of use still.
+    pub(crate) fn awaits(&self, id: FlowId, at: Instant) -> bool {
+        self.flows.get(id).is_some_and(|flow| flow.alarm.is_set_for(at))
+    }
+
     /// Connections now.
     pub(crate) fn len(&self) -> usize {
         self.flows.len()
@@ -229,6 +237,7 @@ impl Relay {
                 let key = flow.key;
                 if let Some(mut flow) = self.flows.remove(id, &key) {
                     flow.release(cx.env);
+                    cx.env.timers.retire(flow.alarm);
                     if let Some(socket) = flow.socket.take() {
                         cx.host.close(socket);
                     }
@@ -422,7 +431,7 @@ impl Flow {
     fn idle_deadline(&self) -> Instant {
         let timeout = match self.phase {
             Phase::Connecting | Phase::Answered => IDLE_TRANSITORY,
-            Phase::Open if self.upload.is_finished() && self.download.is_ended() => IDLE_TRANSITORY,
+            Phase::Open if self.upload.is_ended() && self.download.is_ended() => IDLE_TRANSITORY,
             Phase::Open => IDLE_OPEN,
             Phase::Linger => LINGER,
         };

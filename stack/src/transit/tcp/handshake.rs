@@ -22,7 +22,7 @@ use wharf_switch::Frame;
 use super::download::{Download, Peer};
 use super::seq::Seq;
 use super::upload::{Upload, WINDOW_SHIFT};
-use super::{FLOW_BYTES, Fate, Flow, FlowKey, Phase, Relay, close};
+use super::{FLOW_BYTES, Fate, Flow, FlowKey, MAX_FLOWS, Phase, Relay, close};
 use crate::DropReason;
 use crate::env::{Cx, Env, Outbox};
 use crate::host::{Host, HostError, HostEvent, Owner, SocketId, Token};
@@ -77,7 +77,8 @@ impl Relay {
         };
         let Some(id) = self.flows.next_id() else {
             close::refuse(cx, packet, segment);
-            return Err(DropReason::TcpTableFull);
+            let is_ours = self.flows.len() >= MAX_FLOWS;
+            return Err(if is_ours { DropReason::TcpTableFull } else { DropReason::HostExhausted });
         };
         if !cx.env.budget.reserve(FLOW_BYTES) {
             close::refuse(cx, packet, segment);
