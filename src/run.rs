@@ -234,8 +234,8 @@ fn receive_device(channel: &Channel) -> Result<Vec<OwnedFd>, Error> {
 /// The error that a message of init stands for.
 fn failure(message: FromInit) -> Option<Error> {
     match message {
-        FromInit::NoDevice { errno } => {
-            Some(Error::Device(advice::device(&io::Error::from_raw_os_error(errno))))
+        FromInit::NoDevice { errno, choice } => {
+            Some(Error::Device(advice::device(&io::Error::from_raw_os_error(errno), choice)))
         }
         FromInit::Failed { step, errno } => Some(Error::Sandbox { step, errno }),
         _ => None,

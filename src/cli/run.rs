@@ -22,8 +22,8 @@ const MIN_MTU_IPV6: usize = 1280;
 /// How to read the status of `wharf run`.
 pub(super) const EXIT_STATUS: &str = "\
 Exit status:
-  the command's own; 128 + n when signal n ended it; 125 when wharf failed, 126 when the command could
-  not be executed, 127 when it was not found";
+  the command's own; 128 + n when signal n ended it; 125 when wharf failed,
+  126 when the command could not be executed, 127 when it was not found";
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
@@ -233,7 +233,7 @@ pub(super) fn main(args: RunArgs) -> ExitCode {
             if let run::Outcome::NotStarted(errno) = outcome {
                 let program =
                     options.command.first().map_or_else(String::new, |c| c.to_string_lossy().into_owned());
-                tracing::error!("cannot run {program}: {}", std::io::Error::from_raw_os_error(errno));
+                tracing::error!("cannot run `{program}`: {}", std::io::Error::from_raw_os_error(errno));
             }
             ExitCode::from(outcome.exit_status())
         }

@@ -155,11 +155,11 @@ impl Supervisor {
         let now = match ResolvConf::read(Path::new(resolv::PATH)) {
             Ok(host) => host.nameservers,
             Err(error) => {
-                tracing::warn!(
-                    %error,
-                    "cannot read {} where it is now, the nameservers stay {before:?}; start anew to follow it there",
-                    resolv::PATH
-                );
+                // Without any it was said at the start.
+                if !before.is_empty() {
+                    let path = resolv::PATH;
+                    tracing::warn!(%error, "cannot read {path} any more: its nameservers stay; start anew to follow it");
+                }
                 return;
             }
         };

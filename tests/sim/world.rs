@@ -11,7 +11,7 @@ use std::sync::Arc;
 use smoltcp::wire::EthernetAddress;
 use wharf::dataplane::exchange::Exchange;
 use wharf::dataplane::worker::Worker;
-use wharf_stack::{Config, Ipv4Plan, Ipv6Plan, Ownership};
+use wharf_stack::{Config, DropReason, Ipv4Plan, Ipv6Plan, Ownership};
 use wharf_switch::{Duration, Fdb, Instant, MemoryPort, Offloads, Pool, PortId, Tally};
 
 use crate::container::{Container, Part};
@@ -386,6 +386,13 @@ impl World {
                 continue;
             }
             if outcome.aborted || script.resets() {
+                continue;
+            }
+            let was_full =
+                |worker: &Worker<_, _>| worker.gateway.drops().get(DropReason::RelayMemoryExhausted) > 0;
+            if connections.is_empty() && self.workers.iter().any(was_full) {
+                // Refused: there was no memory for one more.
+                assert_eq!(outcome.received, 0);
                 continue;
             }
             assert_eq!(
