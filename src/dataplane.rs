@@ -31,7 +31,7 @@ pub use self::idle::PollMode;
 use self::idle::{Clock, Spin};
 use self::remarks::Remarks;
 use self::worker::Worker;
-use crate::host::Sockets;
+use crate::host::{Sockets, Stream};
 use crate::port::Tap;
 
 /// Frame buffers of each size that a worker keeps for reuse.
@@ -160,7 +160,7 @@ impl Driver {
         config: Config,
         fdb: Arc<Fdb>,
         tap: OwnedFd,
-        exchange: Exchange,
+        exchange: Exchange<Stream>,
         bells: &[Arc<OwnedFd>],
         clock: Clock,
         poll: PollMode,
