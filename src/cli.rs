@@ -4,6 +4,7 @@
 mod doctor;
 mod generate;
 mod logging;
+mod publish;
 mod run;
 mod values;
 

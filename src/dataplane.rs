@@ -31,8 +31,9 @@ pub use self::idle::PollMode;
 use self::idle::{Clock, Spin};
 use self::remarks::Remarks;
 use self::worker::Worker;
-use crate::host::Sockets;
+use crate::host::{Sockets, Stream};
 use crate::port::Tap;
+use crate::publish::Publication;
 
 /// Frame buffers of each size that a worker keeps for reuse.
 const IDLE_FRAMES: usize = 64;
@@ -111,11 +112,19 @@ impl Drop for Running {
     }
 }
 
-/// Starts the gateway of one network on the queues of its TAP, which makes `remarks` when there is reason to.
+/// Starts the gateway of one network on the queues of its TAP, which makes `remarks` when there is reason to. The first
+/// worker watches the listeners.
 ///
 /// # Errors
 /// What the kernel said when epoll, eventfd or a thread could not be made.
-pub fn start(config: Config, taps: Vec<OwnedFd>, options: &Options, remarks: Remarks) -> io::Result<Running> {
+pub fn start(
+    config: Config,
+    taps: Vec<OwnedFd>,
+    publications: Vec<Publication>,
+    options: &Options,
+    remarks: Remarks,
+) -> io::Result<Running> {
+    let mut publications = Some(publications);
     let remarks = Arc::new(remarks);
     let key = config.seed.first_chunk().copied().unwrap_or_default();
     let fdb = Arc::new(Fdb::new(fdb::DEFAULT_CAPACITY, key));
@@ -139,6 +148,12 @@ pub fn start(config: Config, taps: Vec<OwnedFd>, options: &Options, remarks: Rem
         let mut driver =
             Driver::new(share.clone(), Arc::clone(&fdb), tap, exchange, &bells, clock, options.poll)?;
         driver.remarks = Arc::clone(&remarks);
+        for publication in publications.take().into_iter().flatten() {
+            let Publication { listener, target } = publication;
+            let published = driver.worker.publish(listener, target);
+            published
+                .map_err(|error| io::Error::other(format!("a listener cannot be watched: {error:?}")))?;
+        }
         let handle = std::thread::Builder::new().name(name).spawn(move || driver.run_to_the_end(&inbox))?;
         threads.push(Thread { orders, bell: Arc::clone(bell), handle: Some(handle) });
     }
@@ -160,7 +175,7 @@ impl Driver {
         config: Config,
         fdb: Arc<Fdb>,
         tap: OwnedFd,
-        exchange: Exchange,
+        exchange: Exchange<Stream>,
         bells: &[Arc<OwnedFd>],
         clock: Clock,
         poll: PollMode,

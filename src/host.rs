@@ -15,7 +15,7 @@ use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, ipproto, sockopt};
 use wharf_stack::host::{
-    Datagram, Family, Host, HostError, IcmpReport, Io, Outgoing, SocketId, StreamRead, Token,
+    Accept, Datagram, Family, Host, HostError, IcmpReport, Io, Outgoing, SocketId, StreamRead, Token,
 };
 
 use crate::sys::socket;
@@ -74,8 +74,9 @@ const STREAM_EVENTS: epoll::EventFlags = epoll::EventFlags::IN
     .union(epoll::EventFlags::RDHUP)
     .union(epoll::EventFlags::PRI)
     .union(epoll::EventFlags::ET);
-/// What a datagram socket tells of. It is writable again after every send, which nobody wants to know.
-const DATAGRAM_EVENTS: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::ET);
+/// What a listener and a datagram socket tell of. The latter is writable again after every send, which nobody wants to
+/// know.
+const INPUT_EVENTS: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::ET);
 
 const fn address_family(family: Family) -> AddressFamily {
     match family {
@@ -133,7 +134,15 @@ impl Sockets {
         family: Family,
         flags: epoll::EventFlags,
     ) -> Result<SocketId, HostError> {
-        epoll::add(&self.epoll, &fd, epoll::EventData::new_u64(token.pack()), flags).map_err(host_error)?;
+        self.watch(token, &fd, flags)?;
+        self.insert(fd, family)
+    }
+
+    fn watch(&self, token: Token, fd: &OwnedFd, flags: epoll::EventFlags) -> Result<(), HostError> {
+        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token.pack()), flags).map_err(host_error)
+    }
+
+    fn insert(&mut self, fd: OwnedFd, family: Family) -> Result<SocketId, HostError> {
         let slot = Some(Slot { fd, family, hop_limit: None, dont_fragment: None });
         let index = if let Some(index) = self.free.pop() {
             if let Some(place) = usize::try_from(index).ok().and_then(|at| self.slots.get_mut(at)) {
@@ -155,6 +164,14 @@ impl Sockets {
         slot
     }
 
+    /// What every stream of ours has set.
+    fn tune_stream(fd: &OwnedFd) {
+        // The container's own Nagle has had its say.
+        let _ = sockopt::set_tcp_nodelay(fd, true);
+        // Urgent data is ordinary data that is marked; the mark is not relayed.
+        let _ = sockopt::set_socket_oobinline(fd, true);
+    }
+
     fn open_datagram(
         &mut self,
         token: Token,
@@ -166,7 +183,7 @@ impl Sockets {
         // Without these only error translation and hop limits suffer.
         let _ = socket::queue_errors(fd.as_fd(), is_ipv6, true);
         let _ = socket::report_hop_limits(fd.as_fd(), is_ipv6);
-        self.keep(token, fd, family, DATAGRAM_EVENTS)
+        self.keep(token, fd, family, INPUT_EVENTS)
     }
 }
 
@@ -182,15 +199,80 @@ fn io_errno(error: &std::io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 
+/// Makes closing a connection reset it.
+fn reset_on_close(fd: &OwnedFd) {
+    let _ = sockopt::set_socket_linger(fd, Some(std::time::Duration::ZERO));
+}
+
+/// A socket that listens, made by [`publish`](crate::publish): a confined process asks the kernel for no addresses.
+#[derive(Debug)]
+pub struct Listener {
+    /// The socket, non-blocking.
+    pub fd: OwnedFd,
+    /// The family of its address and of its clients.
+    pub family: Family,
+}
+
+/// A connection that came in.
+#[derive(Debug)]
+pub struct Stream {
+    fd: OwnedFd,
+    family: Family,
+}
+
 impl Host for Sockets {
+    type Listener = Listener;
+    type Stream = Stream;
+
+    fn tcp_listen(&mut self, token: Token, listener: Listener) -> Result<SocketId, HostError> {
+        self.keep(token, listener.fd, listener.family, INPUT_EVENTS)
+    }
+
+    fn tcp_accept(&mut self, listener: SocketId) -> Accept<Stream> {
+        let Some(slot) = self.slot(listener) else { return Accept::Blocked };
+        match rustix::net::acceptfrom_with(&slot.fd, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok((fd, from)) => match from.and_then(|from| SocketAddr::try_from(from).ok()) {
+                Some(from) => Accept::Client { stream: Stream { fd, family: slot.family }, from },
+                None => Accept::Gone,
+            },
+            Err(Errno::AGAIN) => Accept::Blocked,
+            // accept(2): "Linux accept() (and accept4()) passes already-pending network errors on the new socket as an
+            // error code from accept()."
+            Err(
+                Errno::CONNABORTED
+                | Errno::INTR
+                | Errno::NETDOWN
+                | Errno::PROTO
+                | Errno::NOPROTOOPT
+                | Errno::HOSTDOWN
+                | Errno::NONET
+                | Errno::HOSTUNREACH
+                | Errno::OPNOTSUPP
+                | Errno::NETUNREACH,
+            ) => Accept::Gone,
+            // Out of descriptors or memory; anything else must not be tried again at once either.
+            Err(_) => Accept::Exhausted,
+        }
+    }
+
+    fn tcp_adopt(&mut self, token: Token, stream: Stream) -> Result<SocketId, HostError> {
+        Self::tune_stream(&stream.fd);
+        if let Err(error) = self.watch(token, &stream.fd, STREAM_EVENTS) {
+            reset_on_close(&stream.fd);
+            return Err(error);
+        }
+        self.insert(stream.fd, stream.family)
+    }
+
+    fn tcp_refuse(&mut self, stream: Stream) {
+        reset_on_close(&stream.fd);
+    }
+
     fn tcp_connect(&mut self, token: Token, to: SocketAddr, hop_limit: u8) -> Result<SocketId, HostError> {
         let family = Family::of(to.ip());
         let is_ipv6 = family == Family::V6;
         let fd = Self::open(family, SocketType::STREAM, None)?;
-        // The container's own Nagle has had its say.
-        let _ = sockopt::set_tcp_nodelay(&fd, true);
-        // Urgent data is ordinary data that is marked; the mark is not relayed.
-        let _ = sockopt::set_socket_oobinline(&fd, true);
+        Self::tune_stream(&fd);
         let _ = socket::queue_errors(fd.as_fd(), is_ipv6, true);
         let _ = socket::set_hop_limit(fd.as_fd(), is_ipv6, i32::from(hop_limit));
         match rustix::net::connect(&fd, &to) {
@@ -241,7 +323,7 @@ impl Host for Sockets {
 
     fn tcp_reset(&mut self, socket: SocketId) {
         if let Some(slot) = self.take(socket) {
-            let _ = sockopt::set_socket_linger(&slot.fd, Some(std::time::Duration::ZERO));
+            reset_on_close(&slot.fd);
         }
     }
 

@@ -8,6 +8,7 @@
 //! clone ------------------------------------> arm death signal; TAP, addresses, routes
 //! write id maps ------------- Mapped -------> resolv.conf, /proc, host name
 //!   <------------------------ Device + fds --
+//! bind published ports, confine this process
 //! start the data plane (threads from here on)
 //!   ------------------------- Go -----------> start the command (PID 2)
 //! signals, resolv.conf                        reap, cover resolv.conf again
@@ -43,6 +44,7 @@ use crate::doctor::{self, advice};
 use crate::host;
 use crate::netns::plan::{Families, GATEWAY_MAC, Plan, Wishes, overlap};
 use crate::netns::{DeviceChoice, Netlink};
+use crate::publish;
 use crate::resolv::{self, ResolvConf, watch};
 use crate::sandbox;
 use crate::sys::process::{Cloned, clone_into_namespaces};
@@ -65,6 +67,8 @@ pub struct Options {
     pub search: Vec<String>,
     /// The sandbox's host name instead of the host's.
     pub hostname: Option<String>,
+    /// Ports of the host that lead into the sandbox.
+    pub publish: Vec<publish::Request>,
     /// The gateway's address leads to the host's loopback.
     pub host_loopback: bool,
     /// 169.254.0.0/16 is reachable.
@@ -139,7 +143,7 @@ pub fn run(options: &Options) -> Result<Outcome, Error> {
     let Cloned::Parent(init) = cloned else { init::main(&setup, &theirs) };
     drop(theirs);
     let guard = Guard { init };
-    let status = gateway(options, config, init, ours, nofile);
+    let status = gateway(options, &plan, config, init, ours, nofile);
     drop(guard);
     status
 }
@@ -147,6 +151,7 @@ pub fn run(options: &Options) -> Result<Outcome, Error> {
 /// The parent's part after the clone, to the end of the command.
 fn gateway(
     options: &Options,
+    plan: &Plan,
     mut config: wharf_stack::Config,
     init: Pid,
     channel: Channel,
@@ -162,6 +167,8 @@ fn gateway(
     drop(channel.send(&mapped, &[]));
     let taps = receive_device(&channel)?;
     config.max_sockets = raise_open_files(nofile);
+    let bound = publish::bind(&options.publish)?;
+    let publications = bound.into_iter().filter_map(|bound| bound.publish(plan)).collect();
     if tracing::enabled!(tracing::Level::INFO) {
         say_degraded();
     }
@@ -174,8 +181,8 @@ fn gateway(
     if options.sandbox {
         sandbox::confine(init, &readable());
     }
-    let running =
-        dataplane::start(config, taps, &options.dataplane, remarks).doing("starting the gateway")?;
+    let running = dataplane::start(config, taps, publications, &options.dataplane, remarks)
+        .doing("starting the gateway")?;
     let outcome = supervisor.run(&running);
     running.stop();
     outcome

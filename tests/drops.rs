@@ -178,6 +178,7 @@ fn provoke_gateway(reason: Gateway) -> Stage {
         | R::TcpNoSuchFlow
         | R::TcpTableFull
         | R::TcpSynRepeated
+        | R::TcpSimultaneousOpen
         | R::TcpSynInWindow
         | R::TcpWithoutAck
         | R::TcpOutOfWindow
@@ -341,6 +342,14 @@ fn provoke_tcp(reason: Gateway) -> Stage {
             stage
         }
         R::TcpSynRepeated => got(&[tcp("S", 100, 0, &[]), tcp("S", 100, 0, &[])]),
+        R::TcpSimultaneousOpen => {
+            let mut stage = got(&[frames::arp(1, CONTAINER_MAC, [10, 0, 2, 100], [10, 0, 2, 2])]);
+            stage.publish(end("10.0.2.100:40000"));
+            stage.host().connects(end("198.51.100.7:80"));
+            stage.settle();
+            stage.receive(&tcp("S", 100, 0, &[]));
+            stage
+        }
         R::TcpSynInWindow => conversation(&[&|_| tcp("S", 101, 0, &[])]),
         R::TcpWithoutAck => conversation(&[&|_| tcp("P", 101, 0, b"x")]),
         R::TcpOutOfWindow => conversation(&[&|ack| tcp("P.", 5_000_000, ack, b"x")]),

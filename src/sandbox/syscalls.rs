@@ -164,6 +164,7 @@ pub const GROUPS: &[Group] = &[
     Group {
         by: "host: the outside",
         calls: &[
+            any(libc::SYS_accept4),
             any(libc::SYS_connect),
             any(libc::SYS_getsockopt),
             any(libc::SYS_recvfrom),

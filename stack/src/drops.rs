@@ -32,6 +32,7 @@ wharf_switch::drop_reasons! {
         TcpNoSuchFlow(Elsewhere, "TCP segment of no known connection"),
         TcpTableFull(Exhausted, "table of TCP connections full"),
         TcpSynRepeated(Elsewhere, "SYN repeated while the connection opens"),
+        TcpSimultaneousOpen(Elsewhere, "SYN for the ends of a connection that a published port opens"),
         TcpSynInWindow(Malformed, "SYN on an open connection"),
         TcpWithoutAck(Malformed, "TCP segment without ACK on an open connection"),
         TcpOutOfWindow(Elsewhere, "TCP segment outside the window"),

@@ -106,6 +106,13 @@ impl Upload {
         }
     }
 
+    /// The container's numbers are known now. The window that our SYN offered stands.
+    pub(super) fn begin(&mut self, next: Seq, shift: u8) {
+        let offered = u32::from(self.unscaled_window());
+        *self = Self::new(next, shift);
+        self.edge = next + offered;
+    }
+
     /// The host connected: a window may be advertised.
     pub(super) fn open(&mut self, env: &Env) {
         self.edge = self.next + self.room(env);
@@ -170,7 +177,7 @@ impl Upload {
         self.ack_owed = false;
     }
 
-    /// The window of a SYN-ACK, which is never scaled (RFC 7323 section 2.2).
+    /// The window of a SYN or SYN-ACK, which is never scaled (RFC 7323 section 2.2).
     pub(super) fn unscaled_window(&self) -> u16 {
         u16::try_from(self.edge - self.next).unwrap_or(u16::MAX)
     }
