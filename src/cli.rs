@@ -4,6 +4,7 @@
 mod doctor;
 mod generate;
 pub(crate) mod logging;
+mod publish;
 mod run;
 mod values;
 
@@ -41,10 +42,8 @@ enum Command {
     /// when `wharf run` can work and 1 when a required point is missing.
     Doctor(doctor::DoctorArgs),
     /// Print the manual pages
-    #[command(hide = true)]
     Man(generate::ManArgs),
     /// Print the completions of a shell
-    #[command(hide = true)]
     Completions(generate::CompletionArgs),
 }
 

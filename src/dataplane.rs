@@ -31,8 +31,9 @@ pub use self::idle::PollMode;
 use self::idle::{Clock, Spin};
 use self::remarks::Remarks;
 use self::worker::Worker;
-use crate::host::{Sockets, Sources};
+use crate::host::{Sockets, Sources, Stream};
 use crate::port::Tap;
+use crate::publish::Publication;
 
 /// Frame buffers of each size that a worker keeps for reuse.
 const IDLE_FRAMES: usize = 64;
@@ -111,16 +112,29 @@ impl Drop for Running {
     }
 }
 
-/// Starts the gateway of one network on the queues of its TAP, with one worker for each, which makes `remarks` when there is reason to.
+/// Starts the gateway of one network on the queues of its TAP, with one worker for each, which makes `remarks` when there
+/// is reason to. The first worker watches the listeners.
 ///
 /// # Errors
 /// What the kernel said when epoll, eventfd or a thread could not be made.
-pub fn start(config: Config, taps: Vec<Tap>, options: &Options, remarks: Remarks) -> io::Result<Running> {
+pub fn start(
+    config: Config,
+    taps: Vec<Tap>,
+    publications: Vec<Publication>,
+    options: &Options,
+    remarks: Remarks,
+) -> io::Result<Running> {
+    let mut publications = Some(publications);
     let remarks = Arc::new(remarks);
     let key = config.seed.first_chunk().copied().unwrap_or_default();
     let fdb = Arc::new(Fdb::new(fdb::DEFAULT_CAPACITY, key));
     let exchanges = Exchange::new(Ownership::new(config.clone(), taps.len()), taps.len());
-    let share = Config { memory_bytes: config.memory_bytes / taps.len().max(1), ..config };
+    let workers = taps.len().max(1);
+    let share = Config {
+        memory_bytes: config.memory_bytes / workers,
+        max_sockets: config.max_sockets / workers,
+        ..config
+    };
     let bells = taps
         .iter()
         .map(|_| Ok(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))
@@ -133,6 +147,12 @@ pub fn start(config: Config, taps: Vec<Tap>, options: &Options, remarks: Remarks
         let name = format!("wharf-{}", exchange.number());
         let mut driver = Driver::new(share.clone(), Arc::clone(&fdb), tap, exchange, &bells, clock, options)?;
         driver.remarks = Arc::clone(&remarks);
+        for publication in publications.take().into_iter().flatten() {
+            let Publication { listener, target } = publication;
+            let published = driver.worker.publish(listener, target);
+            published
+                .map_err(|error| io::Error::other(format!("a listener cannot be watched: {error:?}")))?;
+        }
         let handle = std::thread::Builder::new().name(name).spawn(move || driver.run_to_the_end(&inbox))?;
         threads.push(Thread { orders, bell: Arc::clone(bell), handle: Some(handle) });
     }
@@ -154,7 +174,7 @@ impl Driver {
         config: Config,
         fdb: Arc<Fdb>,
         tap: Tap,
-        exchange: Exchange,
+        exchange: Exchange<Stream>,
         bells: &[Arc<OwnedFd>],
         clock: Clock,
         options: &Options,

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, ipproto, sockopt};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use wharf_stack::host::{
-    Datagram, Family, Host, HostError, IcmpReport, Io, Outgoing, SocketId, StreamRead, Token,
+    Accept, Datagram, Family, Host, HostError, IcmpReport, Io, Outgoing, SocketId, StreamRead, Token,
 };
 
 use crate::sys::socket;
@@ -95,6 +95,16 @@ fn host_error(errno: Errno) -> HostError {
     }
 }
 
+/// What a stream socket tells of.
+const STREAM_EVENTS: epoll::EventFlags = epoll::EventFlags::IN
+    .union(epoll::EventFlags::OUT)
+    .union(epoll::EventFlags::RDHUP)
+    .union(epoll::EventFlags::PRI)
+    .union(epoll::EventFlags::ET);
+/// What a listener and a datagram socket tell of. The latter is writable again after every send, which nobody wants to
+/// know.
+const INPUT_EVENTS: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::ET);
+
 const fn address_family(family: Family) -> AddressFamily {
     match family {
         Family::V4 => AddressFamily::INET,
@@ -144,13 +154,22 @@ impl Sockets {
         rustix::net::socket_with(address_family(family), kind, flags, protocol).map_err(host_error)
     }
 
-    fn keep(&mut self, token: Token, fd: OwnedFd, family: Family) -> Result<SocketId, HostError> {
-        let flags = epoll::EventFlags::IN
-            | epoll::EventFlags::OUT
-            | epoll::EventFlags::RDHUP
-            | epoll::EventFlags::PRI
-            | epoll::EventFlags::ET;
-        epoll::add(&self.epoll, &fd, epoll::EventData::new_u64(token.pack()), flags).map_err(host_error)?;
+    fn keep(
+        &mut self,
+        token: Token,
+        fd: OwnedFd,
+        family: Family,
+        flags: epoll::EventFlags,
+    ) -> Result<SocketId, HostError> {
+        self.watch(token, &fd, flags)?;
+        self.insert(fd, family)
+    }
+
+    fn watch(&self, token: Token, fd: &OwnedFd, flags: epoll::EventFlags) -> Result<(), HostError> {
+        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token.pack()), flags).map_err(host_error)
+    }
+
+    fn insert(&mut self, fd: OwnedFd, family: Family) -> Result<SocketId, HostError> {
         let slot = Some(Slot { fd, family, has_sent: false, hop_limit: None, dont_fragment: None });
         let index = if let Some(index) = self.free.pop() {
             if let Some(place) = usize::try_from(index).ok().and_then(|at| self.slots.get_mut(at)) {
@@ -172,6 +191,14 @@ impl Sockets {
         slot
     }
 
+    /// What every stream of ours has set.
+    fn tune_stream(fd: &OwnedFd) {
+        // The container's own Nagle has had its say.
+        let _ = sockopt::set_tcp_nodelay(fd, true);
+        // Urgent data is ordinary data that is marked; the mark is not relayed.
+        let _ = sockopt::set_socket_oobinline(fd, true);
+    }
+
     fn open_datagram(
         &mut self,
         token: Token,
@@ -183,7 +210,7 @@ impl Sockets {
         // Without these only error translation and hop limits suffer.
         let _ = socket::queue_errors(fd.as_fd(), is_ipv6, true);
         let _ = socket::report_hop_limits(fd.as_fd(), is_ipv6);
-        self.keep(token, fd, family)
+        self.keep(token, fd, family, INPUT_EVENTS)
     }
 }
 
@@ -195,27 +222,97 @@ pub fn has_ipv6() -> bool {
         .is_ok_and(|socket| rustix::net::connect(&socket, &anywhere).is_ok())
 }
 
-/// Lets this process open as many files as it may: the gateway needs a descriptor per flow.
-pub fn raise_open_files(original: Rlimit) {
+/// Lets this process open as many files as it may: the gateway needs a descriptor per flow. Returns how many that is.
+pub fn raise_open_files(original: Rlimit) -> usize {
     let raised = Rlimit { current: original.maximum, maximum: original.maximum };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::info!(error = %std::io::Error::from(error), "cannot raise the limit of open files");
-    }
+    let limit = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => raised.current,
+        Err(error) => {
+            tracing::info!(error = %std::io::Error::from(error), "cannot raise the limit of open files");
+            original.current
+        }
+    };
+    limit.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX))
 }
 
 fn io_errno(error: &std::io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 
+/// Makes closing a connection reset it.
+fn reset_on_close(fd: &OwnedFd) {
+    let _ = sockopt::set_socket_linger(fd, Some(std::time::Duration::ZERO));
+}
+
+/// A socket that listens, made by [`publish`](crate::publish): a confined process asks the kernel for no addresses.
+#[derive(Debug)]
+pub struct Listener {
+    /// The socket, non-blocking.
+    pub fd: OwnedFd,
+    /// The family of its address and of its clients.
+    pub family: Family,
+}
+
+/// A connection that came in.
+#[derive(Debug)]
+pub struct Stream {
+    fd: OwnedFd,
+    family: Family,
+}
+
 impl Host for Sockets {
+    type Listener = Listener;
+    type Stream = Stream;
+
+    fn tcp_listen(&mut self, token: Token, listener: Listener) -> Result<SocketId, HostError> {
+        self.keep(token, listener.fd, listener.family, INPUT_EVENTS)
+    }
+
+    fn tcp_accept(&mut self, listener: SocketId) -> Accept<Stream> {
+        let Some(slot) = self.slot(listener) else { return Accept::Blocked };
+        match rustix::net::acceptfrom_with(&slot.fd, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok((fd, from)) => match from.and_then(|from| SocketAddr::try_from(from).ok()) {
+                Some(from) => Accept::Client { stream: Stream { fd, family: slot.family }, from },
+                None => Accept::Gone,
+            },
+            Err(Errno::AGAIN) => Accept::Blocked,
+            // accept(2): "Linux accept() (and accept4()) passes already-pending network errors on the new socket as an
+            // error code from accept()."
+            Err(
+                Errno::CONNABORTED
+                | Errno::INTR
+                | Errno::NETDOWN
+                | Errno::PROTO
+                | Errno::NOPROTOOPT
+                | Errno::HOSTDOWN
+                | Errno::NONET
+                | Errno::HOSTUNREACH
+                | Errno::OPNOTSUPP
+                | Errno::NETUNREACH,
+            ) => Accept::Gone,
+            // Out of descriptors or memory; anything else must not be tried again at once either.
+            Err(_) => Accept::Exhausted,
+        }
+    }
+
+    fn tcp_adopt(&mut self, token: Token, stream: Stream) -> Result<SocketId, HostError> {
+        Self::tune_stream(&stream.fd);
+        if let Err(error) = self.watch(token, &stream.fd, STREAM_EVENTS) {
+            reset_on_close(&stream.fd);
+            return Err(error);
+        }
+        self.insert(stream.fd, stream.family)
+    }
+
+    fn tcp_refuse(&mut self, stream: Stream) {
+        reset_on_close(&stream.fd);
+    }
+
     fn tcp_connect(&mut self, token: Token, to: SocketAddr, hop_limit: u8) -> Result<SocketId, HostError> {
         let family = Family::of(to.ip());
         let is_ipv6 = family == Family::V6;
         let fd = Self::open(family, SocketType::STREAM, None)?;
-        // The container's own Nagle has had its say.
-        let _ = sockopt::set_tcp_nodelay(&fd, true);
-        // Urgent data is ordinary data that is marked; the mark is not relayed.
-        let _ = sockopt::set_socket_oobinline(&fd, true);
+        Self::tune_stream(&fd);
         let _ = socket::queue_errors(fd.as_fd(), is_ipv6, true);
         let _ = socket::set_hop_limit(fd.as_fd(), is_ipv6, i32::from(hop_limit));
         if let Some(source) = self.sources.toward(to) {
@@ -224,7 +321,7 @@ impl Host for Sockets {
             rustix::net::bind(&fd, &source).map_err(host_error)?;
         }
         match rustix::net::connect(&fd, &to) {
-            Ok(()) | Err(Errno::INPROGRESS) => self.keep(token, fd, family),
+            Ok(()) | Err(Errno::INPROGRESS) => self.keep(token, fd, family, STREAM_EVENTS),
             Err(errno) => Err(host_error(errno)),
         }
     }
@@ -271,7 +368,7 @@ impl Host for Sockets {
 
     fn tcp_reset(&mut self, socket: SocketId) {
         if let Some(slot) = self.take(socket) {
-            let _ = sockopt::set_socket_linger(&slot.fd, Some(std::time::Duration::ZERO));
+            reset_on_close(&slot.fd);
         }
     }
 
@@ -319,8 +416,8 @@ impl Host for Sockets {
     fn icmp_report(&mut self, socket: SocketId) -> Option<IcmpReport> {
         let slot = self.slot(socket)?;
         loop {
-            let error = socket::receive_error(slot.fd.as_fd()).ok()??;
-            if let Some(report) = report(&error, slot.family) {
+            let error = socket::receive_error(slot.fd.as_fd()).ok()?;
+            if let Some(report) = error.and_then(|error| report(&error, slot.family)) {
                 return Some(report);
             }
         }

@@ -14,6 +14,7 @@ pub mod doctor;
 pub mod host;
 pub mod netns;
 pub mod port;
+pub mod publish;
 pub mod resolv;
 pub mod run;
 pub mod sandbox;

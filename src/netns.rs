@@ -32,7 +32,7 @@ const QUEUE_FRAMES: u32 = 4096;
 const QUEUE_FRAMES_MULTI: u32 = 1000;
 
 /// Which kind of device to make.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum DeviceChoice {
     /// A TAP, or a veth pair where there is no usable `/dev/net/tun`.
     #[default]

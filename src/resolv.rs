@@ -11,8 +11,9 @@ pub mod watch;
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// Where resolvers look.
@@ -31,13 +32,27 @@ pub struct ResolvConf {
     pub options: Vec<String>,
 }
 
+/// Reads a file that may not keep its reader waiting, as a FIFO would.
+fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    let file = fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(LARGEST_FILE).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Bytes of a resolv.conf that are read; the C library takes no more than a few lines.
+const LARGEST_FILE: u64 = 1 << 20;
+
 impl ResolvConf {
     /// Reads and parses a file; a missing one is an empty one.
     ///
     /// # Errors
     /// The file exists but cannot be read.
     pub fn read(path: &Path) -> io::Result<Self> {
-        match fs::read(path) {
+        match read_regular(path) {
             Ok(bytes) => Ok(Self::parse(&String::from_utf8_lossy(&bytes))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(error),

@@ -8,6 +8,7 @@
 //! clone ------------------------------------> arm death signal; TAP, addresses, routes
 //! write id maps ------------- Mapped -------> resolv.conf, /proc, host name
 //!   <------------------------ Device + fds --
+//! bind published ports, confine this process
 //! start the data plane (threads from here on)
 //!   ------------------------- Go -----------> start the command (PID 2)
 //! signals, resolv.conf                        reap, cover resolv.conf again
@@ -44,6 +45,7 @@ use crate::host::{self, Sources};
 use crate::netns::plan::{Families, GATEWAY_MAC, Plan, Wishes, overlap};
 use crate::netns::{DeviceChoice, Netlink};
 use crate::port::Tap;
+use crate::publish;
 use crate::resolv::{self, ResolvConf};
 use crate::sandbox;
 use crate::sys::process::{Cloned, clone_into_namespaces};
@@ -67,6 +69,8 @@ pub struct Options {
     pub search: Vec<String>,
     /// The sandbox's host name instead of the host's.
     pub hostname: Option<String>,
+    /// Ports of the host that lead into the sandbox.
+    pub publish: Vec<publish::Request>,
     /// The gateway's address leads to the host's loopback.
     pub host_loopback: bool,
     /// 169.254.0.0/16 is reachable.
@@ -143,7 +147,7 @@ pub fn run(options: &Options) -> Result<Outcome, Error> {
     let Cloned::Parent(init) = cloned else { init::main(&setup, &theirs) };
     drop(theirs);
     let guard = Guard { init };
-    let status = gateway(options, config, init, ours, nofile);
+    let status = gateway(options, &plan, config, init, ours, nofile);
     drop(guard);
     status
 }
@@ -151,7 +155,8 @@ pub fn run(options: &Options) -> Result<Outcome, Error> {
 /// The parent's part after the clone, to the end of the command.
 fn gateway(
     options: &Options,
-    config: wharf_stack::Config,
+    plan: &Plan,
+    mut config: wharf_stack::Config,
     init: Pid,
     channel: Channel,
     nofile: Rlimit,
@@ -165,7 +170,9 @@ fn gateway(
     // A failure of init says more than this send's own: it is read below.
     drop(channel.send(&mapped, &[]));
     let taps = receive_device(&channel)?;
-    host::raise_open_files(nofile);
+    config.max_sockets = host::raise_open_files(nofile);
+    let bound = publish::bind(&options.publish)?;
+    let publications = bound.into_iter().filter_map(|bound| bound.publish(plan)).collect();
     if tracing::enabled!(tracing::Level::INFO) {
         say_degraded();
     }
@@ -180,7 +187,8 @@ fn gateway(
     }
     let taps = taps.into_iter().map(|queue| Tap::new(queue, Tap::OFFLOADS)).collect();
     let dataplane = dataplane::Options { poll: options.poll, sources: Sources::default() };
-    let running = dataplane::start(config, taps, &dataplane, remarks).doing("starting the gateway")?;
+    let running =
+        dataplane::start(config, taps, publications, &dataplane, remarks).doing("starting the gateway")?;
     let outcome = supervisor.run(&running);
     running.stop();
     outcome
@@ -228,8 +236,8 @@ fn receive_device(channel: &Channel) -> Result<Vec<OwnedFd>, Error> {
 /// The error that a message of init stands for.
 fn failure(message: FromInit) -> Option<Error> {
     match message {
-        FromInit::NoDevice { errno } => {
-            Some(Error::Device(advice::device(&io::Error::from_raw_os_error(errno))))
+        FromInit::NoDevice { errno, choice } => {
+            Some(Error::Device(advice::device(&io::Error::from_raw_os_error(errno), choice)))
         }
         FromInit::Failed { step, errno } => Some(Error::Sandbox { step, errno }),
         _ => None,

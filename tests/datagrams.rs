@@ -348,3 +348,60 @@ fn an_error_about_an_echo_names_its_identifier_and_number() {
     assert_eq!((message[0], &message[4..8]), (2, &[0, 0, 5, 0x8c][..]));
     assert_eq!(message[8 + IPV6..], [128, 0, 0, 0, 0x12, 0x34, 0, 9]);
 }
+
+/// The pieces of a UDP datagram to [`SERVER`] on a link of 576 bytes.
+fn in_pieces(src: [u8; 4], ident: u16, payload: &[u8]) -> Vec<Vec<u8>> {
+    let whole = frames::udp(SocketAddr::new(src.into(), 5000), end(SERVER), 64, payload);
+    let body = &whole[ETHERNET + IPV4..];
+    let pieces = body.chunks(552).zip((0..).step_by(552));
+    let last = body.len() - 1;
+    pieces
+        .map(|(piece, at)| {
+            let more = usize::from(at) + piece.len() <= last;
+            frames::fragment(src.into(), end(SERVER).ip(), ident, at, more, piece)
+        })
+        .collect()
+}
+
+#[test]
+fn the_largest_datagram_comes_in_the_smallest_pieces() {
+    let pieces = in_pieces([10, 0, 2, 100], 7, &[1; 65_507]);
+    assert_eq!(pieces.len(), 119);
+    assert_eq!(call_after(&pieces), "send-to 198.51.100.7:9 ttl 63 65507");
+}
+
+#[test]
+fn foreign_names_take_no_place_in_reassembly() {
+    let mut stage = stage();
+    for number in 0..200 {
+        stage.receive(&in_pieces([192, 0, 2, number], 7, &[1; 1000])[0]);
+    }
+    assert_eq!(stage.workers[0].gateway.drops().get(DropReason::SourceAddressInvalid), 200);
+    in_pieces([10, 0, 2, 100], 7, &[1; 1000]).iter().for_each(|piece| stage.receive(piece));
+    assert_eq!(stage.host().calls.pop_front().unwrap(), "send-to 198.51.100.7:9 ttl 63 1000");
+}
+
+#[test]
+fn out_of_descriptors_the_oldest_mapping_gives_way() {
+    let mut stage = stage();
+    for port in [1, 2] {
+        stage.receive(&frames::udp(container(end(SERVER), port), end(SERVER), 64, b"x"));
+    }
+    stage.host().fails_at_once = Some(HostError::Exhausted);
+    stage.receive(&frames::udp(container(end(SERVER), 3), end(SERVER), 64, b"x"));
+    let closed: Vec<bool> = stage.host().sockets.iter().map(|socket| socket.closed).collect();
+    assert_eq!(closed, [true, false, false]);
+    let load = stage.workers[0].gateway.load();
+    assert_eq!((load.udp_mappings, load.evicted_mappings), (2, 1));
+    assert_eq!(stage.workers[0].gateway.drops().total(), 0);
+}
+
+#[test]
+fn mappings_leave_most_of_the_hosts_sockets_to_others() {
+    let mut stage = Stage::new(wharf_stack::Config { max_sockets: 64, ..config() });
+    for port in 1..=100 {
+        stage.receive(&frames::udp(container(end(SERVER), port), end(SERVER), 64, b"x"));
+        stage.receive(&echo_request(SERVER, port, &[]));
+    }
+    assert_eq!(stage.host().open_sockets(), 64 / 8 + 64 / 64);
+}

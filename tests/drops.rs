@@ -178,11 +178,13 @@ fn provoke_gateway(reason: Gateway) -> Stage {
         | R::TcpNoSuchFlow
         | R::TcpTableFull
         | R::TcpSynRepeated
+        | R::TcpSimultaneousOpen
         | R::TcpSynInWindow
         | R::TcpWithoutAck
         | R::TcpOutOfWindow
         | R::TcpAckUnacceptable
         | R::TcpRepeated
+        | R::TcpGapsExhausted
         | R::TcpAfterClose
         | R::TcpResetOutOfSequence => provoke_tcp(reason),
         R::HostExhausted
@@ -332,7 +334,22 @@ fn provoke_tcp(reason: Gateway) -> Stage {
             let dst = SocketAddr::new([198, 51, 100, (number / 65_535) as u8].into(), 80);
             frames::tcp(src, dst, 64, &header, &[])
         }),
+        R::TcpGapsExhausted => {
+            let (mut stage, ack) = open(Stage::new(config()));
+            for gap in 1..=257 {
+                stage.receive(&tcp(".", 101 + 2 * gap, ack, b"x"));
+            }
+            stage
+        }
         R::TcpSynRepeated => got(&[tcp("S", 100, 0, &[]), tcp("S", 100, 0, &[])]),
+        R::TcpSimultaneousOpen => {
+            let mut stage = got(&[frames::arp(1, CONTAINER_MAC, [10, 0, 2, 100], [10, 0, 2, 2])]);
+            stage.publish(end("10.0.2.100:40000"));
+            stage.host().connects(end("198.51.100.7:80"));
+            stage.settle();
+            stage.receive(&tcp("S", 100, 0, &[]));
+            stage
+        }
         R::TcpSynInWindow => conversation(&[&|_| tcp("S", 101, 0, &[])]),
         R::TcpWithoutAck => conversation(&[&|_| tcp("P", 101, 0, b"x")]),
         R::TcpOutOfWindow => conversation(&[&|ack| tcp("P.", 5_000_000, ack, b"x")]),

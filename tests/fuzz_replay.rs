@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Recorded inputs of the fuzz targets, played by the ordinary tests.
+//!
+//! `cargo fuzz` lets smoltcp take every checksum for right (`cfg(fuzzing)`), so that mutations get anywhere. Here wrong
+//! ones are wrong: what a fuzzer found may need `cargo fuzz run TARGET FILE` to show.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 

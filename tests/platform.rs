@@ -3,7 +3,7 @@
 //!
 //! Each test has a network namespace of its own: it needs root, and a usable /dev/net/tun.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
 use rustix::net::SendFlags;
-use wharf::host::{Sockets, Sources};
+use wharf::host::{Listener, Sockets, Sources};
 use wharf::sys::{process, socket, tun};
-use wharf_stack::host::{Family, FlowId, Host, HostError, Io, Outgoing, Owner, StreamRead, Token};
+use wharf_stack::host::{Accept, Family, FlowId, Host, HostError, Io, Outgoing, Owner, StreamRead, Token};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -253,4 +253,56 @@ fn urgent_data_stays_in_the_stream() {
         }
     }
     assert_eq!(got, b"before");
+}
+
+/// Why a listener is asked again until it has nobody: an edge tells that clients came, not how many.
+#[test]
+fn clients_of_a_listener_are_told_of_once_and_accepted_one_by_one() {
+    own_network();
+    let listener = TcpListener::bind("127.0.0.1:4010").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let mut clients: Vec<_> = (0..3).map(|_| TcpStream::connect("127.0.0.1:4010").unwrap()).collect();
+    let mut sockets = sockets();
+    let listener = Listener { fd: listener.into(), family: Family::V4 };
+    let listener = sockets.tcp_listen(token(Owner::Listener), listener).unwrap();
+    assert!(next_event(&sockets, PATIENCE).unwrap().contains(epoll::EventFlags::IN));
+    assert_eq!(next_event(&sockets, Duration::ZERO), None, "one edge for all of them");
+    let mut accept = || match sockets.tcp_accept(listener) {
+        Accept::Client { stream, from } => {
+            assert_eq!(from, clients.remove(0).local_addr().unwrap());
+            Some(stream)
+        }
+        Accept::Blocked => None,
+        other => panic!("{other:?}"),
+    };
+    let streams: Vec<_> = (0..3).filter_map(|_| accept()).collect();
+    assert_eq!(streams.len(), 3);
+    assert!(accept().is_none());
+}
+
+#[test]
+fn an_accepted_client_is_adopted_with_what_it_has_said_or_reset() {
+    own_network();
+    let listener = TcpListener::bind("127.0.0.1:4011").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let mut sockets = sockets();
+    let listener = Listener { fd: listener.into(), family: Family::V4 };
+    let listener = sockets.tcp_listen(token(Owner::Listener), listener).unwrap();
+    let accept = |sockets: &mut Sockets| {
+        let mut client = TcpStream::connect("127.0.0.1:4011").unwrap();
+        client.write_all(b"hello").unwrap();
+        assert!(next_event(sockets, PATIENCE).is_some());
+        match sockets.tcp_accept(listener) {
+            Accept::Client { stream, .. } => (client, stream),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (_client, stream) = accept(&mut sockets);
+    let socket = sockets.tcp_adopt(token(Owner::Tcp), stream).unwrap();
+    assert!(next_event(&sockets, PATIENCE).unwrap().contains(epoll::EventFlags::IN));
+    let mut buffer = [0; 8];
+    assert_eq!(sockets.tcp_recv(socket, &mut buffer), StreamRead::Data(5));
+    let (mut client, stream) = accept(&mut sockets);
+    sockets.tcp_refuse(stream);
+    assert_eq!(client.read(&mut buffer).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
 }

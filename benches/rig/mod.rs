@@ -16,6 +16,7 @@
     reason = "a test stand may panic, and not every bench uses all of it"
 )]
 
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -25,7 +26,8 @@ use smoltcp::wire::{
 use wharf::dataplane::exchange::Exchange;
 use wharf::dataplane::worker::Worker;
 use wharf_stack::host::{
-    Datagram, Family, Host, HostError, HostEvent, IcmpReport, Io, Outgoing, SocketId, StreamRead, Token,
+    Accept, Datagram, Family, Host, HostError, HostEvent, IcmpReport, Io, Outgoing, SocketId, StreamRead,
+    Token,
 };
 use wharf_stack::{Config, Ipv4Plan, Ownership};
 use wharf_switch::{Checksum, Duration, Fdb, Frame, Instant, Offloads, Pool, Port, PortId, Received, Sent};
@@ -128,6 +130,25 @@ pub struct Spring {
 }
 
 impl Host for Spring {
+    type Listener = Infallible;
+    type Stream = Infallible;
+
+    fn tcp_listen(&mut self, _: Token, listener: Infallible) -> Result<SocketId, HostError> {
+        match listener {}
+    }
+
+    fn tcp_accept(&mut self, _: SocketId) -> Accept<Infallible> {
+        Accept::Blocked
+    }
+
+    fn tcp_adopt(&mut self, _: Token, stream: Infallible) -> Result<SocketId, HostError> {
+        match stream {}
+    }
+
+    fn tcp_refuse(&mut self, stream: Infallible) {
+        match stream {}
+    }
+
     fn tcp_connect(&mut self, token: Token, _: SocketAddr, _: u8) -> Result<SocketId, HostError> {
         self.token = Some(token);
         Ok(SocketId(0))

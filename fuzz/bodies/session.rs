@@ -108,7 +108,10 @@ pub fn session(data: &[u8]) {
     let Ok(setup) = u8::arbitrary(&mut input) else { return };
     let workers = 1 + usize::from(setup & 1);
     let offloads = if setup & 2 == 0 { Offloads::ALL } else { Offloads { tso: false, ..Offloads::ALL } };
-    let stage = Stage::with(stage::config(), workers, offloads);
+    let mut stage = Stage::with(stage::config(), workers, offloads);
+    if setup & 4 != 0 {
+        let_a_client_in(&mut stage);
+    }
     let sides = core::array::from_fn(|at| Side { seq: 0xffff_f000 + at as u32, ack: 0 });
     let mut story = Story { stage, sides, last: Vec::new(), turn_of: 0 };
     for _ in 0..MAX_ACTS {
@@ -121,6 +124,15 @@ pub fn session(data: &[u8]) {
         check_budget(&story.stage);
     }
     story.end();
+}
+
+/// The first connection comes from outside: a client of a published port.
+fn let_a_client_in(stage: &mut Stage) {
+    let (container, client) = ends(0);
+    stage.publish(container);
+    stage.receive(&frames::arp(1, stage::CONTAINER_MAC, [10, 0, 2, 100], [10, 0, 2, 2]));
+    stage.host().connects(client);
+    stage.settle();
 }
 
 fn ends(flow: u8) -> (SocketAddr, SocketAddr) {

@@ -5,6 +5,8 @@ use clap::{ArgAction, Args};
 use tracing::Level;
 use tracing_subscriber::fmt::{self, fmt};
 
+use crate::publish::NOTICE;
+
 /// What is said, and how.
 #[derive(Debug, Default, Args)]
 pub(crate) struct LogArgs {
@@ -61,6 +63,7 @@ where
     ) -> std::fmt::Result {
         let (name, colour) = match *event.metadata().level() {
             Level::ERROR => ("error: ", "\x1b[31m"),
+            Level::WARN if event.metadata().target() == NOTICE => ("", ""),
             Level::WARN => ("warning: ", "\x1b[33m"),
             Level::INFO => ("", ""),
             Level::DEBUG => ("debug: ", "\x1b[2m"),

@@ -8,10 +8,11 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use smoltcp::wire::{Ipv4Cidr, Ipv6Cidr};
 
-use super::{fail, values};
+use super::{fail, publish, values};
 use crate::dataplane::PollMode;
 use crate::netns::DeviceChoice;
 use crate::netns::plan::{Families, NAT64_PREFIX, Wishes};
+use crate::publish::Request;
 use crate::run::{self, Options, idmap};
 use crate::sys::tun::MAX_MTU;
 
@@ -22,8 +23,8 @@ const MIN_MTU_IPV6: usize = 1280;
 /// How to read the status of `wharf run`.
 pub(super) const EXIT_STATUS: &str = "\
 Exit status:
-  the command's own; 128 + n when signal n ended it; 125 when wharf failed, 126 when the command could
-  not be executed, 127 when it was not found";
+  the command's own; 128 + n when signal n ended it; 125 when wharf failed,
+  126 when the command could not be executed, 127 when it was not found";
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
@@ -80,6 +81,10 @@ struct NameArgs {
 
 #[derive(Debug, Args)]
 struct ReachArgs {
+    /// Connect whoever comes to a port of the host to a port of the sandbox; without IP on all the host's addresses; 0 is
+    /// any free port; may be repeated
+    #[arg(short, long, value_name = "[IP:]HOSTPORT[-END]:PORT[-END]", value_parser = publish::publish)]
+    publish: Vec<Request>,
     /// Let the gateway's addresses lead to the host's 127.0.0.1 and ::1
     #[arg(long)]
     host_loopback: bool,
@@ -209,6 +214,7 @@ impl RunArgs {
             dns: self.names.dns,
             search: self.names.search,
             hostname: self.names.hostname,
+            publish: self.reach.publish,
             host_loopback: self.reach.host_loopback,
             allow_link_local: self.reach.allow_link_local,
             ids,
@@ -234,7 +240,7 @@ pub(super) fn main(args: RunArgs) -> ExitCode {
             if let run::Outcome::NotStarted(errno) = outcome {
                 let program =
                     options.command.first().map_or_else(String::new, |c| c.to_string_lossy().into_owned());
-                tracing::error!("cannot run {program}: {}", std::io::Error::from_raw_os_error(errno));
+                tracing::error!("cannot run `{program}`: {}", std::io::Error::from_raw_os_error(errno));
             }
             ExitCode::from(outcome.exit_status())
         }

@@ -125,15 +125,16 @@ fn serve(options: Options) -> Result<(), Failure> {
     let seed = random::seed().failed("getrandom")?;
     let host = ResolvConf::read(Path::new(resolv::PATH)).unwrap_or_default();
     let follow = options.dns.then(|| host.nameservers.clone());
-    let config = plan::config(&options, host, seed);
+    let mut config = plan::config(&options, host, seed);
     let tap = attach::attach(&options)?;
     print(&plan::describe(&options, &config, sources));
     let server = options.api_socket.as_deref().map(Server::listen).transpose().failed("api socket")?;
     let follower = Follower::new(follow);
-    host::raise_open_files(rustix::process::getrlimit(Resource::Nofile));
+    config.max_sockets = host::raise_open_files(rustix::process::getrlimit(Resource::Nofile));
     fence::raise(&options, server.as_ref())?;
     let dataplane = dataplane::Options { poll: PollMode::default(), sources };
-    let running = dataplane::start(config, vec![tap], &dataplane, Remarks::default()).failed("data plane")?;
+    let running = dataplane::start(config, vec![tap], Vec::new(), &dataplane, Remarks::default())
+        .failed("data plane")?;
     if let Some(Inherited::Open(ready)) = options.ready {
         tell(ready);
     }

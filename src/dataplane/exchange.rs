@@ -1,45 +1,55 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Between workers: a frame that came in by the wrong queue goes to its owner.
+//! Between workers: a frame that came in by the wrong queue goes to its owner, and so does a client of a published port.
 //!
 //! # Bounds
-//! [`CAPACITY`] frames wait for each worker; a frame beyond that is dropped, as by any full queue.
+//! [`CAPACITY`] frames wait for each worker; a frame beyond that is dropped, as by any full queue. As many clients wait,
+//! and one beyond that is refused.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
-use wharf_stack::Ownership;
+use wharf_stack::{Inbound, Ownership};
 use wharf_switch::Frame;
 
-/// Frames that may wait for one worker.
+/// Frames that may wait for one worker, and clients.
 pub const CAPACITY: usize = 512;
 
-/// One worker's view of all workers.
+/// One worker's view of all workers. `S` is a client's connection.
 #[derive(Debug)]
-pub struct Exchange {
+pub struct Exchange<S> {
     number: usize,
     ownership: Arc<Ownership>,
-    inboxes: Arc<[ArrayQueue<Frame>]>,
+    inboxes: Arc<[Inbox<S>]>,
     /// Workers that got something since they were last woken.
     to_wake: Vec<bool>,
 }
 
-/// Whose a frame is.
+/// What waits for one worker.
 #[derive(Debug)]
-pub enum Owned {
+struct Inbox<S> {
+    frames: ArrayQueue<Frame>,
+    clients: ArrayQueue<Inbound<S>>,
+}
+
+/// Whose something is.
+#[derive(Debug)]
+pub enum Owned<T> {
     /// Ours.
-    Here,
+    Here(T),
     /// Another worker's, which has it now.
     Elsewhere,
     /// Another worker's, whose inbox is full.
-    Refused,
+    Refused(T),
 }
 
-impl Exchange {
+impl<S> Exchange<S> {
     /// The exchanges of all workers of a network.
     #[must_use]
     pub fn new(ownership: Ownership, workers: usize) -> Vec<Self> {
         let ownership = Arc::new(ownership);
-        let inboxes: Arc<[_]> = (0..workers).map(|_| ArrayQueue::new(CAPACITY)).collect();
+        let inbox = |_| Inbox { frames: ArrayQueue::new(CAPACITY), clients: ArrayQueue::new(CAPACITY) };
+        let inboxes: Arc<[_]> = (0..workers).map(inbox).collect();
         (0..workers)
             .map(|number| Self {
                 number,
@@ -58,33 +68,65 @@ impl Exchange {
 
     /// Hands a frame for the gateway to its owner, unless that is this worker. `replacement` makes the frame that
     /// takes its place.
-    pub fn hand_over(&mut self, frame: &mut Frame, replacement: impl FnOnce() -> Frame) -> Owned {
+    pub fn hand_over(&mut self, frame: &mut Frame, replacement: impl FnOnce() -> Frame) -> Owned<()> {
         let owner = self.ownership.owner(frame);
         if owner == self.number {
-            return Owned::Here;
+            return Owned::Here(());
         }
-        let Some(inbox) = self.inboxes.get(owner).filter(|inbox| !inbox.is_full()) else {
-            return Owned::Refused;
+        let Some(inbox) = self.inboxes.get(owner).filter(|inbox| !inbox.frames.is_full()) else {
+            return Owned::Refused(());
         };
         let given = std::mem::replace(frame, replacement());
-        if inbox.push(given).is_err() {
-            return Owned::Refused;
+        if inbox.frames.push(given).is_err() {
+            return Owned::Refused(());
         }
-        if let Some(wake) = self.to_wake.get_mut(owner) {
+        self.wake(owner);
+        Owned::Elsewhere
+    }
+
+    /// Hands a client of a published port to the worker that owns its flow, unless that is this worker.
+    pub fn hand_over_client(&mut self, client: Inbound<S>) -> Owned<Inbound<S>> {
+        let (container, remote) = client.ends();
+        let owner = self.ownership.owner_of_tcp(container, remote);
+        if owner == self.number {
+            return Owned::Here(client);
+        }
+        let Some(inbox) = self.inboxes.get(owner) else { return Owned::Refused(client) };
+        if let Err(client) = inbox.clients.push(client) {
+            return Owned::Refused(client);
+        }
+        self.wake(owner);
+        Owned::Elsewhere
+    }
+
+    fn wake(&mut self, number: usize) {
+        if let Some(wake) = self.to_wake.get_mut(number) {
             *wake = true;
         }
-        Owned::Elsewhere
+    }
+
+    /// Whether a TCP flow between these ends is this worker's.
+    #[must_use]
+    pub fn owns_tcp(&self, container: SocketAddr, remote: SocketAddr) -> bool {
+        self.ownership.owner_of_tcp(container, remote) == self.number
     }
 
     /// The next frame that another worker handed over.
     pub fn receive(&self) -> Option<Frame> {
-        self.inboxes.get(self.number)?.pop()
+        self.inboxes.get(self.number)?.frames.pop()
     }
 
-    /// Whether frames wait for this worker.
+    /// The next client that another worker handed over.
+    pub fn receive_client(&self) -> Option<Inbound<S>> {
+        self.inboxes.get(self.number)?.clients.pop()
+    }
+
+    /// Whether something waits for this worker.
     #[must_use]
     pub fn has_more(&self) -> bool {
-        self.inboxes.get(self.number).is_some_and(|inbox| !inbox.is_empty())
+        self.inboxes
+            .get(self.number)
+            .is_some_and(|inbox| !inbox.frames.is_empty() || !inbox.clients.is_empty())
     }
 
     /// The workers to be woken for what they got.
@@ -95,6 +137,6 @@ impl Exchange {
     /// Frames that wait for any worker: part of the network's books.
     #[must_use]
     pub fn queued(&self) -> usize {
-        self.inboxes.iter().map(ArrayQueue::len).sum()
+        self.inboxes.iter().map(|inbox| inbox.frames.len()).sum()
     }
 }

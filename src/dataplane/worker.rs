@@ -6,12 +6,13 @@
 //! sockets are edge-triggered: what is marked ready is used until it says that it has nothing more.
 //!
 //! # Bounds
-//! At most [`BURST`] frames per port and turn.
+//! At most [`BURST`] frames per port and turn, and as many clients that another worker accepted.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use wharf_stack::host::{Host, HostEvent};
-use wharf_stack::{Config, Gateway, Outbox};
+use wharf_stack::host::{Host, HostError, HostEvent};
+use wharf_stack::{Config, Gateway, Inbound, Outbox};
 use wharf_switch::{DropReason, Fdb, Frame, Instant, Pool, Port, PortId, Received, Switch, TooManyPorts};
 
 use super::exchange::{Exchange, Owned};
@@ -32,7 +33,7 @@ pub struct Outlook {
 
 /// A worker: its queue of every port, its own gateway, its own flows.
 #[derive(Debug)]
-pub struct Worker<P, H> {
+pub struct Worker<P, H: Host> {
     /// The switch, with this worker's queue of every port.
     pub switch: Switch<P>,
     /// The gateway, with this worker's flows.
@@ -40,12 +41,14 @@ pub struct Worker<P, H> {
     /// The host's sockets.
     pub host: H,
     /// The way to the other workers.
-    pub exchange: Exchange,
+    pub exchange: Exchange<H::Stream>,
     pool: Pool,
     /// Ports that may have frames.
     ready: Vec<PortId>,
     /// The frame being received, kept between turns.
     frame: Frame,
+    /// Clients being accepted, kept for its memory.
+    clients: Vec<Inbound<H::Stream>>,
 }
 
 /// The way out of the gateway: the forwarding decision, then a port.
@@ -74,7 +77,7 @@ impl<P: Port> Outbox for Exit<'_, P> {
 impl<P: Port, H: Host> Worker<P, H> {
     /// A worker without ports.
     #[must_use]
-    pub fn new(config: Config, fdb: Arc<Fdb>, pool: Pool, host: H, exchange: Exchange) -> Self {
+    pub fn new(config: Config, fdb: Arc<Fdb>, pool: Pool, host: H, exchange: Exchange<H::Stream>) -> Self {
         let frame = pool.large();
         Self {
             switch: Switch::new(config.mac, fdb, pool.clone()),
@@ -84,6 +87,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             pool,
             ready: Vec::new(),
             frame,
+            clients: Vec::new(),
         }
     }
 
@@ -95,6 +99,14 @@ impl<P: Port, H: Host> Worker<P, H> {
         let id = self.switch.attach(port)?;
         self.mark_ready(id);
         Ok(id)
+    }
+
+    /// Connects whoever comes to `listener` to `target`. For the first worker.
+    ///
+    /// # Errors
+    /// What [`Host::tcp_listen`] said.
+    pub fn publish(&mut self, listener: H::Listener, target: SocketAddr) -> Result<(), HostError> {
+        self.gateway.publish(&mut self.host, listener, target)
     }
 
     /// A port may have frames.
@@ -111,8 +123,9 @@ impl<P: Port, H: Host> Worker<P, H> {
             let mut out = Exit { switch: &mut self.switch, now };
             self.gateway.handle_host(now, event, &mut self.host, &mut out);
         }
-        let mut out = Exit { switch: &mut self.switch, now };
         worked |= self.gateway.has_more();
+        self.welcome_clients(now);
+        let mut out = Exit { switch: &mut self.switch, now };
         self.gateway.exhale(now, &mut self.host, &mut out);
         self.gateway.handle_timers(now, &mut self.host, &mut out);
         let more = !self.ready.is_empty() || self.gateway.has_more() || self.exchange.has_more();
@@ -164,9 +177,9 @@ impl<P: Port, H: Host> Worker<P, H> {
     /// Sees to it that the owner's gateway gets what is in `frame`.
     fn hand_to_owner(&mut self, now: Instant) {
         match self.exchange.hand_over(&mut self.frame, || self.pool.large()) {
-            Owned::Here => self.enter_gateway(now),
+            Owned::Here(()) => self.enter_gateway(now),
             Owned::Elsewhere => {}
-            Owned::Refused => self.switch.discard(DropReason::InboxFull),
+            Owned::Refused(()) => self.switch.discard(DropReason::InboxFull),
         }
     }
 
@@ -194,6 +207,33 @@ impl<P: Port, H: Host> Worker<P, H> {
             self.enter_gateway(now);
             collected += 1;
         }
+        for _ in 0..BURST {
+            let Some(client) = self.exchange.receive_client() else { break };
+            self.open_inbound(now, client);
+            collected += 1;
+        }
         collected > 0
+    }
+
+    /// Takes clients that came to the published ports and sees to it that the owners of their flows get them.
+    fn welcome_clients(&mut self, now: Instant) {
+        let mut clients = std::mem::take(&mut self.clients);
+        let mut out = Exit { switch: &mut self.switch, now };
+        self.gateway.accept(now, &mut self.host, &mut out, &mut clients);
+        for client in clients.drain(..) {
+            match self.exchange.hand_over_client(client) {
+                Owned::Here(client) => self.open_inbound(now, client),
+                Owned::Elsewhere => {}
+                Owned::Refused(client) => self.host.tcp_refuse(client.into_stream()),
+            }
+        }
+        self.clients = clients;
+    }
+
+    /// Connects a client to its container.
+    fn open_inbound(&mut self, now: Instant, client: Inbound<H::Stream>) {
+        let mut out = Exit { switch: &mut self.switch, now };
+        let is_ours = |container, remote| self.exchange.owns_tcp(container, remote);
+        self.gateway.open_inbound(now, client, &mut self.host, &mut out, is_ours);
     }
 }

@@ -5,6 +5,8 @@ use std::fmt;
 use std::fs;
 use std::io;
 
+use crate::netns::DeviceChoice;
+
 /// A problem of the machine's set-up, and the command or change that mends it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Advice {
@@ -107,11 +109,19 @@ fn namespaces_under(policy: &Policy, error: &io::Error) -> Advice {
     }
 }
 
-/// Neither a TAP nor a veth pair could be made; the error is the TAP's.
+/// The device could not be made. Where both kinds were tried the error is the TAP's.
 #[must_use]
-pub fn device(error: &io::Error) -> Advice {
+pub fn device(error: &io::Error, choice: DeviceChoice) -> Advice {
     match (error.raw_os_error(), Policy::current().advice()) {
         (Some(libc::EPERM), Some(advice)) => advice,
+        _ if choice == DeviceChoice::Tap => {
+            let tap = tap(error);
+            Advice::new(tap.problem, format!("{}; or leave out --device tap", tap.remedy))
+        }
+        _ if choice == DeviceChoice::Veth => Advice::new(
+            format!("the kernel makes no veth pair: {error}"),
+            "sudo modprobe veth; or leave out --device veth",
+        ),
         _ => {
             let tap = tap(error);
             let problem = format!("{}, and the kernel makes no veth pair either", tap.problem);
@@ -259,6 +269,7 @@ mod tests {
     fn each_way_to_lack_a_tap_has_its_own_remedy() {
         assert!(tap(&errno(libc::ENOENT)).remedy.contains("modprobe tun"));
         assert!(tap(&errno(libc::EACCES)).remedy.contains("chmod 0666 /dev/net/tun"));
-        assert!(device(&errno(libc::EACCES)).problem.contains("veth"));
+        assert!(device(&errno(libc::EACCES), DeviceChoice::Best).problem.contains("veth"));
+        assert!(!device(&errno(libc::EACCES), DeviceChoice::Tap).problem.contains("veth"));
     }
 }

@@ -95,7 +95,9 @@ fn device_points(tried: Tried) -> Vec<Point> {
     points.push(match (&tried.tap, &tried.veth) {
         (Ok(_), _) => Point::new("device", Class::Required, Ok("TAP".to_owned())),
         (Err(_), Ok(())) => Point::new("device", Class::Required, Ok("veth pair".to_owned())),
-        (Err(errno), Err(_)) => Point::new("device", Class::Required, Err(advice::device(&error(*errno)))),
+        (Err(errno), Err(_)) => {
+            Point::new("device", Class::Required, Err(advice::device(&error(*errno), DeviceChoice::Best)))
+        }
     });
     match tried.tap {
         Ok(DeviceKind::Tap(offloads)) if !offloads.tcp => {

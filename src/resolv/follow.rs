@@ -50,10 +50,10 @@ impl Follower {
         let now = match ResolvConf::read(Path::new(PATH)) {
             Ok(host) => host.nameservers,
             Err(error) => {
-                tracing::warn!(
-                    %error,
-                    "cannot read {PATH} where it is now, the nameservers stay {before:?}; start anew to follow it there"
-                );
+                // Without any it was said at the start.
+                if !before.is_empty() {
+                    tracing::warn!(%error, "cannot read {PATH} any more: its nameservers stay; start anew to follow it");
+                }
                 return None;
             }
         };

@@ -5,6 +5,7 @@ use std::io;
 
 use super::idmap;
 use crate::doctor::advice::Advice;
+use crate::publish;
 
 /// A failure of wharf itself: exit status 125.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +19,9 @@ pub enum Error {
     /// No id maps.
     #[error("{}", .0.advice())]
     Ids(#[from] idmap::Error),
+    /// A port that is not to be had.
+    #[error(transparent)]
+    Publish(#[from] publish::Error),
     /// Init could not make the sandbox.
     #[error("setting up the sandbox failed at {step}{}", said(*.errno))]
     Sandbox {

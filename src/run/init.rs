@@ -119,7 +119,7 @@ fn cable(setup: &Setup, channel: &Channel) -> Result<(), Failure> {
         Ok(device) => device,
         Err(error) => {
             let errno = error.raw_os_error().unwrap_or(libc::EIO);
-            let _ = channel.send(&FromInit::NoDevice { errno }, &[]);
+            let _ = channel.send(&FromInit::NoDevice { errno, choice: setup.device }, &[]);
             exit_now(0)
         }
     };

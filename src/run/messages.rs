@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::netns::DeviceKind;
+use crate::netns::{DeviceChoice, DeviceKind};
 
 /// From wharf to init.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,7 +31,7 @@ pub(crate) enum FromInit {
     /// Something does not work that nobody must have.
     Warning(String),
     /// No kind of device can be made; the error is the TAP's, or that of the kind asked for.
-    NoDevice { errno: i32 },
+    NoDevice { errno: i32, choice: DeviceChoice },
     /// The sandbox cannot be made.
     Failed { step: String, errno: Option<i32> },
     /// The command could not be started.

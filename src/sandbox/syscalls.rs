@@ -165,6 +165,7 @@ pub const GROUPS: &[Group] = &[
         by: "host: the outside",
         calls: &[
             any(libc::SYS_bind),
+            any(libc::SYS_accept4),
             any(libc::SYS_connect),
             any(libc::SYS_getsockopt),
             any(libc::SYS_recvfrom),
@@ -259,7 +260,7 @@ impl Call {
 /// What a gateway needs beyond the table that others talk to through a unix socket.
 pub const CONTROL_SOCKET: &[Group] = &[Group {
     by: "compat: clients of the control socket, and its removal",
-    calls: &[any(libc::SYS_accept4), any(libc::SYS_listen), any(libc::SYS_unlinkat)],
+    calls: &[any(libc::SYS_listen), any(libc::SYS_unlinkat)],
 }];
 
 /// The programs that enforce the table and the groups `beyond` it, for this processor.

@@ -95,8 +95,10 @@ pub struct Config {
     pub closed_ports: ClosedPorts,
     /// 169.254.0.0/16 is reachable (cloud metadata services live there).
     pub allow_link_local: bool,
-    /// Bytes of stream data the relay may hold in all.
+    /// Bytes the TCP relay may hold in all.
     pub memory_bytes: usize,
+    /// Sockets that the host lets one worker open.
+    pub max_sockets: usize,
     /// Seed of everything random in the gateway.
     pub seed: [u8; 32],
 }
@@ -121,6 +123,7 @@ impl Config {
             closed_ports: ClosedPorts::default(),
             allow_link_local: false,
             memory_bytes: 256 << 20,
+            max_sockets: 1 << 20,
             seed,
         }
     }

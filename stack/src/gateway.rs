@@ -17,11 +17,12 @@ use wharf_switch::frame::ETHERNET_HEADER_LEN;
 use wharf_switch::{DropCounters, Frame, Instant, Pool};
 
 use crate::env::{Cx, Env, Outbox};
-use crate::host::{Host, HostEvent, Owner};
+use crate::host::{Host, HostError, HostEvent, Owner};
 use crate::link::{Link, ndp};
 use crate::local::Local;
 use crate::transit::Transit;
 use crate::transit::fragments::Reassembly;
+use crate::transit::tcp::Inbound;
 use crate::wire::Packet;
 use crate::{Config, DropReason};
 
@@ -96,9 +97,9 @@ impl Gateway {
         let packet = match ethernet.ethertype() {
             EthernetProtocol::Arp => {
                 let cx = &mut Cx { now, host, out, env: &mut self.env };
-                return self
-                    .link
-                    .handle_arp(cx, frame.bytes().get(ETHERNET_HEADER_LEN..).unwrap_or_default());
+                self.link.handle_arp(cx, frame.bytes().get(ETHERNET_HEADER_LEN..).unwrap_or_default())?;
+                self.transit.handle_neighbors();
+                return Ok(());
             }
             EthernetProtocol::Ipv4 if config.ipv4.is_none() => return Err(DropReason::Ipv4NotConfigured),
             EthernetProtocol::Ipv6 if config.ipv6.is_none() => return Err(DropReason::Ipv6NotConfigured),
@@ -109,6 +110,10 @@ impl Gateway {
         let Some(fragment) = packet.fragment else {
             return self.route_packet(now, &packet, frame, host, out);
         };
+        // Before it takes a place: nobody may fill the table under foreign names.
+        if !is_from_inside(config, packet.src) {
+            return Err(DropReason::SourceAddressInvalid);
+        }
         let cx = &mut Cx { now, host, out, env: &mut self.env };
         self.whole = self.reassembly.add(cx, &packet, fragment, frame)?;
         Ok(())
@@ -135,9 +140,10 @@ impl Gateway {
                 return Err(DropReason::NdpMalformed);
             }
             let solicited = self.link.handle_ndp(cx, envelope, packet.payload(frame))?;
+            self.transit.handle_neighbors();
             return solicited.map_or(Ok(()), |solicitation| self.local.advertise(cx, solicitation));
         }
-        if Local::is_for_us(&cx.env.config, packet) {
+        if Local::is_for_us(&cx.env.config, packet) && !self.transit.is_for_client(packet, frame) {
             return self.local.handle_packet(cx, self.link.neighbors(), packet, frame);
         }
         if !is_from_inside(&cx.env.config, packet.src) {
@@ -162,6 +168,47 @@ impl Gateway {
         self.transit.handle_host(&mut cx, event);
     }
 
+    /// Connects whoever comes to `listener` to `target`, from now on. Only the worker that owns ARP and Neighbor
+    /// Discovery, the first, finds the container.
+    ///
+    /// # Errors
+    /// What [`Host::tcp_listen`] said.
+    pub fn publish<H: Host>(
+        &mut self,
+        host: &mut H,
+        listener: H::Listener,
+        target: SocketAddr,
+    ) -> Result<(), HostError> {
+        self.transit.publish(host, listener, target)
+    }
+
+    /// Takes clients that came to the published ports and adds them to `inbound`. The worker that owns the flow of one
+    /// opens it.
+    pub fn accept<H: Host, O: Outbox>(
+        &mut self,
+        now: Instant,
+        host: &mut H,
+        out: &mut O,
+        inbound: &mut Vec<Inbound<H::Stream>>,
+    ) {
+        let mut cx = Cx { now, host, out, env: &mut self.env };
+        self.transit.accept(&mut cx, &mut self.link, inbound);
+    }
+
+    /// Connects a client of a published port to its container, or resets it. `is_ours` says whether a flow between a
+    /// container's end and another would be this worker's: when the client's port is taken, it gets another.
+    pub fn open_inbound<H: Host, O: Outbox>(
+        &mut self,
+        now: Instant,
+        inbound: Inbound<H::Stream>,
+        host: &mut H,
+        out: &mut O,
+        is_ours: impl Fn(SocketAddr, SocketAddr) -> bool,
+    ) {
+        let mut cx = Cx { now, host, out, env: &mut self.env };
+        self.transit.open_inbound(&mut cx, inbound, is_ours);
+    }
+
     /// Lets everything that has something to say speak, once per turn.
     pub fn exhale<H: Host, O: Outbox>(&mut self, now: Instant, host: &mut H, out: &mut O) {
         let mut cx = Cx { now, host, out, env: &mut self.env };
@@ -180,10 +227,11 @@ impl Gateway {
         while let Some((token, at)) = self.env.timers.poll(now) {
             let mut cx = Cx { now, host: &mut *host, out: &mut *out, env: &mut self.env };
             match token.owner {
-                Owner::Tcp => self.transit.handle_timer(&mut cx, token, at),
+                Owner::Tcp | Owner::Listener => self.transit.handle_timer(&mut cx, token, at),
                 Owner::Udp | Owner::Echo | Owner::Dns => {}
             }
         }
+        self.env.timers.sweep(|token, at| self.transit.awaits(token, at));
         let cx = &mut Cx { now, host, out, env: &mut self.env };
         self.transit.expire(cx);
         self.reassembly.expire(cx);

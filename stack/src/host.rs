@@ -32,6 +32,8 @@ pub enum Owner {
     Echo,
     /// The DNS forwarder.
     Dns,
+    /// A published port.
+    Listener,
 }
 
 /// Names a socket's owner in readiness events and timers.
@@ -54,6 +56,7 @@ impl Token {
             Owner::Udp => 2,
             Owner::Echo => 3,
             Owner::Dns => 4,
+            Owner::Listener => 5,
         };
         u64::from(self.flow.index) << 32 | owner << 28 | u64::from(self.flow.generation & GENERATION_MASK)
     }
@@ -66,6 +69,7 @@ impl Token {
             2 => Owner::Udp,
             3 => Owner::Echo,
             4 => Owner::Dns,
+            5 => Owner::Listener,
             _ => return None,
         };
         let index = u32::try_from(number >> 32).ok()?;
@@ -200,8 +204,49 @@ pub struct Datagram {
     pub hop_limit: u8,
 }
 
+/// What a listener had to give.
+#[derive(Debug)]
+pub enum Accept<S> {
+    /// A client that is connected.
+    Client {
+        /// The connection.
+        stream: S,
+        /// The client's end of it.
+        from: SocketAddr,
+    },
+    /// A client that was gone again before it was accepted; there may be more behind it.
+    Gone,
+    /// Nobody now; an event will say when.
+    Blocked,
+    /// Somebody waits, but the host is out of descriptors or memory. No event will say when it has them again.
+    Exhausted,
+}
+
 /// The host's sockets.
 pub trait Host {
+    /// A socket that listens already.
+    type Listener;
+    /// A connection that came in. It is watched by nobody yet, and may go to another worker's host.
+    type Stream: core::fmt::Debug + Send;
+
+    /// Watches a listener; that clients wait comes as a readable event.
+    ///
+    /// # Errors
+    /// [`HostError::Exhausted`].
+    fn tcp_listen(&mut self, token: Token, listener: Self::Listener) -> Result<SocketId, HostError>;
+
+    /// Takes the client that has waited longest.
+    fn tcp_accept(&mut self, listener: SocketId) -> Accept<Self::Stream>;
+
+    /// Watches a connection that came in; what it is ready for already comes as an event.
+    ///
+    /// # Errors
+    /// [`HostError::Exhausted`]; the connection is reset.
+    fn tcp_adopt(&mut self, token: Token, stream: Self::Stream) -> Result<SocketId, HostError>;
+
+    /// Resets a connection that came in.
+    fn tcp_refuse(&mut self, stream: Self::Stream);
+
     /// Starts a connect. Its end comes as a writable event, and [`Host::tcp_error`] tells a failure.
     ///
     /// `hop_limit` is for the connect only, until [`Host::tcp_established`].
@@ -268,7 +313,7 @@ mod tests {
 
     #[test]
     fn token_survives_packing() {
-        for owner in [Owner::Tcp, Owner::Udp, Owner::Echo, Owner::Dns] {
+        for owner in [Owner::Tcp, Owner::Udp, Owner::Echo, Owner::Dns, Owner::Listener] {
             let token = Token { owner, flow: FlowId { index: u32::MAX, generation: GENERATION_MASK } };
             assert_eq!(Token::unpack(token.pack()), Some(token));
         }

@@ -29,3 +29,4 @@ pub use env::Outbox;
 pub use gateway::{Gateway, Load};
 pub use host::Host;
 pub use ownership::Ownership;
+pub use transit::tcp::Inbound;

@@ -9,7 +9,7 @@ pub mod arp;
 pub mod ndp;
 pub mod neighbors;
 
-use core::net::Ipv6Addr;
+use core::net::{IpAddr, Ipv6Addr};
 
 use smoltcp::wire::EthernetAddress;
 
@@ -36,6 +36,17 @@ pub(crate) struct RouterSolicitation {
     pub(crate) mac: EthernetAddress,
 }
 
+/// What the gateway knows of where a container is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Located {
+    /// There.
+    At(EthernetAddress),
+    /// The link was asked; [`neighbors::RETRANSMIT`] later it wants to be asked again.
+    Asked,
+    /// Nobody answers to the address.
+    Nowhere,
+}
+
 impl Link {
     pub(crate) fn new(config: &Config) -> Self {
         Self { arp: Arp::new(config.mac), ndp: Ndp::new(config), neighbors: Neighbors::new(config) }
@@ -44,6 +55,38 @@ impl Link {
     /// Who is where on the link.
     pub(crate) fn neighbors(&mut self) -> &mut Neighbors {
         &mut self.neighbors
+    }
+
+    /// Where the container with `address` is. Asks the link when that is not known, or no longer certain.
+    pub(crate) fn locate<H, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>, address: IpAddr) -> Located {
+        match self.neighbors.resolve(cx.now, address) {
+            Resolution::Known(mac) => Located::At(mac),
+            Resolution::Confirm(mac) => {
+                self.ask(cx, address, Some(mac));
+                Located::At(mac)
+            }
+            Resolution::Ask => {
+                self.ask(cx, address, None);
+                Located::Asked
+            }
+            Resolution::Wait => Located::Asked,
+            Resolution::Unreachable => Located::Nowhere,
+        }
+    }
+
+    /// Asks who has `address`: everybody, or the one that had it.
+    fn ask<H, O: Outbox>(&self, cx: &mut Cx<'_, H, O>, address: IpAddr, confirm: Option<EthernetAddress>) {
+        let mut frame = cx.env.pool.small();
+        match (address, cx.env.config.ipv4, &self.ndp) {
+            (IpAddr::V4(address), Some(plan), _) => {
+                arp::emit(&mut frame, &self.arp.request(plan.gateway, address), confirm);
+            }
+            (IpAddr::V6(address), _, Some(ndp)) => {
+                ndp::emit(&mut frame, cx.env.config.mac, &ndp.solicitation(address, confirm));
+            }
+            (IpAddr::V4(_) | IpAddr::V6(_), ..) => return,
+        }
+        cx.send(&mut frame);
     }
 
     /// An ARP packet.

@@ -7,7 +7,8 @@
 //! one. So a busy flow costs one entry per timeout, not one per packet.
 //!
 //! # Bounds
-//! Entries that were overtaken by an earlier one stay until they come up and are then ignored.
+//! Entries that were overtaken by an earlier one stay until they come up and are then ignored. Those of flows that ended
+//! are swept out when they are the larger part.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -34,7 +35,12 @@ impl Default for Alarm {
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
     queue: BinaryHeap<Reverse<(Instant, u64)>>,
+    /// About how many entries nobody awaits.
+    stale: usize,
 }
+
+/// Fewer entries than this are not worth a sweep.
+const SWEPT_FROM: usize = 64;
 
 impl Timers {
     /// Sees to it that `token` comes up at `at` or before.
@@ -62,6 +68,23 @@ impl Timers {
         }
     }
 
+    /// The flow of `alarm` has ended.
+    pub(crate) fn retire(&mut self, alarm: Alarm) {
+        self.stale += [alarm.next, alarm.later].iter().filter(|&&at| at != Instant::FAR).count();
+    }
+
+    /// Removes what nobody awaits, once it is the larger part: each removed entry pays for one that is looked at.
+    pub(crate) fn sweep(&mut self, is_awaited: impl Fn(Token, Instant) -> bool) {
+        if self.stale < SWEPT_FROM || self.stale * 2 < self.queue.len() {
+            return;
+        }
+        self.queue.retain(|&Reverse((at, packed))| {
+            Token::unpack(packed).is_some_and(|token| is_awaited(token, at))
+        });
+        self.queue.shrink_to(2 * self.queue.len());
+        self.stale = 0;
+    }
+
     /// The moment the next entry is due.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.queue.peek().map(|&Reverse((at, _))| at)
@@ -69,6 +92,11 @@ impl Timers {
 }
 
 impl Alarm {
+    /// Whether the entry set for `at` is this alarm's.
+    pub(crate) fn is_set_for(&self, at: Instant) -> bool {
+        self.next == at || self.later == at
+    }
+
     /// Whether the entry set for `at` is this alarm's; if so it is off. Entries overtaken twice are not.
     pub(crate) fn rings(&mut self, at: Instant) -> bool {
         if self.next == at {
@@ -114,6 +142,25 @@ mod tests {
         let rung: Vec<bool> =
             (0..3).map(|_| alarm.rings(timers.poll(Instant::from_secs(10)).unwrap().1)).collect();
         assert_eq!(rung, [true, false, true]);
+    }
+
+    #[test]
+    fn entries_of_flows_that_ended_do_not_pile_up() {
+        let mut timers = Timers::default();
+        let mut lasting = Alarm::default();
+        timers.set(&mut lasting, token(0), Instant::from_secs(7440));
+        for index in 1..10_000 {
+            let mut alarm = Alarm::default();
+            timers.set(&mut alarm, token(index), Instant::from_secs(240));
+            timers.retire(alarm);
+            timers.sweep(|token, at| token.flow.index == 0 && lasting.is_set_for(at));
+            assert!(timers.queue.len() <= 2 * SWEPT_FROM);
+        }
+        timers.sweep(|_, _| panic!("too few are stale"));
+        while let Some((token, _)) = timers.poll(Instant::from_secs(240)) {
+            assert_ne!(token.flow.index, 0);
+        }
+        assert_eq!(timers.next(), Some(Instant::from_secs(7440)));
     }
 
     #[test]

@@ -13,22 +13,31 @@ pub(crate) mod flow;
 pub(crate) mod fragments;
 pub(crate) mod icmp_error;
 mod ping;
+pub(crate) mod publish;
+pub(crate) mod quoted;
 mod recency;
 pub(crate) mod tcp;
 mod udp;
+
+use core::net::SocketAddr;
 
 use smoltcp::wire::IpProtocol;
 use wharf_switch::{Frame, Instant};
 
 use self::icmp_error::Cause;
+use self::publish::Publications;
+use self::quoted::QuotedSegment;
+use self::tcp::Inbound;
 use crate::env::{Cx, Outbox};
-use crate::host::{Host, HostEvent, Owner, Token};
+use crate::host::{Host, HostError, HostEvent, Owner, Token};
+use crate::link::Link;
 use crate::wire::Packet;
 use crate::{Config, DropReason, Load};
 
 /// The relays of one worker.
 #[derive(Debug)]
 pub(crate) struct Transit {
+    publications: Publications,
     tcp: tcp::Relay,
     udp: datagram::Relay<udp::Udp>,
     echo: datagram::Relay<ping::Echo>,
@@ -37,7 +46,55 @@ pub(crate) struct Transit {
 impl Transit {
     pub(crate) fn new(config: &Config) -> Self {
         let (udp, echo) = (datagram::Relay::new(config), datagram::Relay::new(config));
-        Self { tcp: tcp::Relay::new(config), udp, echo }
+        Self { publications: Publications::default(), tcp: tcp::Relay::new(config), udp, echo }
+    }
+
+    /// Whether a packet to the gateway's own address is for a client of a published port, whom the container sees under
+    /// that address.
+    pub(crate) fn is_for_client(&self, packet: &Packet, frame: &Frame) -> bool {
+        let key = match packet.protocol {
+            IpProtocol::Tcp => tcp::key_of(packet, frame),
+            IpProtocol::Icmp | IpProtocol::Icmpv6 => {
+                QuotedSegment::parse(packet, frame).map(|quoted| quoted.key)
+            }
+            _ => None,
+        };
+        key.is_some_and(|key| self.tcp.has(&key))
+    }
+
+    /// Connects whoever comes to `listener` to `target`.
+    pub(crate) fn publish<H: Host>(
+        &mut self,
+        host: &mut H,
+        listener: H::Listener,
+        target: SocketAddr,
+    ) -> Result<(), HostError> {
+        self.publications.publish(host, listener, target)
+    }
+
+    /// Takes clients from the published ports that may have some.
+    pub(crate) fn accept<H: Host, O: Outbox>(
+        &mut self,
+        cx: &mut Cx<'_, H, O>,
+        link: &mut Link,
+        inbound: &mut Vec<Inbound<H::Stream>>,
+    ) {
+        self.publications.accept(cx, link, self.tcp.room(), inbound);
+    }
+
+    /// The link has said something.
+    pub(crate) fn handle_neighbors(&mut self) {
+        self.publications.handle_neighbors();
+    }
+
+    /// Connects a client of a published port to its container.
+    pub(crate) fn open_inbound<H: Host, O: Outbox>(
+        &mut self,
+        cx: &mut Cx<'_, H, O>,
+        inbound: Inbound<H::Stream>,
+        is_ours: impl Fn(SocketAddr, SocketAddr) -> bool,
+    ) {
+        self.tcp.open_inbound(cx, inbound, is_ours);
     }
 
     /// A whole packet from a container to the outside.
@@ -58,7 +115,10 @@ impl Transit {
         match packet.protocol {
             IpProtocol::Tcp => self.tcp.handle_segment(cx, packet, frame),
             IpProtocol::Udp => self.udp.handle_datagram(cx, packet, frame),
-            IpProtocol::Icmp | IpProtocol::Icmpv6 => self.echo.handle_message(cx, packet, frame),
+            IpProtocol::Icmp | IpProtocol::Icmpv6 => match QuotedSegment::parse(packet, frame) {
+                Some(quoted) if self.tcp.handle_unreachable(cx, &quoted) => Ok(()),
+                _ => self.echo.handle_message(cx, packet, frame),
+            },
             _ => {
                 icmp_error::answer(cx, packet, frame, Cause::ProtocolUnreachable);
                 Err(DropReason::ProtocolUnknown)
@@ -71,6 +131,7 @@ impl Transit {
             Owner::Tcp => self.tcp.handle_host(cx, event),
             Owner::Udp => self.udp.handle_host(cx, event),
             Owner::Echo => self.echo.handle_host(cx, event),
+            Owner::Listener => self.publications.handle_host(event.token.flow),
             Owner::Dns => {}
         }
     }
@@ -81,8 +142,10 @@ impl Transit {
         token: Token,
         at: Instant,
     ) {
-        if token.owner == Owner::Tcp {
-            self.tcp.handle_timer(cx, token.flow, at);
+        match token.owner {
+            Owner::Tcp => self.tcp.handle_timer(cx, token.flow, at),
+            Owner::Listener => self.publications.handle_timer(cx, token.flow, at),
+            Owner::Udp | Owner::Echo | Owner::Dns => {}
         }
     }
 
@@ -97,6 +160,15 @@ impl Transit {
         self.udp.next_deadline().into_iter().chain(self.echo.next_deadline()).min()
     }
 
+    /// Whether the entry of `token` for `at` among the timers is of use still.
+    pub(crate) fn awaits(&self, token: Token, at: Instant) -> bool {
+        match token.owner {
+            Owner::Tcp => self.tcp.awaits(token.flow, at),
+            Owner::Listener => self.publications.awaits(token.flow, at),
+            Owner::Udp | Owner::Echo | Owner::Dns => false,
+        }
+    }
+
     pub(crate) fn exhale<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {
         self.tcp.exhale(cx);
         self.udp.exhale(cx);
@@ -104,7 +176,7 @@ impl Transit {
     }
 
     pub(crate) fn has_more(&self) -> bool {
-        self.tcp.has_more() || self.udp.has_more() || self.echo.has_more()
+        self.publications.has_more() || self.tcp.has_more() || self.udp.has_more() || self.echo.has_more()
     }
 
     /// How many flows there are; bytes held are not known here.

@@ -12,6 +12,7 @@ mod lab;
 mod loss;
 mod names;
 mod path_mtu;
+mod published;
 mod slirp4netns;
 mod streams;
 mod surface;

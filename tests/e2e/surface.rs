@@ -156,13 +156,21 @@ import socket
 old = socket.create_connection(("198.51.100.1", 8))
 sockets = []
 for number in range(40):
-    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    s.sendto(b"hello", ("198.51.100.1", 7))
-    sockets.append(s)
+    try:
+        sockets.append(socket.create_connection(("198.51.100.1", 8)))
+    except ConnectionRefusedError:
+        print("no more")
+        break
+for number in range(40):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.settimeout(10)
+        s.sendto(b"datagrams pass", ("198.51.100.1", 7))
+        answer = s.recv(100).decode()
+print(answer)
 old.sendall(b"still here")
 print(old.recv(100).decode())
 '"#;
     let result = lab.inside_after("ulimit -n 48", &[], script);
-    assert_eq!(result.text(), "still here\n", "{result:?}");
+    assert_eq!(result.text(), "no more\ndatagrams pass\nstill here\n", "{result:?}");
     assert_eq!(result.stderr.matches("LimitNOFILE=").count(), 1, "{result:?}");
 }

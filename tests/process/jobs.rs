@@ -42,7 +42,8 @@ impl Terminal {
         let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
         // The user opens it as its own: /dev/tty is opened with the user's rights.
         let mut line = user_command("setsid");
-        line.args(["--ctty", "--wait", "bash", "--norc", "--noprofile", "-i"]);
+        // Whoever runs the tests may ignore the signals that a terminal sends, as `nohup` and a shell's `&` do.
+        line.args(["--ctty", "--wait", "env", "--default-signal", "bash", "--norc", "--noprofile", "-i"]);
         let other = || Stdio::from(File::options().read(true).write(true).open(&name).unwrap());
         line.stdin(other()).stdout(other()).stderr(other()).env_remove("PS1").env("TERM", "dumb");
         let shell = line.spawn().unwrap();

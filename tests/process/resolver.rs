@@ -10,7 +10,7 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{ChildStderr, Stdio};
 
-use super::caller::{Running, eventually, scratch, user_command};
+use super::caller::{Running, eventually, outside, scratch, user_command};
 
 struct Host {
     etc: PathBuf,
@@ -186,7 +186,17 @@ fn a_link_to_where_the_gateway_may_not_read_is_told() {
     fs::write(host.run.join("resolv.conf"), "nameserver 198.51.100.2\n").unwrap();
     symlink(host.run.join("resolv.conf"), host.etc.join("new")).unwrap();
     fs::rename(host.etc.join("new"), host.etc.join("resolv.conf")).unwrap();
-    sandbox.says(&["cannot read /etc/resolv.conf", "198.51.100.1", "start anew"]);
+    sandbox.says(&["cannot read /etc/resolv.conf", "its nameservers stay"]);
+    sandbox.is_ours();
+}
+
+#[test]
+fn a_fifo_in_the_files_place_keeps_nobody_waiting() {
+    let host = Host::new("fifo");
+    let made = outside(&format!("mkfifo {}", host.etc.join("resolv.conf").display()));
+    assert_eq!(made.status, Some(0), "{made:?}");
+    let mut sandbox = host.start("");
+    sandbox.says(&["cannot read /etc/resolv.conf", "no regular file"]);
     sandbox.is_ours();
 }
 

@@ -30,6 +30,7 @@ pub(crate) fn parse(words: &str, flow: &Flow) -> Result<Vec<u8>, String> {
             let [kind, code, body @ ..] = &body[..] else { return Err("type and code".into()) };
             Ok(frames::icmp(src, dst, hop_limit, *kind, *code, body))
         }
+        "unreachable" => unreachable(rest, flow),
         "fragment" => fragment(rest),
         "arp" => arp(rest),
         "dhcp" => dhcp(rest),
@@ -119,6 +120,19 @@ fn tcp(words: &str, hop_limit: u8, flow: &Flow) -> Result<Vec<u8>, String> {
     Ok(frames::tcp(flow.container, flow.remote, hop_limit, &header, &payload))
 }
 
+/// `CODE quotes SEQ`: the container cannot deliver the gateway's segment with this number.
+fn unreachable(words: &str, flow: &Flow) -> Result<Vec<u8>, String> {
+    let (code, seq) = words.split_once(" quotes ").ok_or("CODE quotes SEQ")?;
+    let seq: u32 = seq.parse().map_err(|_| "SEQ")?;
+    let seq = seq.wrapping_add(flow.first.unwrap_or(0));
+    let header = Tcp { flags: "S".into(), seq, window: 65_535, ..Tcp::default() };
+    let quoted = frames::tcp(flow.remote, flow.container, 64, &header, &[]);
+    let (container, remote) = (flow.container.ip(), flow.remote.ip());
+    let kind = if container.is_ipv4() { 3 } else { 1 };
+    let body = [&[0; 4], &quoted[frames::ETHERNET..]].concat();
+    Ok(frames::icmp(container, remote, 64, kind, code.parse().map_err(|_| "CODE")?, &body))
+}
+
 /// `A > B id N offset N [more] LEN`
 fn fragment(words: &str) -> Result<Vec<u8>, String> {
     let (src, dst, rest) = ends::<IpAddr>(words)?;
@@ -129,13 +143,17 @@ fn fragment(words: &str) -> Result<Vec<u8>, String> {
     Ok(frames::fragment(src, dst, number(1)?, number(3)?, more, &data(&len.to_string())?))
 }
 
-/// `who-has TARGET tell SENDER`
+/// `who-has TARGET tell SENDER`, or `ADDRESS is here`, which tells the gateway
 fn arp(words: &str) -> Result<Vec<u8>, String> {
     let words: Vec<&str> = words.split_whitespace().collect();
-    let ["who-has", target, "tell", sender] = words[..] else { return Err("who-has A tell B".into()) };
+    let (operation, target, sender) = match words[..] {
+        ["who-has", target, "tell", sender] => (1, target, sender),
+        [sender, "is", "here"] => (2, "10.0.2.2", sender),
+        _ => return Err("who-has A tell B, or A is here".into()),
+    };
     let octets = |word: &str| word.parse::<std::net::Ipv4Addr>().map(|address| address.octets());
     let (target, sender) = (octets(target).map_err(|_| "address")?, octets(sender).map_err(|_| "address")?);
-    Ok(frames::arp(1, CONTAINER_MAC, sender, target))
+    Ok(frames::arp(operation, CONTAINER_MAC, sender, target))
 }
 
 /// `discover`, `request A server B`

@@ -7,6 +7,7 @@
 //! | line | meaning |
 //! |---|---|
 //! | `with mtu 1280`, `with ipv4-only` ... | configuration, before anything else |
+//! | `with published A:P` | the container's port that a port of the host leads to |
 //! | `flow A:P B:Q` | the ends of what `tcp` lines are about; default 10.0.2.100:40000 198.51.100.7:80 |
 //! | `< frame` | the container sends this frame |
 //! | `> frame` | the next frame that the container gets reads literally so |
@@ -14,6 +15,7 @@
 //! | `host asked: CALL` | the next thing the gateway asked of the host |
 //! | `host accepts`, `refuses`, `unreachable`, `silent`, `sends`, `ends`, `resets`, `takes`, `got` | the host's side |
 //! | `host breaks`, `host murmurs` | a reset that nothing tells of; an ICMP error that ends nothing |
+//! | `host client A:P`, `host has no descriptors`, `host has descriptors` | who connects to the published port |
 //! | `drop Reason` | so many `drop` lines, so many drops for this reason |
 //! | `flows N` | TCP connections now |
 //!
@@ -66,15 +68,18 @@ fn run(name: &str, script: &str) {
             .filter(|(line, _)| !line.is_empty())
     };
     let mut config = stage::config();
+    let mut published = None;
     for (line, at) in lines() {
         let Some(option) = line.strip_prefix("with ") else { continue };
         match option.split_once(' ').unwrap_or((option, "")) {
             ("mtu", bytes) => config.mtu_bytes = bytes.parse().unwrap(),
             ("ipv4-only", _) => (config.ipv6, config.nat64) = (None, None),
+            ("sockets", count) => config.max_sockets = count.parse().unwrap(),
             ("memory", bytes) => config.memory_bytes = bytes.parse().unwrap(),
             ("host-loopback", _) => config.host_loopback = true,
             ("closed-ports-unreachable", _) => config.closed_ports = ClosedPorts::Unreachable,
             ("no-dns", _) => config.dns_forwarder = false,
+            ("published", target) => published = Some(target.parse().unwrap()),
             _ => panic!("{name}:{at}: no such option: {option}"),
         }
     }
@@ -84,6 +89,9 @@ fn run(name: &str, script: &str) {
         first: None,
     };
     let mut runner = Runner { stage: Stage::new(config), flow, drops: HashMap::new() };
+    if let Some(target) = published {
+        runner.stage.publish(target);
+    }
     // The first Router Advertisement.
     runner.stage.settle();
     while runner.stage.sent().is_some() {}
@@ -166,6 +174,15 @@ impl Runner {
                 let got = std::mem::take(&mut host.sockets[at].outbox);
                 return equal(&format!("{:?}", String::from_utf8_lossy(&got)), rest);
             }
+            "client" => {
+                host.connects(rest.parse().map_err(|_| "no such client")?);
+                self.stage.settle();
+                return Ok(());
+            }
+            "has" => {
+                host.is_exhausted = rest == "no descriptors";
+                return Ok(());
+            }
             _ => {}
         }
         let at = host.latest();
@@ -236,8 +253,15 @@ scripts!(
     ack_inside_a_super_frame_keeps_the_connection,
     arp_answers_for_the_gateway_only,
     blind_data_is_challenged,
+    blocked_host_without_memory_closes_the_window,
     breaking_upload_resets_the_container,
     closed_port_may_be_an_unreachable_network,
+    client_is_seen_as_itself_or_as_the_gateway,
+    client_of_a_published_port_is_connected_to_the_container,
+    client_waits_until_the_container_is_found,
+    client_with_a_taken_port_gets_another,
+    clients_wait_while_the_host_has_no_descriptors,
+    clients_wait_while_there_is_no_room_for_their_flows,
     closed_port_of_the_gateway_is_unreachable,
     closed_window_is_probed_as_long_as_it_is_acknowledged,
     dhcp_leads_to_an_address,
@@ -246,7 +270,12 @@ scripts!(
     connect_beyond_the_memory_is_refused,
     keep_alive_is_answered_and_keeps_the_connection,
     last_hop_is_told_by_icmp,
+    little_memory_leaves_a_window_open,
     nat64_connects_to_the_address_inside,
+    inbound_icmp_error_resets_the_client,
+    inbound_reset_resets_the_client,
+    inbound_simultaneous_open_is_refused,
+    inbound_syn_is_repeated_and_given_up,
     out_of_order_data_is_reported_and_kept,
     overlapping_fragments_are_dropped,
     refused_connect_resets,

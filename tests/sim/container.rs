@@ -39,6 +39,17 @@ pub(crate) struct Part {
     /// Resets the connection after so many received bytes.
     pub(crate) aborts_after: Option<u64>,
     pub(crate) receive_buffer: usize,
+    /// Somebody listens, where clients open the connections.
+    pub(crate) is_served: bool,
+}
+
+/// Who opens the connections of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Opener {
+    /// The container, towards the outside.
+    Container,
+    /// Clients of published ports.
+    Clients,
 }
 
 /// One connection, seen from the container.
@@ -113,6 +124,8 @@ pub(crate) struct Container {
     interface: Interface,
     sockets: SocketSet<'static>,
     conversations: Vec<Conversation>,
+    /// The port of the first conversation; the others follow.
+    first_port: u16,
     has_vnet_header: bool,
 }
 
@@ -121,7 +134,14 @@ fn moment(now: Instant) -> Moment {
 }
 
 impl Container {
-    pub(crate) fn new(mtu: usize, has_vnet_header: bool, parts: &[Part], random: &mut Random) -> Self {
+    pub(crate) fn new(
+        mtu: usize,
+        has_vnet_header: bool,
+        parts: &[Part],
+        opener: Opener,
+        random: &mut Random,
+    ) -> Self {
+        let listens = opener == Opener::Clients;
         let mut nic = Nic { mtu, trusts_checksums: has_vnet_header, ..Nic::default() };
         let mut config = Config::new(MAC.into());
         config.random_seed = random.next();
@@ -135,11 +155,16 @@ impl Container {
             .iter()
             .map(|&part| {
                 let buffer = |size| SocketBuffer::new(vec![0; size]);
-                let socket = Socket::new(buffer(part.receive_buffer), buffer(64 * 1024));
+                let mut socket = Socket::new(buffer(part.receive_buffer), buffer(64 * 1024));
+                let mut outcome = Outcome::new(part);
+                if listens && part.is_served {
+                    socket.listen(part.port).unwrap();
+                }
+                outcome.ended = listens && !part.is_served;
                 Conversation {
-                    outcome: Outcome::new(part),
+                    outcome,
                     handle: sockets.add(socket),
-                    started: false,
+                    started: listens,
                     next_at: part.starts_at,
                     pause: part.step,
                     progress: (0, 0, 0),
@@ -148,7 +173,8 @@ impl Container {
                 }
             })
             .collect();
-        Self { nic, interface, sockets, conversations, has_vnet_header }
+        let first_port = if listens { parts.first().map_or(0, |part| part.port) } else { FIRST_PORT };
+        Self { nic, interface, sockets, conversations, first_port, has_vnet_header }
     }
 
     /// Every frame that waits in the NIC was sent just now.
@@ -162,7 +188,7 @@ impl Container {
             if packet.next_header() != IpProtocol::Tcp {
                 continue;
             }
-            let number = TcpPacket::new_unchecked(packet.payload()).src_port() - FIRST_PORT;
+            let number = TcpPacket::new_unchecked(packet.payload()).src_port() - self.first_port;
             self.conversations[usize::from(number)].spoke_at = now;
         }
     }

@@ -51,7 +51,7 @@ const FRESH: u64 = 1500;
 
 /// Runs a seed with every cast of containers.
 fn run(seed: u64) {
-    for cast in [Cast::Mild, Cast::Harsh, Cast::Both] {
+    for cast in [Cast::Mild, Cast::Harsh, Cast::Both, Cast::Published] {
         run_with(seed, cast);
     }
 }

@@ -5,7 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 
 use wharf_stack::host::{
-    Datagram, Family, Host, HostError, HostEvent, IcmpReport, Io, Outgoing, SocketId, StreamRead, Token,
+    Accept, Datagram, Family, FlowId, Host, HostError, HostEvent, IcmpReport, Io, Outgoing, Owner, SocketId,
+    StreamRead, Token,
 };
 use wharf_switch::{Duration, Instant};
 
@@ -78,10 +79,48 @@ pub(crate) struct Connection {
     reset_at: Instant,
     error_taken: bool,
     pub(crate) reset_by_relay: bool,
+    /// A client that was turned away before it had a flow.
+    pub(crate) turned_away: bool,
     pub(crate) closed: bool,
 }
 
 impl Connection {
+    fn new(token: Token, script: Script, open_at: Instant) -> Self {
+        Self {
+            token,
+            script,
+            open_at,
+            opened: false,
+            established: false,
+            announced: false,
+            received: 0,
+            read: 0,
+            corrupt: false,
+            finished: false,
+            delivered: 0,
+            available: 0,
+            next_at: open_at,
+            write_blocked: false,
+            reset_by_server: false,
+            end_announced: false,
+            reset_at: Instant::FAR,
+            error_taken: false,
+            reset_by_relay: false,
+            turned_away: false,
+            closed: false,
+        }
+    }
+
+    /// A client that connected to the published port.
+    fn of_client(token: Token, script: Script, now: Instant) -> Self {
+        Self { opened: true, announced: true, established: true, ..Self::new(token, script, now) }
+    }
+
+    /// The relay gave it up before the container had a part in it.
+    pub(crate) fn was_given_up(&self) -> bool {
+        self.reset_by_relay && (self.received, self.delivered) == (0, 0)
+    }
+
     fn reads_everything(&self) -> bool {
         self.read >= self.script.expects && self.finished
     }
@@ -106,7 +145,28 @@ pub(crate) struct SimHost {
     pub(crate) scripts: HashMap<u16, Script>,
     pub(crate) connections: HashMap<u32, Connection>,
     next_socket: u32,
+    /// Clients on their way to the published ports.
+    pub(crate) callers: Vec<Caller>,
+    listeners: Vec<PublishedPort>,
     events: VecDeque<HostEvent>,
+}
+
+/// A client of a published port.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller {
+    pub(crate) at: Instant,
+    pub(crate) from: SocketAddr,
+    /// The container's port.
+    pub(crate) port: u16,
+    pub(crate) script: Script,
+}
+
+/// A listener with whoever waits at it.
+#[derive(Debug)]
+struct PublishedPort {
+    token: Token,
+    port: u16,
+    backlog: VecDeque<Caller>,
 }
 
 impl SimHost {
@@ -118,6 +178,8 @@ impl SimHost {
             scripts: HashMap::new(),
             connections: HashMap::new(),
             next_socket: 0,
+            callers: Vec::new(),
+            listeners: Vec::new(),
             events: VecDeque::new(),
         }
     }
@@ -125,6 +187,7 @@ impl SimHost {
     /// Lets the servers act up to `now` and returns what the relay must hear of.
     pub(crate) fn advance(&mut self, now: Instant) -> Vec<HostEvent> {
         self.now = now;
+        self.let_callers_in(now);
         let mut ids: Vec<u32> = self.connections.keys().copied().collect();
         ids.sort_unstable();
         for id in ids {
@@ -188,6 +251,21 @@ impl SimHost {
         self.events.drain(..).collect()
     }
 
+    /// Clients whose time has come connect, as far as the kernel is concerned.
+    fn let_callers_in(&mut self, now: Instant) {
+        for caller in self.callers.extract_if(.., |caller| caller.at <= now) {
+            let listener = self.listeners.iter_mut().find(|listener| listener.port == caller.port).unwrap();
+            listener.backlog.push_back(caller);
+            let token = listener.token;
+            self.events.push_back(HostEvent { token, readable: true, writable: false, error: false });
+        }
+    }
+
+    /// Clients that no worker has accepted yet.
+    pub(crate) fn waiting(&self) -> usize {
+        self.callers.len() + self.listeners.iter().map(|listener| listener.backlog.len()).sum::<usize>()
+    }
+
     /// When a server acts next.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.connections
@@ -204,7 +282,13 @@ impl SimHost {
                     || connection.reset_at < Instant::FAR;
                 (connection.opened && waits && !connection.reset_by_server).then_some(acts_at)
             })
+            .chain(self.callers.iter().map(|caller| caller.at))
             .min()
+    }
+
+    /// No more events that say nothing: to the relay they are signs of life.
+    pub(crate) fn fall_silent(&mut self) {
+        self.connections.values_mut().for_each(|connection| connection.script.murmurs = 0);
     }
 
     /// Sockets that the relay holds.
@@ -220,6 +304,49 @@ impl SimHost {
 }
 
 impl Host for SimHost {
+    type Listener = u16;
+    type Stream = Caller;
+
+    fn tcp_listen(&mut self, token: Token, port: u16) -> Result<SocketId, HostError> {
+        self.listeners.push(PublishedPort { token, port, backlog: VecDeque::new() });
+        Ok(SocketId(self.listeners.len() as u32 - 1))
+    }
+
+    fn tcp_accept(&mut self, listener: SocketId) -> Accept<Caller> {
+        let mood = self.moods.below(20);
+        let listener = &mut self.listeners[listener.0 as usize];
+        match (listener.backlog.front(), mood) {
+            (Some(_), 0) => Accept::Exhausted,
+            (Some(_), 1) => Accept::Gone,
+            _ => match listener.backlog.pop_front() {
+                Some(caller) => Accept::Client { stream: caller, from: caller.from },
+                None => Accept::Blocked,
+            },
+        }
+    }
+
+    fn tcp_adopt(&mut self, token: Token, caller: Caller) -> Result<SocketId, HostError> {
+        let mut connection = Connection::of_client(token, caller.script, self.now);
+        // Whatever came before the connection was accepted is told at once.
+        if connection.may_send() && self.random.chance(500) {
+            connection.available = connection.script.sends.min(self.random.below(3000));
+            connection.end_announced = connection.at_end();
+        }
+        let (ended, has_data) = (connection.end_announced, connection.available > 0);
+        self.events.push_back(HostEvent { token, readable: has_data || ended, writable: true, error: ended });
+        self.next_socket += 1;
+        self.connections.insert(self.next_socket, connection);
+        Ok(SocketId(self.next_socket))
+    }
+
+    fn tcp_refuse(&mut self, caller: Caller) {
+        let token = Token { owner: Owner::Listener, flow: FlowId { index: 0, generation: 0 } };
+        let connection = Connection::of_client(token, caller.script, self.now);
+        self.next_socket += 1;
+        let refused = Connection { reset_by_relay: true, turned_away: true, closed: true, ..connection };
+        self.connections.insert(self.next_socket, refused);
+    }
+
     fn tcp_connect(&mut self, token: Token, to: SocketAddr, hop_limit: u8) -> Result<SocketId, HostError> {
         assert!(hop_limit > 0);
         let script = self.scripts[&to.port()];
@@ -228,28 +355,7 @@ impl Host for SimHost {
             Welcome::Silence => Instant::FAR,
             _ => self.now + script.connect_delay,
         };
-        let connection = Connection {
-            token,
-            script,
-            open_at,
-            opened: false,
-            established: false,
-            announced: false,
-            received: 0,
-            read: 0,
-            corrupt: false,
-            finished: false,
-            delivered: 0,
-            available: 0,
-            next_at: open_at,
-            write_blocked: false,
-            reset_by_server: false,
-            end_announced: false,
-            reset_at: Instant::FAR,
-            error_taken: false,
-            reset_by_relay: false,
-            closed: false,
-        };
+        let connection = Connection::new(token, script, open_at);
         self.connections.insert(self.next_socket, connection);
         Ok(SocketId(self.next_socket))
     }

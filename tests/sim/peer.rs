@@ -11,9 +11,11 @@
 //! | super-frames out and in, owed checksums | [`wire`] |
 //! | challenge ACKs, a reset for data after close, TIME-WAIT | [`connection`] |
 //!
+//! Where clients outside open the connections, each of its ports waits for one, and it says where it is ([`neighbor`]).
 //! It shares no arithmetic with the relay: positions are 64-bit offsets that never wrap.
 
 mod connection;
+mod neighbor;
 mod receiver;
 mod sender;
 mod wire;
@@ -26,7 +28,7 @@ use wharf_switch::{Duration, Instant, Offloads};
 
 use self::connection::Connection;
 use self::wire::{Device, Ends, Segment};
-use crate::container::Part;
+use crate::container::{Opener, Part};
 use crate::random::Random;
 use crate::station::{Outcome, Station};
 
@@ -87,7 +89,7 @@ pub(crate) enum Family {
 }
 
 impl Family {
-    fn addresses(self) -> (IpAddr, IpAddr) {
+    pub(crate) fn addresses(self) -> (IpAddr, IpAddr) {
         let (local, remote) = match self {
             Self::V4 => ("10.0.2.101", "198.51.100.7"),
             Self::V6 => ("fd00:db8::65", "2001:db8::7"),
@@ -104,10 +106,12 @@ pub(crate) struct Peer {
     habits: Habits,
     random: Random,
     connections: Vec<Connection>,
+    opener: Opener,
     outbound: VecDeque<Vec<u8>>,
 }
 
 impl Peer {
+    #[expect(clippy::too_many_arguments, reason = "a seed decides much about a peer")]
     pub(crate) fn new(
         mtu: usize,
         offloads: Offloads,
@@ -115,6 +119,7 @@ impl Peer {
         gateway_mac: EthernetAddress,
         habits: Habits,
         parts: &[Part],
+        opener: Opener,
         random: &mut Random,
     ) -> Self {
         let (local, remote) = family.addresses();
@@ -124,13 +129,15 @@ impl Peer {
             .iter()
             .zip(50_000..)
             .map(|(&part, port)| {
+                // A server's own port is the published one; its client comes with the first SYN.
+                let port = if opener == Opener::Clients { part.port } else { port };
                 let ends = Ends { mac: MAC, gateway_mac, local: (local, port), remote: (remote, part.port) };
                 let own = Random::new(random.next());
-                Connection::new(part, ends, device, habits, (mtu - headers) as u16, own)
+                Connection::new(part, ends, device, habits, (mtu - headers) as u16, own, opener)
             })
             .collect();
         let random = Random::new(random.next());
-        Self { local, device, habits, random, connections, outbound: VecDeque::new() }
+        Self { local, device, habits, random, connections, opener, outbound: VecDeque::new() }
     }
 
     fn collect(&mut self) {
@@ -143,10 +150,16 @@ impl Peer {
 impl Station for Peer {
     fn receive(&mut self, now: Instant, frame: Vec<u8>) {
         let Some((from, remote_port, port, segment)) = Segment::parse(&frame, self.device, self.local) else {
+            self.outbound.extend(neighbor::answer(&frame, self.device, self.local));
             return;
         };
-        let is_its = |c: &&mut Connection| c.ends.local.1 == port && c.ends.remote == (from, remote_port);
+        let remote = (from, remote_port);
+        let serves = self.opener == Opener::Clients;
+        let is_its = |c: &&mut Connection| c.ends.local.1 == port && (serves || c.ends.remote == remote);
         let connection = self.connections.iter_mut().find(is_its).expect("a segment for nobody");
+        if serves {
+            connection.meet_client(remote);
+        }
         if self.habits.shreds > 0 && segment.pieces_of > 0 {
             for piece in segment.cut() {
                 if !self.random.chance(self.habits.shreds) {

@@ -6,21 +6,24 @@
 //! then checks the books of all workers together. At the end every byte must have arrived as it was sent, every socket must be
 //! closed, and nothing may be held.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use smoltcp::wire::EthernetAddress;
 use wharf::dataplane::exchange::Exchange;
 use wharf::dataplane::worker::Worker;
-use wharf_stack::{Config, Ipv4Plan, Ipv6Plan, Ownership};
+use wharf_stack::{Config, DropReason, Ipv4Plan, Ipv6Plan, Ownership};
 use wharf_switch::{Duration, Fdb, Instant, MemoryPort, Offloads, Pool, PortId, Tally};
 
-use crate::container::{Container, Part};
+use crate::container::{self, Container, Opener, Part};
 use crate::link::{Link, Weather};
-use crate::outside::{Connection, Script, SimHost, Welcome};
+use crate::outside::{Caller, Connection, Script, SimHost, Welcome};
 use crate::peer::{Family, Habits, Peer};
 use crate::random::Random;
 use crate::station::{Outcome, Station};
 
+/// What may be too little for every client at once.
+const SMALL_MEMORY: usize = 1 << 17;
 const MAX_STEPS: usize = 5_000_000;
 const HORIZON: Instant = Instant::from_secs(3600);
 
@@ -37,6 +40,7 @@ pub(crate) struct Plan {
     habits: Habits,
     family: Family,
     workers: usize,
+    opener: Opener,
 }
 
 /// Who plays the containers.
@@ -48,6 +52,8 @@ pub(crate) enum Cast {
     Harsh,
     /// Both, on two ports.
     Both,
+    /// Both, as the servers of clients outside.
+    Published,
 }
 
 pub(crate) fn config(mtu_bytes: usize, memory_bytes: usize, seed: u64) -> Config {
@@ -101,13 +107,60 @@ impl Plan {
         } else {
             random.pick(&[Family::V4, Family::V4, Family::V6, Family::Nat64])
         };
-        let mut plan = Self { mtu, offloads, memory_bytes, weather, mild, harsh, habits, family, workers };
+        let mut plan = Self {
+            mtu,
+            offloads,
+            memory_bytes,
+            weather,
+            mild,
+            harsh,
+            habits,
+            family,
+            workers,
+            opener: Opener::Container,
+        };
         match cast {
             Cast::Mild => plan.harsh.clear(),
             Cast::Harsh => plan.mild.clear(),
             Cast::Both => {}
+            Cast::Published => plan.serve(),
         }
         plan
+    }
+
+    /// Clients outside open the connections, of a port that nobody serves too.
+    fn serve(&mut self) {
+        self.opener = Opener::Clients;
+        if let Family::Nat64 = self.family {
+            self.family = Family::V6;
+        }
+        for (part, script) in self.mild.iter_mut().chain(&mut self.harsh) {
+            part.is_served = script.welcome == Welcome::Accept;
+        }
+    }
+
+    /// The clients, each of which does what its script says.
+    fn callers(&self) -> Vec<(Caller, SocketAddr)> {
+        if self.opener == Opener::Container {
+            return Vec::new();
+        }
+        let mild = self.mild.iter().map(|pair| (pair, IpAddr::from(container::ADDRESS)));
+        let harsh = self.harsh.iter().map(|pair| (pair, self.family.addresses().0));
+        mild.chain(harsh)
+            .zip(20_000..)
+            .map(|(((part, script), address), port)| {
+                // Every other one is seen as the gateway.
+                let from = match (port % 2 == 0, address.is_ipv4()) {
+                    (true, _) => "127.0.0.1",
+                    (false, true) => "198.51.100.7",
+                    (false, false) => "2001:db8::7",
+                };
+                let script = Script { welcome: Welcome::Accept, ..*script };
+                let from = SocketAddr::new(from.parse().unwrap(), port);
+                let caller = Caller { at: part.starts_at, from, port: part.port, script };
+                (caller, SocketAddr::new(address, part.port))
+            })
+            .collect()
     }
 }
 
@@ -138,6 +191,7 @@ fn conversation(number: u64, random: &mut Random) -> (Part, Script) {
         step: Duration::from_micros(random.pick(&[50, 1000, if slow { 50_000 } else { 100 }])),
         aborts_after: random.chance(60).then(|| random.below(down + 1)),
         receive_buffer: random.pick(&[2_000, 65_535, 500_000]),
+        is_served: true,
     };
     let script = Script {
         stream: number * 2,
@@ -175,6 +229,8 @@ pub(crate) struct World {
     has_vnet_header: bool,
     /// What each worker may hold.
     memory_bytes: usize,
+    loses_frames: bool,
+    opener: Opener,
 }
 
 impl World {
@@ -204,16 +260,32 @@ impl World {
             scripts: scripts().map(|(_, script)| *script).collect(),
             has_vnet_header: plan.offloads.vnet_header,
             memory_bytes: plan.memory_bytes / plan.workers,
+            loses_frames: plan.weather.loss > 0,
+            opener: plan.opener,
         };
         if !plan.mild.is_empty() {
             let vnet = plan.offloads.vnet_header;
-            let container = Container::new(plan.mtu, vnet, &parts(&plan.mild), &mut random);
+            let container = Container::new(plan.mtu, vnet, &parts(&plan.mild), plan.opener, &mut random);
             world.add(Box::new(container), plan, &mut random);
         }
         if !plan.harsh.is_empty() {
             let (mac, parts) = (config.mac, parts(&plan.harsh));
-            let peer = Peer::new(plan.mtu, plan.offloads, plan.family, mac, plan.habits, &parts, &mut random);
+            let peer = Peer::new(
+                plan.mtu,
+                plan.offloads,
+                plan.family,
+                mac,
+                plan.habits,
+                &parts,
+                plan.opener,
+                &mut random,
+            );
             world.add(Box::new(peer), plan, &mut random);
+        }
+        for (caller, target) in plan.callers() {
+            let worker = &mut world.workers[0];
+            worker.publish(caller.port, target).unwrap();
+            worker.host.callers.push(caller);
         }
         world
     }
@@ -251,6 +323,7 @@ impl World {
         }
         self.check_streams();
         self.places.iter_mut().for_each(|place| place.station.hang_up());
+        self.workers.iter_mut().for_each(|worker| worker.host.fall_silent());
         // What was acknowledged is the servers' still, however slowly they read; and what is under way arrives.
         let end = self.now + Duration::from_secs(60);
         while let Some(next) = self.next().filter(|&next| next < end) {
@@ -355,6 +428,12 @@ impl World {
         self.scripts.iter().find(|script| script.stream == part.stream).unwrap()
     }
 
+    /// The relay has reset the client before anything went through: nobody tries again.
+    fn was_given_up(&self, script: &Script) -> bool {
+        self.opener == Opener::Clients
+            && self.connections().any(|c| c.script.stream == script.stream && c.was_given_up())
+    }
+
     /// Every conversation that can end has ended.
     fn is_over(&self) -> bool {
         let outcomes = self.outcomes();
@@ -362,12 +441,13 @@ impl World {
             let script = self.script_of(&outcome.part);
             outcome.ended
                 || script.resets()
+                || self.was_given_up(script)
                 || matches!(script.welcome, Welcome::Silence | Welcome::Unreachable)
         }) && self.connections().all(|connection| {
             // A reset that was lost leaves a connection that only its idle timeout ends.
             let aborted = |o: &Outcome| o.aborted && o.part.stream == connection.script.stream;
             connection.closed || connection.script.welcome == Welcome::Silence || outcomes.iter().any(aborted)
-        })
+        }) && self.workers.iter().all(|worker| worker.host.waiting() == 0)
     }
 
     fn check_streams(&self) {
@@ -385,6 +465,19 @@ impl World {
                 continue;
             }
             if outcome.aborted || script.resets() {
+                continue;
+            }
+            let was_full =
+                |worker: &Worker<_, _>| worker.gateway.drops().get(DropReason::RelayMemoryExhausted) > 0;
+            if connections.is_empty() && self.workers.iter().any(was_full) {
+                // Refused: there was no memory for one more.
+                assert_eq!(outcome.received, 0);
+                continue;
+            }
+            // Every question where the container is was lost, or there was no memory for one more.
+            if (self.loses_frames || self.memory_bytes <= SMALL_MEMORY)
+                && connections.iter().any(|c| c.turned_away)
+            {
                 continue;
             }
             assert_eq!(

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use wharf_stack::host::{
-    Datagram, Family, Host, HostError, HostEvent, IcmpReport, Io, Outgoing, SocketId, StreamRead, Token,
+    Accept, Datagram, Family, Host, HostError, HostEvent, IcmpReport, Io, Outgoing, SocketId, StreamRead,
+    Token,
 };
 
 /// One socket.
@@ -53,8 +54,15 @@ pub struct ScriptHost {
     pub calls: VecDeque<String>,
     /// The next open or connect fails so.
     pub fails_at_once: Option<HostError>,
+    /// Clients that wait, and whether the host is out of descriptors for them.
+    pub clients: VecDeque<SocketAddr>,
+    pub is_exhausted: bool,
+    listener: Option<Token>,
     events: Vec<HostEvent>,
 }
+
+/// What a listener is called among the sockets.
+const LISTENER: SocketId = SocketId(u32::MAX);
 
 impl ScriptHost {
     pub fn take_events(&mut self) -> Vec<HostEvent> {
@@ -65,9 +73,20 @@ impl ScriptHost {
         self.events.is_empty()
     }
 
+    /// A client connects to the published port; its worker hears of it when nobody waited before it, as by an edge.
+    pub fn connects(&mut self, client: SocketAddr) {
+        self.clients.push_back(client);
+        let token = self.listener.expect("a published port");
+        if self.clients.len() == 1 {
+            self.events.push(HostEvent { token, readable: true, writable: false, error: false });
+        }
+    }
+
     /// Tells the owner of a socket that something happened.
     pub fn announce(&mut self, at: usize, readable: bool, writable: bool, error: bool) {
         let socket = &self.sockets[at];
+        // No socket is writable while it connects.
+        let writable = writable && (socket.remote.is_none() || socket.connected.is_some());
         if !socket.closed {
             self.events.push(HostEvent { token: socket.token, readable, writable, error });
         }
@@ -132,6 +151,35 @@ impl ScriptHost {
 }
 
 impl Host for ScriptHost {
+    type Listener = ();
+    type Stream = SocketAddr;
+
+    fn tcp_listen(&mut self, token: Token, (): ()) -> Result<SocketId, HostError> {
+        self.listener = Some(token);
+        Ok(LISTENER)
+    }
+
+    fn tcp_accept(&mut self, listener: SocketId) -> Accept<SocketAddr> {
+        assert_eq!(listener, LISTENER);
+        if self.is_exhausted && !self.clients.is_empty() {
+            self.calls.push_back("accept without descriptors".into());
+            return Accept::Exhausted;
+        }
+        self.clients.pop_front().map_or(Accept::Blocked, |from| Accept::Client { stream: from, from })
+    }
+
+    fn tcp_adopt(&mut self, token: Token, stream: SocketAddr) -> Result<SocketId, HostError> {
+        self.calls.push_back(format!("adopt {stream}"));
+        let socket = self.open(token, Some(stream))?;
+        self.sockets[socket.0 as usize].connected = Some(Ok(()));
+        self.announce(socket.0 as usize, false, true, false);
+        Ok(socket)
+    }
+
+    fn tcp_refuse(&mut self, stream: SocketAddr) {
+        self.calls.push_back(format!("refuse {stream}"));
+    }
+
     fn tcp_connect(&mut self, token: Token, to: SocketAddr, hop_limit: u8) -> Result<SocketId, HostError> {
         assert!(hop_limit > 0);
         self.calls.push_back(format!("connect {to} ttl {hop_limit}"));

@@ -20,6 +20,7 @@ pub mod frames;
 pub mod host;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use smoltcp::wire::EthernetAddress;
@@ -127,6 +128,11 @@ impl Stage {
             worker.switch.attach_as(id, port()).unwrap();
         }
         Self { now: Instant::from_secs(1), workers, port: id }
+    }
+
+    /// Publishes a port of the container.
+    pub fn publish(&mut self, target: SocketAddr) {
+        self.workers[0].publish((), target).unwrap();
     }
 
     /// Another container's port.

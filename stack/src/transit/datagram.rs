@@ -14,7 +14,7 @@
 //! are the exception: see [`USUAL_MTU`].
 //!
 //! # Bounds
-//! [`Protocol::MAX_MAPPINGS`] sockets; each ends when it was idle for [`Protocol::timeout`]. In a full table the one
+//! [`Protocol::MAX_MAPPINGS`] sockets, and a [`Protocol::SHARE`] of the host's; each ends when it was idle for [`Protocol::timeout`]. In a full table the one
 //! that was idle for longest gives way to a new one. A visit delivers at most [`DATAGRAMS_PER_VISIT`].
 //!
 //! # Sources
@@ -58,6 +58,8 @@ pub(super) trait Protocol {
     const OWNER: Owner;
     /// Most mappings of one worker.
     const MAX_MAPPINGS: usize;
+    /// At most one of so many sockets of the host is a mapping's.
+    const SHARE: usize;
     /// Makes the table's hash key its own.
     const PURPOSE: &'static [u8];
     /// Bytes behind the IP header that the host's socket keeps to itself.
@@ -170,7 +172,10 @@ pub(super) fn resolve<H, O: Outbox>(
 impl<P: Protocol> Relay<P> {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
-            mappings: FlowTable::new(KeyedState::new(&config.seed, P::PURPOSE), P::MAX_MAPPINGS),
+            mappings: FlowTable::new(
+                KeyedState::new(&config.seed, P::PURPOSE),
+                P::MAX_MAPPINGS.min(config.max_sockets / P::SHARE),
+            ),
             ages: Ages::default(),
             marked: Vec::new(),
             visiting: Vec::new(),
@@ -219,8 +224,11 @@ impl<P: Protocol> Relay<P> {
         if self.mappings.is_full() {
             self.evict(cx);
         }
-        let id = self.mappings.next_id().ok_or(DropReason::HostExhausted)?;
-        let socket = P::open(cx.host, Token { owner: P::OWNER, flow: id }, key.outside).map_err(|error| {
+        let mut socket = self.open_socket(cx, key.outside);
+        if matches!(socket, Err(HostError::Exhausted)) && self.evict(cx) {
+            socket = self.open_socket(cx, key.outside);
+        }
+        let socket = socket.map_err(|error| {
             icmp_error::answer(cx, outbound.packet, outbound.frame, Cause::of(error));
             if error == HostError::Exhausted { DropReason::HostExhausted } else { P::NOT_PERMITTED }
         })?;
@@ -236,12 +244,18 @@ impl<P: Protocol> Relay<P> {
         self.mappings.insert(key, mapping).ok_or(DropReason::HostExhausted)
     }
 
-    /// Ends the mapping that was idle for longest.
-    fn evict<H: Host, O>(&mut self, cx: &mut Cx<'_, H, O>) {
-        if let Some(id) = self.ages.oldest() {
-            self.evicted += 1;
-            self.end(cx, id);
-        }
+    /// Opens the socket of the next mapping.
+    fn open_socket<H: Host, O>(&self, cx: &mut Cx<'_, H, O>, outside: Family) -> Result<SocketId, HostError> {
+        let flow = self.mappings.next_id().ok_or(HostError::Exhausted)?;
+        P::open(cx.host, Token { owner: P::OWNER, flow }, outside)
+    }
+
+    /// Ends the mapping that was idle for longest. Returns whether there was one.
+    fn evict<H: Host, O>(&mut self, cx: &mut Cx<'_, H, O>) -> bool {
+        let Some(id) = self.ages.oldest() else { return false };
+        self.evicted += 1;
+        self.end(cx, id);
+        true
     }
 
     fn end<H: Host, O>(&mut self, cx: &mut Cx<'_, H, O>, id: FlowId) {
@@ -357,14 +371,11 @@ impl<P: Protocol> Mapping<P> {
         Err(DropReason::HostRefused)
     }
 
-    /// Tells the container of every ICMP error that waits. Returns whether there was one.
-    fn report_errors<H: Host, O: Outbox>(&self, cx: &mut Cx<'_, H, O>) -> bool {
-        let mut found = false;
+    /// Tells the container of every ICMP error that waits.
+    fn report_errors<H: Host, O: Outbox>(&self, cx: &mut Cx<'_, H, O>) {
         while let Some(report) = cx.host.icmp_report(self.socket) {
-            found = true;
             self.report(cx, report);
         }
-        found
     }
 
     fn report<H, O: Outbox>(&self, cx: &mut Cx<'_, H, O>, report: IcmpReport) {
@@ -397,8 +408,11 @@ impl<P: Protocol> Mapping<P> {
                     Ok(()) => delivered = true,
                     Err(reason) => cx.discard(reason),
                 },
-                Io::Broken if self.report_errors(cx) => {}
-                Io::Blocked | Io::Broken => {
+                // An error comes before the datagrams that wait, and need not be in the queue.
+                Io::Broken => {
+                    self.report_errors(cx);
+                }
+                Io::Blocked => {
                     self.readable = false;
                     break;
                 }

@@ -7,6 +7,7 @@
 
 use crate::host::FlowId;
 use crate::keyed::{KeyedMap, KeyedState};
+use crate::wire::Packet;
 use core::hash::Hash;
 use core::net::SocketAddr;
 
@@ -17,6 +18,16 @@ pub(crate) struct FlowKey {
     pub(crate) container: SocketAddr,
     /// The other end, under the address the container uses for it.
     pub(crate) remote: SocketAddr,
+}
+
+impl FlowKey {
+    /// The flow of a container's packet with these ports, source first.
+    pub(crate) fn of(packet: &Packet, (src_port, dst_port): (u16, u16)) -> Self {
+        Self {
+            container: SocketAddr::new(packet.src, src_port),
+            remote: SocketAddr::new(packet.dst, dst_port),
+        }
+    }
 }
 
 /// A bounded table of flows of one kind.
@@ -45,9 +56,14 @@ impl<K: Copy + Eq + Hash, F> FlowTable<K, F> {
         self.by_key.len()
     }
 
+    /// Flows that still fit.
+    pub(crate) fn room(&self) -> usize {
+        self.limit.saturating_sub(self.len())
+    }
+
     /// Whether no further flow fits.
     pub(crate) fn is_full(&self) -> bool {
-        self.len() >= self.limit
+        self.room() == 0
     }
 
     /// The flow of a key.

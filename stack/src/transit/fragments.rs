@@ -31,7 +31,8 @@ use crate::wire::{Fragment, Packet};
 
 const MAX_PACKETS: usize = 64;
 const MAX_PER_SOURCE: usize = 16;
-const MAX_PIECES: usize = 64;
+/// The largest packet on a link of 576 bytes, the least that IPv4 asks of a host, comes in 119.
+const MAX_PIECES: usize = 128;
 /// The IPv4 header counts in a packet's length, the IPv6 header does not.
 const MAX_PAYLOAD_V4: usize = 65_535 - 20;
 const MAX_PAYLOAD_V6: usize = 65_535;
@@ -177,8 +178,11 @@ impl Partial {
         let beyond = self.total.is_some_and(|total| end > total);
         let shortens = !fragment.more && self.ranges.iter().any(|&(_, to)| to > end);
         let second_last = !fragment.more && self.total.is_some();
-        if overlaps || beyond || shortens || second_last || self.ranges.len() >= MAX_PIECES {
+        if overlaps || beyond || shortens || second_last {
             return Err(DropReason::FragmentMalformed);
+        }
+        if self.ranges.len() >= MAX_PIECES {
+            return Err(DropReason::FragmentsExhausted);
         }
         if !fragment.more {
             self.total = Some(end);

@@ -68,6 +68,7 @@ impl Relay<Echo> {
 impl Protocol for Echo {
     const OWNER: Owner = Owner::Echo;
     const MAX_MAPPINGS: usize = 1024;
+    const SHARE: usize = 64;
     const PURPOSE: &'static [u8] = b"echo mappings";
     const HEADER_LEN: usize = 0;
     const NOT_PERMITTED: DropReason = DropReason::EchoNotPermitted;

@@ -10,6 +10,7 @@
 //! | file | what it decides |
 //! |---|---|
 //! | `handshake` | when a SYN is answered: not before the host connected |
+//! | `inbound` | the way from a published port: our SYN to the container, and what it answers |
 //! | `upload` | container to host: what a socket does not take is queued, never dropped |
 //! | `download` | host to container: frames stay queued until acknowledged |
 //! | `recovery` | what was lost, and when to send it again |
@@ -19,11 +20,12 @@
 //! |---|---|---|
 //! | `Connecting` | the host connects, the container's SYN is held | the host's answer |
 //! | `Answered` | our SYN-ACK is on its way | the container's ACK |
+//! | `SynSent` | a client of the host's is connected, our SYN is on its way | the container's answer |
 //! | `Open` | data flows, in one direction or both | both directions finished |
 //! | `Linger` | both finished, ours first: a repeated FIN is still acknowledged | one second |
 //!
 //! # Bounds
-//! At most [`MAX_FLOWS`] flows. The network's memory budget bounds them and all their stream data together: a flow
+//! At most [`MAX_FLOWS`] flows, and three quarters of the host's sockets. The network's memory budget bounds them and all their stream data together: a flow
 //! takes [`FLOW_BYTES`] of it for as long as it lives, and is refused when they are not there; what it has in flight or
 //! holds beyond that takes more, as far as it goes.
 //!
@@ -34,20 +36,21 @@
 mod close;
 mod download;
 mod handshake;
+mod inbound;
 mod recovery;
 mod seq;
 mod upload;
 
 pub(crate) use self::close::refuse;
+pub use self::inbound::Inbound;
+pub(crate) use self::seq::Seq;
 
 use core::hash::BuildHasher;
-use core::net::SocketAddr;
 
 use smoltcp::wire::{EthernetAddress, TcpControl, TcpPacket, TcpRepr};
 use wharf_switch::{Duration, Frame, Instant};
 
 use self::download::Download;
-use self::seq::Seq;
 use self::upload::Upload;
 use crate::env::{Cx, Env, Outbox};
 use crate::host::{FlowId, Host, HostEvent, Owner, SocketId, Token};
@@ -76,10 +79,19 @@ pub(crate) enum Phase {
     Connecting,
     /// The SYN-ACK is sent and not yet acknowledged.
     Answered,
+    /// Our SYN is sent and not yet answered; the host's client waits.
+    SynSent,
     /// Data may flow.
     Open,
     /// Everything is said; the last ACK may have been lost.
     Linger,
+}
+
+impl Phase {
+    /// Neither side has agreed to anything yet: there is nothing to say but the SYN.
+    fn is_opening(self) -> bool {
+        matches!(self, Self::Connecting | Self::SynSent)
+    }
 }
 
 /// Whether a flow goes on.
@@ -117,10 +129,19 @@ pub(crate) struct Relay {
     isn: KeyedState,
 }
 
+/// The flow that a container's segment would be of.
+pub(crate) fn key_of(packet: &Packet, frame: &Frame) -> Option<FlowKey> {
+    let segment = TcpPacket::new_checked(packet.payload(frame)).ok()?;
+    Some(FlowKey::of(packet, (segment.src_port(), segment.dst_port())))
+}
+
 impl Relay {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
-            flows: FlowTable::new(KeyedState::new(&config.seed, b"tcp flows"), MAX_FLOWS),
+            flows: FlowTable::new(
+                KeyedState::new(&config.seed, b"tcp flows"),
+                MAX_FLOWS.min(config.max_sockets / 4 * 3),
+            ),
             marked: Vec::new(),
             exhaling: Vec::new(),
             isn: KeyedState::new(&config.seed, b"tcp isn"),
@@ -142,10 +163,7 @@ impl Relay {
         let (src, dst) = (packet.src.into(), packet.dst.into());
         let ignored = smoltcp::phy::ChecksumCapabilities::ignored();
         let segment = TcpRepr::parse(&view, &src, &dst, &ignored).map_err(|_| DropReason::TcpMalformed)?;
-        let key = FlowKey {
-            container: SocketAddr::new(packet.src, segment.src_port),
-            remote: SocketAddr::new(packet.dst, segment.dst_port),
-        };
+        let key = FlowKey::of(packet, (segment.src_port, segment.dst_port));
         let is_syn = segment.control == TcpControl::Syn && segment.ack_number.is_none();
         match self.flows.find(&key) {
             Some(id) => {
@@ -208,6 +226,16 @@ impl Relay {
         !self.marked.is_empty()
     }
 
+    /// Whether the entry for `at` among the timers is of use still.
+    pub(crate) fn awaits(&self, id: FlowId, at: Instant) -> bool {
+        self.flows.get(id).is_some_and(|flow| flow.alarm.is_set_for(at))
+    }
+
+    /// Connections that may still be added.
+    pub(crate) fn room(&self) -> usize {
+        self.flows.room()
+    }
+
     /// Connections now.
     pub(crate) fn len(&self) -> usize {
         self.flows.len()
@@ -229,6 +257,7 @@ impl Relay {
                 let key = flow.key;
                 if let Some(mut flow) = self.flows.remove(id, &key) {
                     flow.release(cx.env);
+                    cx.env.timers.retire(flow.alarm);
                     if let Some(socket) = flow.socket.take() {
                         cx.host.close(socket);
                     }
@@ -302,6 +331,7 @@ impl Flow {
         self.container_mac = packet.src_mac;
         match self.phase {
             Phase::Connecting => self.handle_segment_while_connecting(cx, segment),
+            Phase::SynSent => self.handle_segment_after_syn(cx, packet, segment),
             Phase::Answered | Phase::Open => self.handle_segment_in_sequence(cx, segment),
             Phase::Linger => {
                 if segment.control == TcpControl::Fin {
@@ -377,6 +407,9 @@ impl Flow {
         if self.phase == Phase::Connecting {
             return self.handle_host_while_connecting(cx, event);
         }
+        if self.phase == Phase::SynSent {
+            return self.handle_host_after_syn(cx, event);
+        }
         // While the container's window is closed, and after the end, the socket is not read: only this tells of a reset.
         let is_unread = self.download.is_starved() || self.download.is_ended();
         let socket = self.socket.filter(|_| event.error && is_unread);
@@ -391,7 +424,7 @@ impl Flow {
     }
 
     fn exhale<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) -> Fate {
-        if self.phase == Phase::Connecting {
+        if self.phase.is_opening() {
             return Fate::Lives;
         }
         // Data segments acknowledge, but carry no SACK: a gap must be told of by itself.
@@ -405,8 +438,7 @@ impl Flow {
     }
 
     fn wants_to_speak(&self) -> bool {
-        self.phase != Phase::Connecting
-            && (self.upload.owes_ack() || self.download.wants_to_speak(self.phase))
+        !self.phase.is_opening() && (self.upload.owes_ack() || self.download.wants_to_speak(self.phase))
     }
 
     fn handle_timer<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) -> Fate {
@@ -415,14 +447,14 @@ impl Flow {
         }
         match self.phase {
             Phase::Connecting | Phase::Linger => Fate::Lives,
-            Phase::Answered | Phase::Open => self.handle_retransmission_timer(cx),
+            Phase::Answered | Phase::SynSent | Phase::Open => self.handle_retransmission_timer(cx),
         }
     }
 
     fn idle_deadline(&self) -> Instant {
         let timeout = match self.phase {
-            Phase::Connecting | Phase::Answered => IDLE_TRANSITORY,
-            Phase::Open if self.upload.is_finished() && self.download.is_ended() => IDLE_TRANSITORY,
+            Phase::Connecting | Phase::Answered | Phase::SynSent => IDLE_TRANSITORY,
+            Phase::Open if self.upload.is_ended() && self.download.is_ended() => IDLE_TRANSITORY,
             Phase::Open => IDLE_OPEN,
             Phase::Linger => LINGER,
         };
@@ -433,7 +465,7 @@ impl Flow {
         let idle = self.idle_deadline();
         match self.phase {
             Phase::Connecting | Phase::Linger => idle,
-            Phase::Answered | Phase::Open => self.download.deadline().min(idle),
+            Phase::Answered | Phase::SynSent | Phase::Open => self.download.deadline().min(idle),
         }
     }
 

@@ -60,6 +60,7 @@ impl Relay<Udp> {
 impl Protocol for Udp {
     const OWNER: Owner = Owner::Udp;
     const MAX_MAPPINGS: usize = 1 << 14;
+    const SHARE: usize = 8;
     const PURPOSE: &'static [u8] = b"udp mappings";
     const HEADER_LEN: usize = emit::UDP_HEADER_LEN;
     const NOT_PERMITTED: DropReason = DropReason::HostRefused;

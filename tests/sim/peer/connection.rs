@@ -10,7 +10,7 @@ use super::Habits;
 use super::receiver::Receiver;
 use super::sender::{Next, Sender};
 use super::wire::{Device, Ends, Segment};
-use crate::container::Part;
+use crate::container::{Opener, Part};
 use crate::random::{Random, pattern};
 use crate::station::Outcome;
 
@@ -22,7 +22,10 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Waiting,
+    /// A published port waits for its client.
+    Listening,
     SynSent,
+    SynReceived,
     Open,
     /// Both finished, ours first.
     TimeWait,
@@ -60,6 +63,7 @@ impl Connection {
         habits: Habits,
         link_mss: u16,
         mut random: Random,
+        opener: Opener,
     ) -> Self {
         // A scale that leaves the window a few units to speak in.
         let mut habits = habits;
@@ -72,8 +76,12 @@ impl Connection {
             device,
             habits,
             link_mss,
-            outcome: Outcome::new(part),
-            phase: Phase::Waiting,
+            outcome: Outcome { ended: opener == Opener::Clients && !part.is_served, ..Outcome::new(part) },
+            phase: match opener {
+                Opener::Container => Phase::Waiting,
+                Opener::Clients if part.is_served => Phase::Listening,
+                Opener::Clients => Phase::Closed,
+            },
             iss,
             syn_sent: 0,
             syn_at: Instant::FAR,
@@ -99,7 +107,8 @@ impl Connection {
         let application = if self.outcome.ended { Instant::FAR } else { self.next_at };
         let timers = match self.phase {
             Phase::Waiting => self.next_at,
-            Phase::SynSent => self.syn_at,
+            Phase::SynSent | Phase::SynReceived => self.syn_at,
+            Phase::Listening => Instant::FAR,
             Phase::Open => self.sender.timer.min(self.receiver.ack_at).min(application),
             Phase::TimeWait => application,
             Phase::Closed => Instant::FAR,
@@ -126,8 +135,15 @@ impl Connection {
                 }
                 self.send_syn(now);
             }
+            Phase::SynReceived if self.syn_at <= now => {
+                if self.syn_sent > SYN_RETRIES {
+                    self.close(true);
+                    return;
+                }
+                self.send_syn_ack(now);
+            }
             Phase::Open | Phase::TimeWait => self.advance_open(now),
-            Phase::Waiting | Phase::SynSent | Phase::Closed => {}
+            Phase::Waiting | Phase::Listening | Phase::SynSent | Phase::SynReceived | Phase::Closed => {}
         }
     }
 
@@ -263,6 +279,21 @@ impl Connection {
         self.syn_sent += 1;
     }
 
+    fn send_syn_ack(&mut self, now: Instant) {
+        self.out.push(Segment {
+            seq: self.iss,
+            ack: Some(self.receiver.number(1)),
+            syn: true,
+            window: self.outcome.part.receive_buffer.min(65_535) as u16,
+            mss: Some(self.link_mss),
+            scale: self.habits.scale.filter(|_| self.scaled),
+            sack_permitted: self.sack,
+            ..Segment::default()
+        });
+        self.syn_at = now + FIRST_SYN_TIMEOUT * (1 << self.syn_sent.min(6));
+        self.syn_sent += 1;
+    }
+
     fn reset(&mut self) {
         let seq = self.sender.number(self.sender.next);
         if self.phase != Phase::SynSent {
@@ -278,7 +309,7 @@ impl Connection {
 
     /// The caller gives up whatever is still open.
     pub(super) fn hang_up(&mut self) {
-        if matches!(self.phase, Phase::Open | Phase::SynSent) {
+        if matches!(self.phase, Phase::Open | Phase::SynSent | Phase::SynReceived) {
             self.reset();
         }
         self.phase = Phase::Closed;
@@ -289,7 +320,9 @@ impl Connection {
     pub(super) fn handle(&mut self, now: Instant, segment: &Segment) {
         match self.phase {
             Phase::Waiting | Phase::Closed => self.refuse(segment),
+            Phase::Listening => self.handle_while_listening(now, segment),
             Phase::SynSent => self.handle_while_opening(now, segment),
+            Phase::SynReceived => self.handle_syn_received(now, segment),
             Phase::Open | Phase::TimeWait => self.handle_open(now, segment),
         }
     }
@@ -319,6 +352,51 @@ impl Connection {
         if !segment.syn {
             return;
         }
+        self.meet(segment);
+        self.phase = Phase::Open;
+        self.next_at = now;
+    }
+
+    /// Whoever speaks to a port that nobody has connected to yet is its client.
+    pub(super) fn meet_client(&mut self, remote: (std::net::IpAddr, u16)) {
+        if self.syn_sent == 0 {
+            self.ends.remote = remote;
+        }
+        assert_eq!(self.ends.remote, remote, "a published port has one client here");
+    }
+
+    /// RFC 9293 section 3.10.7.2.
+    fn handle_while_listening(&mut self, now: Instant, segment: &Segment) {
+        if segment.ack.is_some() {
+            self.refuse(segment);
+        } else if segment.syn && !segment.rst {
+            assert_eq!(segment.mss, Some(self.link_mss), "the relay's SYN names the link's segment size");
+            self.meet(segment);
+            self.phase = Phase::SynReceived;
+            self.send_syn_ack(now);
+        }
+    }
+
+    /// RFC 9293 section 3.10.7.4 for SYN-RECEIVED.
+    fn handle_syn_received(&mut self, now: Instant, segment: &Segment) {
+        let from = self.receiver.offset(segment.seq);
+        if segment.rst {
+            if from == 1 {
+                self.close(true);
+            }
+        } else if segment.syn {
+            self.send_syn_ack(now);
+        } else if segment.ack == Some(self.iss.wrapping_add(1)) {
+            self.phase = Phase::Open;
+            self.next_at = now;
+            self.handle_open(now, segment);
+        } else {
+            self.refuse(segment);
+        }
+    }
+
+    /// What the relay's SYN or SYN-ACK says about itself.
+    fn meet(&mut self, segment: &Segment) {
         assert!(segment.timestamp.is_none(), "the relay takes no timestamps");
         let mss = u64::from(segment.mss.unwrap_or(536)).min(u64::from(self.link_mss));
         self.sack = self.habits.sack_blocks > 0 && segment.sack_permitted;
@@ -331,8 +409,6 @@ impl Connection {
         self.receiver.forgets = self.habits.forgets;
         self.sender.shift = if self.scaled { segment.scale.unwrap_or(0) } else { 0 };
         self.sender.open(mss, u64::from(segment.window));
-        self.phase = Phase::Open;
-        self.next_at = now;
     }
 
     /// RFC 9293 section 3.10.7.4 in its order.

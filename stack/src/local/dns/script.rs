@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A host whose nameservers are played by the test: what was sent to them is looked at, what they say is put in.
 
+use core::convert::Infallible;
 use core::net::{IpAddr, SocketAddr};
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::host::{
-    Datagram, Family, Host, HostError, HostEvent, IcmpReport, Io, Outgoing, SocketId, StreamRead, Token,
+    Accept, Datagram, Family, Host, HostError, HostEvent, IcmpReport, Io, Outgoing, SocketId, StreamRead,
+    Token,
 };
 
 /// One socket of the scripted host.
@@ -70,6 +72,25 @@ impl ScriptedHost {
 }
 
 impl Host for ScriptedHost {
+    type Listener = Infallible;
+    type Stream = Infallible;
+
+    fn tcp_listen(&mut self, _: Token, listener: Infallible) -> Result<SocketId, HostError> {
+        match listener {}
+    }
+
+    fn tcp_accept(&mut self, _: SocketId) -> Accept<Infallible> {
+        Accept::Blocked
+    }
+
+    fn tcp_adopt(&mut self, _: Token, stream: Infallible) -> Result<SocketId, HostError> {
+        match stream {}
+    }
+
+    fn tcp_refuse(&mut self, stream: Infallible) {
+        match stream {}
+    }
+
     fn tcp_connect(&mut self, token: Token, to: SocketAddr, _: u8) -> Result<SocketId, HostError> {
         if self.unreachable.contains(&to.ip()) {
             return Err(HostError::NetworkUnreachable);

@@ -117,6 +117,8 @@ impl Flow {
         let seq = match self.phase {
             // The container has seen no sequence number of ours yet.
             Phase::Connecting => Seq(0),
+            // RFC 9293 section 3.10.5: nothing is sent; should a SYN-ACK still come, it finds no flow.
+            Phase::SynSent => return Fate::Ends,
             Phase::Answered | Phase::Open | Phase::Linger => self.download.next(),
         };
         let header = self.header(cx.env, TcpControl::Rst, seq);
@@ -138,7 +140,7 @@ impl Flow {
                 self.reset_host(cx);
                 Fate::Ends
             }
-            Phase::Answered | Phase::Open => self.abandon(cx),
+            Phase::Answered | Phase::SynSent | Phase::Open => self.abandon(cx),
         }
     }
 }

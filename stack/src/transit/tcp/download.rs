@@ -35,7 +35,7 @@ const MAX_SEGMENTS: usize = 512;
 const FRAMES_PER_VISIT: usize = 16;
 
 /// What the container's SYN said about itself.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Peer {
     pub(super) window: u32,
     pub(super) window_shift: u8,
@@ -139,7 +139,18 @@ impl Download {
         self.starved
     }
 
-    /// The SYN-ACK is on its way.
+    /// The container has answered our SYN.
+    pub(super) fn begin(&mut self, now: Instant, irs: Seq, peer: Peer) {
+        self.una = self.next;
+        self.window = peer.window;
+        self.window_set_by = (irs, self.una);
+        self.peer = peer;
+        self.recovery.syn_acknowledged(now);
+        self.recovery.progress(now);
+        self.recovery.idle();
+    }
+
+    /// Our SYN or SYN-ACK is on its way.
     pub(super) fn syn_sent(&mut self, now: Instant) {
         self.recovery.syn_sent(now);
     }

@@ -22,7 +22,7 @@ use wharf_switch::Frame;
 use super::download::{Download, Peer};
 use super::seq::Seq;
 use super::upload::{Upload, WINDOW_SHIFT};
-use super::{FLOW_BYTES, Fate, Flow, FlowKey, Phase, Relay, close};
+use super::{FLOW_BYTES, Fate, Flow, FlowKey, MAX_FLOWS, Phase, Relay, close};
 use crate::DropReason;
 use crate::env::{Cx, Env, Outbox};
 use crate::host::{Host, HostError, HostEvent, Owner, SocketId, Token};
@@ -39,23 +39,31 @@ const SMALLEST_MSS: u16 = 48;
 const MAX_WINDOW_SHIFT: u8 = 14;
 
 /// The largest segment payload on the link for a family.
-fn link_mss(env: &Env, is_ipv4: bool) -> u16 {
+pub(super) fn link_mss(env: &Env, is_ipv4: bool) -> u16 {
     let headers = if is_ipv4 { 40 } else { 60 };
     u16::try_from(env.config.mtu_bytes.saturating_sub(headers)).unwrap_or(u16::MAX)
 }
 
-/// Both halves of the connection that a SYN asks for; ours starts at `iss`.
-fn halves(env: &Env, syn: &TcpRepr<'_>, is_ipv4: bool, iss: Seq) -> (Upload, Download) {
+/// What a container's SYN or SYN-ACK says about itself.
+pub(super) fn peer(env: &Env, syn: &TcpRepr<'_>, is_ipv4: bool) -> Peer {
     let default_mss = if is_ipv4 { DEFAULT_MSS_V4 } else { DEFAULT_MSS_V6 };
-    let peer = Peer {
+    Peer {
         window: u32::from(syn.window_len),
         window_shift: syn.window_scale.unwrap_or(0).min(MAX_WINDOW_SHIFT),
         mss: syn.max_seg_size.unwrap_or(default_mss).max(SMALLEST_MSS).min(link_mss(env, is_ipv4)),
         sack_permitted: syn.sack_permitted,
-    };
-    let shift = if syn.window_scale.is_some() { WINDOW_SHIFT } else { 0 };
+    }
+}
+
+/// The scale of our windows towards who sent this SYN: RFC 7323 section 2.2 wants the option in both.
+pub(super) fn window_shift(syn: &TcpRepr<'_>) -> u8 {
+    if syn.window_scale.is_some() { WINDOW_SHIFT } else { 0 }
+}
+
+/// Both halves of the connection that a SYN asks for; ours starts at `iss`.
+fn halves(env: &Env, syn: &TcpRepr<'_>, is_ipv4: bool, iss: Seq) -> (Upload, Download) {
     let irs = Seq::from(syn.seq_number);
-    (Upload::new(irs + 1, shift), Download::new(iss, irs, peer))
+    (Upload::new(irs + 1, window_shift(syn)), Download::new(iss, irs, peer(env, syn, is_ipv4)))
 }
 
 impl Relay {
@@ -77,7 +85,8 @@ impl Relay {
         };
         let Some(id) = self.flows.next_id() else {
             close::refuse(cx, packet, segment);
-            return Err(DropReason::TcpTableFull);
+            let is_ours = self.flows.len() >= MAX_FLOWS;
+            return Err(if is_ours { DropReason::TcpTableFull } else { DropReason::HostExhausted });
         };
         if !cx.env.budget.reserve(FLOW_BYTES) {
             close::refuse(cx, packet, segment);

@@ -247,9 +247,16 @@ impl Flow {
         }
         recovery.backoff += 1;
         recovery.due = cx.now + recovery.timeout();
-        if self.phase == Phase::Answered {
-            self.send_syn_ack(cx);
-            return Fate::Lives;
+        match self.phase {
+            Phase::Answered => {
+                self.send_syn_ack(cx);
+                return Fate::Lives;
+            }
+            Phase::SynSent => {
+                self.send_syn(cx);
+                return Fate::Lives;
+            }
+            Phase::Connecting | Phase::Open | Phase::Linger => {}
         }
         let Some(last) = self.download.segments.back() else {
             return self.probe(cx);

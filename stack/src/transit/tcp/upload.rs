@@ -106,16 +106,33 @@ impl Upload {
         }
     }
 
+    /// The container's numbers are known now. The window that our SYN offered stands.
+    pub(super) fn begin(&mut self, next: Seq, shift: u8) {
+        let offered = u32::from(self.unscaled_window());
+        *self = Self::new(next, shift);
+        self.edge = next + offered;
+    }
+
     /// The host connected: a window may be advertised.
     pub(super) fn open(&mut self, env: &Env) {
         self.edge = self.next + self.room(env);
     }
 
-    /// How much more the container may send: what the cap leaves, as far as the budget could hold it. A small window is
-    /// always open, for a host that takes everything at once needs no memory.
+    /// How much more the container may send: what the cap leaves, as far as the budget could hold it. For a host that
+    /// takes everything at once a small window is always open: it needs no memory.
     fn room(&self, env: &Env) -> u32 {
         let affordable = u32::try_from(env.budget.left_for_long()).unwrap_or(u32::MAX);
-        self.cap.saturating_sub(self.held).min(affordable.max(SMALL_STEP))
+        let least = if self.blocked { 0 } else { SMALL_STEP };
+        self.cap.saturating_sub(self.held).min(affordable.max(least))
+    }
+
+    /// Where the right edge may move to now. RFC 9293 section 3.8.6.2.2: in no small steps. While something is held, room
+    /// for a larger one is still to come; else half of what there is must do.
+    fn next_edge(&self, env: &Env) -> Option<Seq> {
+        let room = self.room(env);
+        let step = if self.held > 0 { SMALL_STEP } else { SMALL_STEP.min(room / 2) };
+        let wanted = self.next + room;
+        (wanted > self.edge && wanted - self.edge >= step).then_some(wanted)
     }
 
     pub(super) fn next(&self) -> Seq {
@@ -125,6 +142,11 @@ impl Upload {
     /// The container's FIN has come and was handed to the host.
     pub(super) fn is_finished(&self) -> bool {
         self.finished
+    }
+
+    /// The container's FIN has come in its turn.
+    pub(super) fn is_ended(&self) -> bool {
+        self.fin_reached
     }
 
     /// The whole stream has come, but the host has not taken all of it yet.
@@ -155,7 +177,7 @@ impl Upload {
         self.ack_owed = false;
     }
 
-    /// The window of a SYN-ACK, which is never scaled (RFC 7323 section 2.2).
+    /// The window of a SYN or SYN-ACK, which is never scaled (RFC 7323 section 2.2).
     pub(super) fn unscaled_window(&self) -> u16 {
         u16::try_from(self.edge - self.next).unwrap_or(u16::MAX)
     }
@@ -166,10 +188,8 @@ impl Upload {
 
     /// The window field of an ordinary segment. Moves the right edge forward where there is room for it.
     pub(super) fn window_field(&mut self, env: &Env) -> u16 {
-        let wanted = self.next + self.room(env);
-        // RFC 9293 section 3.8.6.2.2: no small steps of the right edge.
-        if wanted > self.edge && wanted - self.edge >= (self.cap / 2).min(SMALL_STEP) {
-            self.edge = wanted;
+        if let Some(edge) = self.next_edge(env) {
+            self.edge = edge;
         }
         u16::try_from(self.edge.since(self.next) >> self.shift).unwrap_or(u16::MAX)
     }
@@ -213,7 +233,7 @@ impl Upload {
         let known = usize::try_from(self.next.since(seq)).ok()?;
         let payload = payload.get(known..).filter(|rest| !rest.is_empty())?;
         let seq = seq.max(self.next);
-        let room = usize::try_from(self.edge.since(seq)).ok()?;
+        let room = usize::try_from(self.fin.unwrap_or(self.edge).since(seq)).ok()?;
         let payload = payload.get(..room.min(payload.len())).filter(|rest| !rest.is_empty())?;
         Some((seq, payload))
     }
@@ -317,9 +337,11 @@ impl Upload {
             let (gap, skip) = (usize::try_from(gap).unwrap_or(0), usize::try_from(skip).unwrap_or(0));
             if gap > 0 {
                 let part = payload.get(..gap.min(payload.len())).unwrap_or_default();
+                if self.pieces.len() >= MAX_PIECES {
+                    return Err(DropReason::TcpGapsExhausted);
+                }
                 let cost = part.len() + PIECE_OVERHEAD;
-                let granted =
-                    if self.pieces.len() < MAX_PIECES { env.budget.reserve_for_long(cost) } else { 0 };
+                let granted = env.budget.reserve_for_long(cost);
                 if granted < cost {
                     env.budget.release(granted);
                     return Err(DropReason::RelayMemoryExhausted);
@@ -361,6 +383,18 @@ impl Upload {
     pub(super) fn drain<H: Host, O>(&mut self, cx: &mut Cx<'_, H, O>, socket: Option<SocketId>) {
         let Some(socket) = socket else { return };
         self.blocked = false;
+        self.drain_queue(cx, socket);
+        if self.queue.is_empty() {
+            self.finish(cx, socket);
+        }
+        // A container that waits for room must hear of it. After its FIN it waits for nothing, and may be gone: a segment
+        // would only provoke a reset.
+        if !self.fin_reached && self.next_edge(cx.env).is_some() {
+            self.ack_owed = true;
+        }
+    }
+
+    fn drain_queue<H: Host, O>(&mut self, cx: &mut Cx<'_, H, O>, socket: SocketId) {
         while let Some(front) = self.queue.front() {
             let rest = front.bytes.get(self.taken..).unwrap_or_default();
             if !rest.is_empty() && !self.broken {
@@ -380,25 +414,19 @@ impl Upload {
                 self.unhold(cx.env, len, cost);
             }
         }
-        self.finish(cx, socket);
     }
 
     /// So many bytes do not wait any more, and so many bytes of memory are free.
     fn unhold(&mut self, env: &mut Env, bytes: usize, cost: usize) {
         env.budget.release(cost);
-        let window_was = self.edge.since(self.next);
         self.held = self.held.saturating_sub(u32::try_from(bytes).unwrap_or(0));
-        // A container that waits for room must hear of it.
-        // After its FIN it waits for nothing, and may be gone: a segment would only provoke a reset.
-        if !self.fin_reached && self.room(env) >= window_was + (self.cap / 2).min(SMALL_STEP) {
-            self.ack_owed = true;
-        }
     }
 
-    /// The container's FIN stands at `seq`.
+    /// The container's FIN stands at `seq`; one that contradicts what came already is none.
     pub(super) fn note_fin(&mut self, seq: Seq) {
         self.ack_owed = true;
-        if self.fin.is_none() && seq <= self.edge {
+        let is_behind_all = self.next <= seq && self.pieces.last().is_none_or(|last| last.end() <= seq);
+        if self.fin.is_none() && is_behind_all && seq <= self.edge {
             self.fin = Some(seq);
         }
     }
@@ -447,5 +475,5 @@ impl Upload {
     }
 }
 
-/// The right edge moves in steps of at least this many bytes, or half the window.
+/// The right edge moves in steps of this many bytes where it can.
 const SMALL_STEP: u32 = 16 * 1024;

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The value of `--publish`: `[IP:]HOSTPORT[-END]:PORT[-END][/tcp]`.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use crate::publish::{Protocol, Request};
+
+const EXAMPLES: &str = "write it as 8080:80, 127.0.0.1:8080:80, [::1]:8080:80 or 8000-8009:9000-9009";
+
+/// A wish for published ports.
+pub(super) fn publish(text: &str) -> Result<Request, String> {
+    let (ends, protocol) = match text.split_once('/') {
+        None | Some((_, "tcp")) => (text.trim_end_matches("/tcp"), Protocol::Tcp),
+        Some((ends, "udp")) => (ends, Protocol::Udp),
+        Some((_, other)) => {
+            return Err(format!(
+                "`{other}` is no protocol that can be published; leave it out, or write tcp"
+            ));
+        }
+    };
+    let (rest, ports) = ends.rsplit_once(':').ok_or(EXAMPLES)?;
+    let (address, host) = match rest.rsplit_once(':') {
+        None => (None, rest),
+        Some((address, host)) => (Some(self::address(address)?), host),
+    };
+    let (host, ports) = (range(host)?, range(ports)?);
+    if *ports.start() == 0 {
+        return Err("nobody in the sandbox can listen on port 0".to_owned());
+    }
+    // Port 0 stands for any free port, as many as are wanted.
+    if host != (0..=0) {
+        if *host.start() == 0 {
+            return Err("port 0 stands for any free port and has no range".to_owned());
+        }
+        let (wanted, given) = (ports.len(), host.len());
+        if wanted != given {
+            return Err(format!("{given} ports of the host cannot lead to {wanted} of the sandbox"));
+        }
+    }
+    if protocol == Protocol::Udp {
+        return Err("UDP ports cannot be published yet".to_owned());
+    }
+    Ok(Request { address, first: *host.start(), ports, protocol })
+}
+
+fn address(text: &str) -> Result<IpAddr, String> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let parsed = match bare {
+        Some(bare) => bare.parse().ok().filter(IpAddr::is_ipv6),
+        None => text.parse().ok().filter(IpAddr::is_ipv4),
+    };
+    parsed
+        .ok_or_else(|| format!("`{text}` is not an address, or an IPv6 address without brackets; {EXAMPLES}"))
+}
+
+fn range(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let port = |text: &str| text.parse::<u16>().map_err(|_| format!("`{text}` is not a port; {EXAMPLES}"));
+    let (first, last) = match text.split_once('-') {
+        Some((first, last)) => (port(first)?, port(last)?),
+        None => (port(text)?, port(text)?),
+    };
+    if first > last {
+        return Err(format!("the range {text} is empty; did you mean {last}-{first}?"));
+    }
+    Ok(first..=last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_ranges_and_the_protocol_may_be_left_out() {
+        let any = Request { address: None, first: 8080, ports: 80..=80, protocol: Protocol::Tcp };
+        assert_eq!(publish("8080:80").unwrap(), any);
+        assert_eq!(publish("8080:80/tcp").unwrap(), any);
+        for address in ["127.0.0.1", "::1"] {
+            let address: IpAddr = address.parse().unwrap();
+            let text = std::net::SocketAddr::new(address, 8080).to_string();
+            assert_eq!(
+                publish(&format!("{text}:80")).unwrap(),
+                Request { address: Some(address), ..any.clone() }
+            );
+        }
+        let range = publish("8000-8009:9000-9009").unwrap();
+        assert_eq!((range.first, range.ports), (8000, 9000..=9009));
+    }
+
+    #[test]
+    fn any_free_port_does_for_one_and_for_many() {
+        assert_eq!(publish("0:80").unwrap().first, 0);
+        assert_eq!(publish("127.0.0.1:0:80-89").unwrap().ports, 80..=89);
+    }
+
+    #[test]
+    fn wrong_wishes_are_answered_with_what_would_be_right() {
+        for (wrong, hint) in [
+            ("80", "8080:80"),
+            ("", "8080:80"),
+            ("8080:", "not a port"),
+            (":80", "not a port"),
+            ("8080:65536", "not a port"),
+            ("8080:http", "not a port"),
+            ("::1:8080:80", "[::1]:8080:80"),
+            ("[127.0.0.1]:8080:80", "127.0.0.1:8080:80"),
+            ("host:8080:80", "not an address"),
+            ("8080:80/sctp", "no protocol"),
+            ("8080:80/tcp/tcp", "no protocol"),
+            ("8080:0", "port 0"),
+            ("0-9:80-89", "has no range"),
+            ("8000-8009:80", "10 ports of the host cannot lead to 1"),
+            ("8009-8000:80-89", "did you mean 8000-8009"),
+            ("5353:53/udp", "UDP ports cannot be published yet"),
+        ] {
+            let error = publish(wrong).unwrap_err();
+            assert!(error.contains(hint), "{wrong}: {error}");
+        }
+    }
+}

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Published ports: which ports of the host lead into the sandbox, and the sockets that listen there.
+//!
+//! # How it works
+//! [`bind`] makes every listener before anything is connected, so that either all ports are published or none. Without an
+//! address a port is published on both wildcards, IPv4 and IPv6 each with a socket of its own (`IPV6_V6ONLY`): a client's
+//! family is then that of its listener, and so [`Bound::target`] knows where it goes.
+//!
+//! # Bounds
+//! One descriptor per port and family; a backlog of [`BACKLOG`] clients each, as far as `net.core.somaxconn` goes.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::ops::RangeInclusive;
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SocketFlags, SocketType, bind as bind_socket, listen, socket_with, sockopt,
+};
+
+use wharf_stack::host::Family;
+
+use crate::host::Listener;
+use crate::netns::plan::Plan;
+
+/// Clients that may wait for the gateway.
+pub const BACKLOG: i32 = 4096;
+/// How often another free port is tried when the one found for IPv4 is taken in IPv6.
+const FREE_PORTS_TRIED: usize = 16;
+/// Log events of this target are the answer to a wish, not a warning.
+pub const NOTICE: &str = "notice";
+
+/// What is published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Connections.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+/// A wish: ports of the host that lead to ports of the sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The host's address; `None` is all of them.
+    pub address: Option<IpAddr>,
+    /// The host's first port; 0 is any that is free, for each port of the sandbox.
+    pub first: u16,
+    /// The sandbox's ports.
+    pub ports: RangeInclusive<u16>,
+    /// What is published.
+    pub protocol: Protocol,
+}
+
+impl Request {
+    /// Each host port with the sandbox's port that it leads to.
+    fn pairs(&self) -> impl Iterator<Item = (u16, u16)> + '_ {
+        let host = |port: u16| if self.first == 0 { 0 } else { self.first + (port - self.ports.start()) };
+        self.ports.clone().map(move |port| (host(port), port))
+    }
+}
+
+/// A port that could not be published.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot publish {at}: {}", why(*.at, .source))]
+pub struct Error {
+    /// The host's end.
+    pub at: SocketAddr,
+    /// What the kernel said.
+    pub source: io::Error,
+}
+
+fn why(at: SocketAddr, error: &io::Error) -> String {
+    let port = at.port();
+    match Errno::from_io_error(error) {
+        Some(Errno::ADDRINUSE) => format!("the port is in use; `ss -ltnp sport = :{port}` shows by whom"),
+        Some(Errno::ACCESS | Errno::PERM) => format!(
+            "ports below net.ipv4.ip_unprivileged_port_start are for root; publish a higher one, or let everybody use it: \
+             sudo sysctl -w net.ipv4.ip_unprivileged_port_start={port}"
+        ),
+        Some(Errno::ADDRNOTAVAIL) => format!("the host has no address {}", at.ip()),
+        _ => error.to_string(),
+    }
+}
+
+/// A listener that nobody watches yet.
+#[derive(Debug)]
+pub struct Bound {
+    listener: TcpListener,
+    /// The host's end.
+    at: SocketAddr,
+    /// The sandbox's port.
+    port: u16,
+    /// The port is one that nobody asked for by number.
+    chosen: bool,
+}
+
+/// A listener, and where its clients go.
+#[derive(Debug)]
+pub struct Publication {
+    /// The host's end.
+    pub listener: Listener,
+    /// The sandbox's end.
+    pub target: SocketAddr,
+}
+
+impl Bound {
+    /// The sandbox's end: in the family of the listener's clients where the sandbox has it, else in the other.
+    fn target(&self, plan: &Plan) -> Option<SocketAddr> {
+        let (ipv4, ipv6) = (plan.container4().map(IpAddr::from), plan.container6.map(IpAddr::from));
+        let address = if self.at.is_ipv4() { ipv4.or(ipv6) } else { ipv6.or(ipv4) };
+        Some(SocketAddr::new(address?, self.port))
+    }
+
+    /// Publishes the port in the sandbox of `plan`, and says so.
+    #[must_use]
+    pub fn publish(self, plan: &Plan) -> Option<Publication> {
+        let target = self.target(plan)?;
+        if self.chosen {
+            tracing::warn!(target: NOTICE, "{self} leads to {target}");
+        } else {
+            tracing::info!("{self} leads to {target}");
+        }
+        let listener = Listener { fd: self.listener.into(), family: Family::of(self.at.ip()) };
+        Some(Publication { listener, target })
+    }
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "port {} of the host", self.at)
+    }
+}
+
+/// Listens on every port of the wishes.
+///
+/// # Errors
+/// The first port that is not to be had; then nothing listens.
+pub fn bind(requests: &[Request]) -> Result<Vec<Bound>, Error> {
+    let mut bound = Vec::new();
+    for request in requests {
+        for (host_port, port) in request.pairs() {
+            let listeners = match request.address {
+                Some(address) => vec![bind_one(SocketAddr::new(address, host_port))?],
+                None => bind_wildcards(host_port)?,
+            };
+            let chosen = host_port == 0;
+            bound.extend(listeners.into_iter().map(|(listener, at)| Bound { listener, at, port, chosen }));
+        }
+    }
+    Ok(bound)
+}
+
+/// Both wildcards, under one number.
+fn bind_wildcards(port: u16) -> Result<Vec<(TcpListener, SocketAddr)>, Error> {
+    let mut tries = 0;
+    loop {
+        let (listener, at) = bind_one((Ipv4Addr::UNSPECIFIED, port).into())?;
+        match bind_one((Ipv6Addr::UNSPECIFIED, at.port()).into()) {
+            Ok(ipv6) => return Ok(vec![(listener, at), ipv6]),
+            Err(error) if has_no_ipv6(&error) => return Ok(vec![(listener, at)]),
+            Err(error) if port != 0 || tries == FREE_PORTS_TRIED => return Err(error),
+            Err(_) => tries += 1,
+        }
+    }
+}
+
+fn has_no_ipv6(error: &Error) -> bool {
+    matches!(Errno::from_io_error(&error.source), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
+}
+
+/// One listener, and the end it has in fact.
+fn bind_one(at: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
+    let listener = open(at).map_err(|errno| Error { at, source: errno.into() })?;
+    let at = listener.local_addr().map_err(|source| Error { at, source })?;
+    Ok((listener, at))
+}
+
+fn open(at: SocketAddr) -> Result<TcpListener, Errno> {
+    let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+    // Connections of an earlier run that wait for their end do not keep the port.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if at.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    bind_socket(&socket, &at)?;
+    listen(&socket, BACKLOG)?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netns::plan::{Families, Wishes};
+
+    fn request(address: &str, first: u16, ports: RangeInclusive<u16>) -> Request {
+        Request { address: Some(address.parse().unwrap()), first, ports, protocol: Protocol::Tcp }
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_named_and_nothing_stays_bound() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let free_port = free.local_addr().unwrap().port();
+        drop(free);
+        let requests = [request("127.0.0.1", free_port, 80..=80), request("127.0.0.1", port, 80..=80)];
+        let error = bind(&requests).unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("cannot publish 127.0.0.1:{port}: the port is in use")),
+            "{error}"
+        );
+        assert!(TcpListener::bind(("127.0.0.1", free_port)).is_ok());
+    }
+
+    #[test]
+    fn an_address_of_somebody_else_is_named() {
+        let error = bind(&[request("192.0.2.99", 0, 80..=80)]).unwrap_err().to_string();
+        assert_eq!(error, "cannot publish 192.0.2.99:0: the host has no address 192.0.2.99");
+    }
+
+    #[test]
+    fn a_privileged_port_is_refused_with_the_setting_that_frees_it() {
+        let error = Error { at: "0.0.0.0:80".parse().unwrap(), source: Errno::ACCESS.into() }.to_string();
+        assert!(error.contains("net.ipv4.ip_unprivileged_port_start=80"), "{error}");
+    }
+
+    #[test]
+    fn any_free_port_is_the_same_on_both_wildcards() {
+        let wish = Request { address: None, first: 0, ports: 80..=81, protocol: Protocol::Tcp };
+        let bound = bind(&[wish]).unwrap();
+        let (first, second): (Vec<_>, Vec<_>) = bound.iter().partition(|bound| bound.port == 80);
+        assert_ne!(first[0].at.port(), second[0].at.port());
+        for pair in [first, second] {
+            assert!(pair.iter().all(|bound| bound.at.port() == pair[0].at.port() && bound.chosen));
+        }
+    }
+
+    #[test]
+    fn clients_go_to_their_own_family_where_the_sandbox_has_it() {
+        let plan = |families| Plan::new(&Wishes { families, ..Wishes::default() }, &[], [1; 5]);
+        let bound = bind(&[request("127.0.0.1", 0, 80..=80)]).unwrap().remove(0);
+        let six = Bound {
+            at: "[::1]:8080".parse().unwrap(),
+            ..bind(&[request("127.0.0.1", 0, 81..=81)]).unwrap().remove(0)
+        };
+        let target = |bound: &Bound, families| bound.target(&plan(families)).unwrap().to_string();
+        assert_eq!(target(&bound, Families::Both), "10.0.2.100:80");
+        assert_eq!(target(&six, Families::Ipv4), "10.0.2.100:81");
+        for (bound, port) in [(&six, 81), (&bound, 80)] {
+            let there = SocketAddr::new(plan(Families::Ipv6).container6.unwrap().into(), port);
+            assert_eq!(target(bound, Families::Ipv6), there.to_string());
+        }
+    }
+}
