@@ -69,6 +69,10 @@ impl Failure {
 /// A signal for the whole process group reaches init too; one that wharf forwards within this time is that same one.
 const SAME_SIGNAL: Duration = Duration::from_millis(100);
 
+/// How often, and after how long, covering the file is tried again when it failed.
+const COVER_RETRIES: u32 = 10;
+const COVER_RETRY: Duration = Duration::from_secs(1);
+
 /// How long a host may take between removing its resolv.conf and writing another.
 const REPLACEMENT: Duration = Duration::from_millis(300);
 
@@ -188,7 +192,15 @@ fn start<'a>(setup: &Setup, channel: &'a Channel, cover: Cover) -> Result<Init<'
     let mut command = Command::new(program);
     command.args(args);
     match spawn(&mut command, setup.mask, setup.nofile) {
-        Ok(pid) => Ok(Init { channel, signals, cover, cover_due: None, command: pid, seen: [None; 65] }),
+        Ok(pid) => Ok(Init {
+            channel,
+            signals,
+            cover,
+            cover_due: None,
+            cover_failures: 0,
+            command: pid,
+            seen: [None; 65],
+        }),
         Err(error) => {
             let errno = match error.raw_os_error() {
                 Some(libc::EACCES) if !is_anywhere(program) => libc::ENOENT,
@@ -216,6 +228,8 @@ struct Init<'a> {
     cover: Cover,
     /// When to see to it that the host's resolv.conf is covered; only after an event.
     cover_due: Option<Instant>,
+    /// How often in a row it could not be covered.
+    cover_failures: u32,
     command: Pid,
     /// When each signal last came from a process.
     seen: [Option<Instant>; 65],
@@ -317,9 +331,18 @@ impl Init<'_> {
 
     fn cover_again(&mut self) {
         self.cover_due = None;
-        if let Err(error) = self.cover.keep() {
+        let Err(error) = self.cover.keep() else {
+            self.cover_failures = 0;
+            return;
+        };
+        if self.cover_failures == 0 {
             let text = format!("cannot cover the host's new {} again: {error}", resolv::PATH);
             let _ = self.channel.send(&FromInit::Warning(text), &[]);
+        }
+        self.cover_failures += 1;
+        // The host may be in the middle of something.
+        if self.cover_failures <= COVER_RETRIES {
+            self.cover_due = Some(Instant::now() + COVER_RETRY);
         }
     }
 }

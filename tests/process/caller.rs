@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 pub(crate) const NOBODY: u32 = 65534;
 
 /// How long anything may take before a test gives up.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()

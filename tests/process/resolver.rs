@@ -5,12 +5,13 @@
 //! outside just as a host's programs would.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{ChildStderr, Stdio};
+use std::time::{Duration, Instant};
 
-use super::caller::{Running, eventually, outside, scratch, user_command};
+use super::caller::{PATIENCE, Running, outside, scratch, user_command};
 
 struct Host {
     etc: PathBuf,
@@ -71,10 +72,21 @@ impl Sandbox {
 
     #[track_caller]
     fn is_ours(&mut self) {
-        eventually("resolv.conf names the gateway", || {
+        let end = Instant::now() + PATIENCE;
+        loop {
             let text = self.resolv_conf();
-            text.contains("nameserver 192.0.2.3\n") && text.matches("\nnameserver ").count() == 1
-        });
+            if text.contains("nameserver 192.0.2.3\n") && text.matches("\nnameserver ").count() == 1 {
+                return;
+            }
+            if Instant::now() > end {
+                // What wharf has to say ends with it.
+                self.running.child.kill().unwrap();
+                let mut log = String::new();
+                self.log.read_to_string(&mut log).unwrap();
+                panic!("resolv.conf never named the gateway: {text}\n{log}");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Reads the log up to the line that tells of this server.
