@@ -104,17 +104,6 @@ impl Server {
         })
     }
 
-    /// The leases, for listings.
-    #[must_use]
-    pub fn leases(&self) -> &Leases {
-        &self.leases
-    }
-
-    /// The leases, to reserve addresses in.
-    pub fn leases_mut(&mut self) -> &mut Leases {
-        &mut self.leases
-    }
-
     /// Takes a message that came to port 67. Its own leases decide: who was seen under an address may have left.
     ///
     /// # Errors

@@ -177,7 +177,7 @@ fn offer_repeats_the_lease_of_a_known_client() {
     let address = bind(&mut server, 0, MAC);
     bind(&mut server, 0, OTHER);
     assert_eq!(yiaddr(&reply(&mut server, 10, &says(1))), address);
-    assert_eq!(server.leases().iter(at(10)).count(), 2);
+    assert_eq!(server.leases.iter(at(10)).count(), 2);
 }
 
 #[test]
@@ -261,7 +261,7 @@ fn a_client_of_a_restarted_gateway_goes_on_with_its_free_address() {
     let address = Ipv4Addr::new(10, 0, 2, 150);
     let ack = reply(&mut server, 0, &Client { ciaddr: address, ..says(3) });
     assert_eq!((kind(&ack), yiaddr(&ack)), (5, address));
-    assert_eq!(server.leases().iter(at(1)).next().unwrap().address, address);
+    assert_eq!(server.leases.iter(at(1)).next().unwrap().address, address);
 }
 
 #[test]
@@ -294,7 +294,7 @@ fn a_released_address_is_free_and_its_former_client_gets_it_back() {
     let address = bind(&mut server, 0, MAC);
     let release = Client { ciaddr: address, ..says(7) }.server(GATEWAY);
     assert_eq!(ask(&mut server, 1, &release), Ok(None));
-    assert_eq!(server.leases().iter(at(1)).count(), 0);
+    assert_eq!(server.leases.iter(at(1)).count(), 0);
     assert_eq!(yiaddr(&reply(&mut server, 2, &says(1))), address);
 }
 
@@ -308,7 +308,7 @@ fn nobody_releases_or_declines_anothers_address() {
     assert_eq!(ask(&mut server, 1, &decline), Err(DropReason::DhcpNotOwner));
     let elsewhere = Client { ciaddr: address, ..says(7) }.server(Ipv4Addr::new(10, 0, 2, 9));
     assert_eq!(ask(&mut server, 1, &elsewhere), Err(DropReason::DhcpOtherServer));
-    assert_eq!(server.leases().iter(at(1)).count(), 1);
+    assert_eq!(server.leases.iter(at(1)).count(), 1);
 }
 
 #[test]
@@ -333,7 +333,7 @@ fn an_inform_is_answered_without_an_address_or_a_lease() {
     assert_eq!(ack.destination, Destination::Client(Ipv4Addr::new(10, 0, 2, 50), MAC));
     assert_eq!([51, 58, 59].map(|code| option(&ack, code)), [None, None, None]);
     assert!(option(&ack, 6).is_some());
-    assert_eq!(server.leases().iter(at(0)).count(), 0);
+    assert_eq!(server.leases.iter(at(0)).count(), 0);
 }
 
 #[test]
@@ -387,8 +387,8 @@ fn a_range_is_bounded_and_an_empty_one_has_nothing() {
         plan.last_lease = Ipv4Addr::new(10, 255, 255, 254);
     }
     let server = Server::new(&config).unwrap();
-    assert!(server.leases().contains(Ipv4Addr::from(u32::from(FIRST) + 4095)));
-    assert!(!server.leases().contains(Ipv4Addr::from(u32::from(FIRST) + 4096)));
+    assert!(server.leases.contains(Ipv4Addr::from(u32::from(FIRST) + 4095)));
+    assert!(!server.leases.contains(Ipv4Addr::from(u32::from(FIRST) + 4096)));
 }
 
 proptest! {
