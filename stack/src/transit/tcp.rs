@@ -25,9 +25,9 @@
 //! | `Linger` | both finished, ours first: a repeated FIN is still acknowledged | one second |
 //!
 //! # Bounds
-//! At most [`MAX_FLOWS`] flows, and three quarters of the host's sockets. The network's memory budget bounds them and all their stream data together: a flow
-//! takes [`FLOW_BYTES`] of it for as long as it lives, and is refused when they are not there; what it has in flight or
-//! holds beyond that takes more, as far as it goes.
+//! At most [`MAX_FLOWS`] flows, and three quarters of the host's sockets. The network's memory budget bounds them and all
+//! their stream data together: a flow takes [`FLOW_BYTES`] of it for as long as it lives, and is refused when they are not
+//! there; what it has in flight or holds beyond that takes more, as far as it goes.
 //!
 //! # Sources
 //! RFC 9293, RFC 2018 (SACK), RFC 5961 (blind attacks), RFC 6298 (retransmission timer), RFC 6528 (ISN),
