@@ -340,6 +340,10 @@ impl Host for Sockets {
         let _ = socket::set_hop_limit(slot.fd.as_fd(), is_ipv6, -1);
     }
 
+    fn tcp_segment_size(&mut self, socket: SocketId) -> Option<u16> {
+        socket::segment_size(self.slot(socket)?.fd.as_fd()).ok()
+    }
+
     fn tcp_send(&mut self, socket: SocketId, data: &[u8]) -> Io<usize> {
         let Some(slot) = self.slot(socket) else { return Io::Broken };
         match rustix::net::send(&slot.fd, data, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {

@@ -153,6 +153,19 @@ fn one_edge_can_tell_of_the_connect_the_first_data_and_the_end() {
     assert_eq!(sockets.tcp_error(id), None);
 }
 
+/// Why the relay asks the container for segments that are a multiple of the host's.
+#[test]
+fn the_segment_size_of_a_connection_is_known_once_it_is_made() {
+    own_network();
+    run("ip link set lo mtu 1500");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut sockets = sockets();
+    let socket = sockets.tcp_connect(token(Owner::Tcp), listener.local_addr().unwrap(), 64).unwrap();
+    assert!(next_event(&sockets, PATIENCE).is_some());
+    // An Ethernet link's, less the timestamps that Linux sends.
+    assert_eq!(sockets.tcp_segment_size(socket), Some(1448));
+}
+
 /// Why -1 puts a hop limit back after the connect.
 #[test]
 fn a_hop_limit_of_minus_one_is_the_hosts_default() {

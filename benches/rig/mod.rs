@@ -160,6 +160,10 @@ impl Host for Spring {
 
     fn tcp_established(&mut self, _: SocketId) {}
 
+    fn tcp_segment_size(&mut self, _: SocketId) -> Option<u16> {
+        None
+    }
+
     fn tcp_send(&mut self, _: SocketId, data: &[u8]) -> Io<usize> {
         self.taken += data.len() as u64;
         Io::Done(data.len())

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Socket calls that need more than the crates offer: error queues, hop limits and fragmentation of datagrams.
+//! Socket calls that need more than the crates offer: error queues, hop limits and fragmentation of datagrams, segment
+//! sizes of streams.
 //!
 //! # Sources
-//! ip(7), ipv6(7) (`IP_RECVERR`, `IP_RECVTTL`, `IP_MTU_DISCOVER`), recv(2) (`MSG_ERRQUEUE`), cmsg(3).
+//! ip(7), ipv6(7) (`IP_RECVERR`, `IP_RECVTTL`, `IP_MTU_DISCOVER`), recv(2) (`MSG_ERRQUEUE`), tcp(7) (`TCP_MAXSEG`), cmsg(3).
 #![allow(unsafe_code, reason = "system calls")]
 #![allow(clippy::cast_possible_truncation, reason = "sizes of small C structures")]
 
@@ -54,6 +55,29 @@ fn set_int(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<
     // SAFETY: `value` lives across the call and `len` is its size.
     let result = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), len) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Payload bytes of the segments that a connection's data is cut into now (`TCP_MAXSEG`), options not counted.
+///
+/// # Errors
+/// What the kernel said.
+pub fn segment_size(fd: BorrowedFd<'_>) -> io::Result<u16> {
+    let mut value: i32 = 0;
+    let mut len = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: `value` lives across the call and `len` is its size.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_MAXSEG,
+            (&raw mut value).cast(),
+            &raw mut len,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    u16::try_from(value).map_err(io::Error::other)
 }
 
 /// Asks for ICMP errors in the socket's error queue, or no longer.

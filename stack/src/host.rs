@@ -263,6 +263,9 @@ pub trait Host {
     /// connection (RFC 1122 section 4.2.3.9).
     fn tcp_established(&mut self, socket: SocketId);
 
+    /// How many bytes the host puts into one segment of a connection, where it knows.
+    fn tcp_segment_size(&mut self, socket: SocketId) -> Option<u16>;
+
     /// Sends what the socket takes of `data`, more than zero bytes.
     fn tcp_send(&mut self, socket: SocketId, data: &[u8]) -> Io<usize>;
 

@@ -179,6 +179,10 @@ impl Runner {
                 self.stage.settle();
                 return Ok(());
             }
+            "segments" => {
+                host.segment_size = Some(rest.parse().map_err(|_| "of what size")?);
+                return Ok(());
+            }
             "has" => {
                 host.is_exhausted = rest == "no descriptors";
                 return Ok(());
@@ -287,6 +291,7 @@ scripts!(
     silent_host_is_silence,
     small_room_does_not_open_the_window,
     soft_error_does_not_end_a_connect,
+    segments_fit_those_of_the_host,
     stream_ends_one_side_after_the_other,
     syn_ack_is_repeated_until_acknowledged,
     syn_is_held_until_the_host_connected,

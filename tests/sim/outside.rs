@@ -380,6 +380,10 @@ impl Host for SimHost {
         connection.established = true;
     }
 
+    fn tcp_segment_size(&mut self, SocketId(number): SocketId) -> Option<u16> {
+        (number % 4 != 0).then_some(536 + (number % 1000) as u16)
+    }
+
     fn tcp_send(&mut self, socket: SocketId, data: &[u8]) -> Io<usize> {
         assert!(!data.is_empty());
         let partial = 1 + self.random.below(data.len() as u64);

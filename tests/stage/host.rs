@@ -57,6 +57,8 @@ pub struct ScriptHost {
     /// Clients that wait, and whether the host is out of descriptors for them.
     pub clients: VecDeque<SocketAddr>,
     pub is_exhausted: bool,
+    /// What the host puts into one TCP segment.
+    pub segment_size: Option<u16>,
     listener: Option<Token>,
     events: Vec<HostEvent>,
 }
@@ -193,6 +195,10 @@ impl Host for ScriptHost {
     fn tcp_established(&mut self, socket: SocketId) {
         let socket = self.socket(socket);
         assert_eq!(socket.connected, Some(Ok(())), "the relay takes a connect for finished that goes on");
+    }
+
+    fn tcp_segment_size(&mut self, _: SocketId) -> Option<u16> {
+        self.segment_size
     }
 
     fn tcp_send(&mut self, socket: SocketId, data: &[u8]) -> Io<usize> {

@@ -104,6 +104,10 @@ impl Host for ScriptedHost {
 
     fn tcp_established(&mut self, _: SocketId) {}
 
+    fn tcp_segment_size(&mut self, _: SocketId) -> Option<u16> {
+        None
+    }
+
     fn tcp_send(&mut self, socket: SocketId, data: &[u8]) -> Io<usize> {
         let bite = if self.bite == 0 { data.len() } else { self.bite.min(data.len()) };
         self.socket(socket).sent.extend_from_slice(&data[..bite]);

@@ -39,9 +39,18 @@ const SMALLEST_MSS: u16 = 48;
 const MAX_WINDOW_SHIFT: u8 = 14;
 
 /// The largest segment payload on the link for a family.
-pub(super) fn link_mss(env: &Env, is_ipv4: bool) -> u16 {
+fn link_mss(env: &Env, is_ipv4: bool) -> u16 {
     let headers = if is_ipv4 { 40 } else { 60 };
     u16::try_from(env.config.mtu_bytes.saturating_sub(headers)).unwrap_or(u16::MAX)
+}
+
+/// The segment size to ask the container for: the link's, rounded down to whole segments of the host's where several fit
+/// and that costs little. What leaves the container in one piece then leaves the host in one piece too, without a short last segment.
+fn fitting_mss(link: u16, host: Option<u16>) -> u16 {
+    match host.filter(|host| (1..=link / 2).contains(host)).map(|host| link % host) {
+        Some(rest) if rest < link / 16 => link - rest,
+        _ => link,
+    }
 }
 
 /// What a container's SYN or SYN-ACK says about itself.
@@ -213,11 +222,16 @@ impl Flow {
         Fate::Ends
     }
 
-    pub(super) fn send_syn_ack<H, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {
-        let is_ipv4 = self.key.container.is_ipv4();
+    /// The segment size that our SYN or SYN-ACK asks for.
+    pub(super) fn offered_mss<H: Host, O>(&self, cx: &mut Cx<'_, H, O>) -> u16 {
+        let host_mss = self.socket.and_then(|socket| cx.host.tcp_segment_size(socket));
+        fitting_mss(link_mss(cx.env, self.key.container.is_ipv4()), host_mss)
+    }
+
+    pub(super) fn send_syn_ack<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {
         let mut header = self.header(cx.env, TcpControl::Syn, self.download.unacknowledged());
         header.window_len = self.upload.unscaled_window();
-        header.max_seg_size = Some(link_mss(cx.env, is_ipv4));
+        header.max_seg_size = Some(self.offered_mss(cx));
         header.window_scale = self.upload.window_shift();
         header.sack_permitted = self.download.sack_permitted();
         self.download.syn_sent(cx.now);
@@ -239,5 +253,20 @@ impl Flow {
             transport: &ports_and_seq,
         };
         icmp_error::report(cx, &quoted, cause);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_segment_size_is_a_multiple_of_the_hosts_where_that_costs_little() {
+        assert_eq!(fitting_mss(65480, Some(1448)), 45 * 1448);
+        assert_eq!(fitting_mss(65480, Some(8948)), 7 * 8948);
+        for host in [None, Some(0), Some(40_000), Some(65_483), Some(u16::MAX)] {
+            assert_eq!(fitting_mss(65480, host), 65480, "{host:?}");
+        }
+        assert_eq!(fitting_mss(1460, Some(1448)), 1460);
     }
 }

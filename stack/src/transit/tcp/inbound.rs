@@ -24,7 +24,7 @@ use core::net::SocketAddr;
 use smoltcp::wire::{EthernetAddress, TcpControl, TcpRepr};
 
 use super::download::{Download, Peer};
-use super::handshake::{link_mss, peer, window_shift};
+use super::handshake::{peer, window_shift};
 use super::seq::Seq;
 use super::upload::{Upload, WINDOW_SHIFT};
 use super::{FLOW_BYTES, Fate, Flow, FlowKey, Phase, Relay, close};
@@ -155,11 +155,11 @@ impl Relay {
 }
 
 impl Flow {
-    pub(super) fn send_syn<H, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {
+    pub(super) fn send_syn<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {
         let mut header = self.header(cx.env, TcpControl::Syn, self.download.unacknowledged());
         header.ack_number = None;
         header.window_len = self.upload.unscaled_window();
-        header.max_seg_size = Some(link_mss(cx.env, self.key.container.is_ipv4()));
+        header.max_seg_size = Some(self.offered_mss(cx));
         header.window_scale = self.upload.window_shift();
         header.sack_permitted = true;
         self.download.syn_sent(cx.now);
