@@ -30,4 +30,5 @@ pub use env::Outbox;
 pub use gateway::{Gateway, Load};
 pub use host::Host;
 pub use ownership::Ownership;
+pub use transit::publish::PublicationId;
 pub use transit::tcp::Inbound;

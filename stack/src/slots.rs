@@ -64,6 +64,12 @@ impl<T> Slots<T> {
         })
     }
 
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (FlowId, &mut T)> {
+        self.entries.iter_mut().zip(0..).filter_map(|((generation, value), index)| {
+            Some((FlowId { index, generation: *generation }, value.as_mut()?))
+        })
+    }
+
     fn entry(&self, index: u32) -> Option<&(u32, Option<T>)> {
         self.entries.get(usize::try_from(index).ok()?)
     }
