@@ -133,7 +133,7 @@ fn serve(options: Options) -> Result<(), Failure> {
     config.max_sockets = host::raise_open_files(rustix::process::getrlimit(Resource::Nofile));
     fence::raise(&options, server.as_ref())?;
     let dataplane = dataplane::Options { poll: PollMode::default(), sources };
-    let running = dataplane::start(config, vec![tap], Vec::new(), &dataplane, Remarks::default())
+    let running = dataplane::start(config, vec![tap], &dataplane, Remarks::default())
         .failed("data plane")?;
     if let Some(Inherited::Open(ready)) = options.ready {
         tell(ready);
