@@ -2,33 +2,33 @@
 //! Threads that carry frames: one worker each, woken by epoll.
 //!
 //! # How it works
-//! [`start`] gives every worker its queue of the TAP and a thread. Orders (other nameservers, stop) come through a
-//! channel and an eventfd, and are applied between turns. How long a worker looks for more work before it sleeps is
-//! [`PollMode`].
+//! [`start`] gives every worker its queue of the TAP and a thread. What others want of it comes through a [`Mailbox`] and
+//! is done between turns. How long a worker looks for more work before it sleeps is [`PollMode`].
 //!
 //! # Bounds
 //! Without traffic and due timers a worker sleeps in `epoll_wait` and is never woken.
 
 pub mod exchange;
 mod idle;
+mod mailbox;
 pub mod remarks;
 pub mod worker;
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 
-use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::event::epoll;
 use wharf_stack::host::{HostEvent, Token};
-use wharf_stack::{Config, Ownership};
+use wharf_stack::{Config, Ownership, PublicationId};
 use wharf_switch::{Fdb, Pool, PortId, fdb};
 
 use self::exchange::Exchange;
 pub use self::idle::PollMode;
 use self::idle::{Clock, Spin};
+use self::mailbox::{Bell, Mailbox, Order, answer};
 use self::remarks::Remarks;
 use self::worker::Worker;
 use crate::host::{Sockets, Sources, Stream};
@@ -54,11 +54,6 @@ pub struct Options {
     pub sources: Sources,
 }
 
-enum Order {
-    Nameservers(Vec<SocketAddr>),
-    Stop,
-}
-
 /// Running workers. Dropping it stops them.
 #[derive(Debug)]
 pub struct Running {
@@ -67,32 +62,41 @@ pub struct Running {
 
 #[derive(Debug)]
 struct Thread {
-    orders: Sender<Order>,
-    bell: Arc<OwnedFd>,
+    mailbox: Mailbox,
     handle: Option<JoinHandle<()>>,
 }
 
-impl Thread {
-    fn order(&self, order: Order) {
-        // A worker that is gone needs no orders.
-        if self.orders.send(order).is_ok() {
-            ring(&self.bell);
-        }
-    }
-}
-
-/// Wakes the worker that waits on `bell`.
-fn ring(bell: &OwnedFd) {
-    // It can only fail when the count is at its maximum, and then the worker is awake.
-    let _ = rustix::io::write(bell, &1u64.to_ne_bytes());
-}
+/// A port that is published, until it is withdrawn or the workers stop.
+#[derive(Debug)]
+pub struct Published(PublicationId);
 
 impl Running {
     /// Sends queries to other nameservers from now on.
     pub fn set_nameservers(&self, servers: Vec<SocketAddr>) {
         for thread in &self.threads {
-            thread.order(Order::Nameservers(servers.clone()));
+            thread.mailbox.send(Order::Nameservers(servers.clone()));
         }
+    }
+
+    /// Publishes a port.
+    ///
+    /// # Errors
+    /// The listener cannot be watched, and is closed.
+    pub fn publish(&self, publication: Publication) -> io::Result<Published> {
+        let id = self.first()?.ask(|reply| Order::Publish { publication, reply })?;
+        id.map(Published)
+            .map_err(|error| io::Error::other(format!("a listener cannot be watched: {error:?}")))
+    }
+
+    /// Ends a port's publication. When this returns, the host's port is free.
+    pub fn withdraw(&self, Published(id): Published) {
+        // Else the worker is gone, and the listener with it.
+        let _ = self.first().and_then(|first| first.ask(|reply| Order::Withdraw { id, reply }));
+    }
+
+    /// The worker that finds containers on the link, and so watches the listeners.
+    fn first(&self) -> io::Result<&Mailbox> {
+        self.threads.first().map(|thread| &thread.mailbox).ok_or_else(|| io::Error::other("no workers"))
     }
 
     /// Stops the workers and waits for them.
@@ -104,7 +108,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         for thread in &mut self.threads {
-            thread.order(Order::Stop);
+            thread.mailbox.send(Order::Stop);
             if let Some(handle) = thread.handle.take() {
                 let _ = handle.join();
             }
@@ -113,18 +117,11 @@ impl Drop for Running {
 }
 
 /// Starts the gateway of one network on the queues of its TAP, with one worker for each, which makes `remarks` when there
-/// is reason to. The first worker watches the listeners.
+/// is reason to.
 ///
 /// # Errors
 /// What the kernel said when epoll, eventfd or a thread could not be made.
-pub fn start(
-    config: Config,
-    taps: Vec<Tap>,
-    publications: Vec<Publication>,
-    options: &Options,
-    remarks: Remarks,
-) -> io::Result<Running> {
-    let mut publications = Some(publications);
+pub fn start(config: Config, taps: Vec<Tap>, options: &Options, remarks: Remarks) -> io::Result<Running> {
     let remarks = Arc::new(remarks);
     let key = config.seed.first_chunk().copied().unwrap_or_default();
     let fdb = Arc::new(Fdb::new(fdb::DEFAULT_CAPACITY, key));
@@ -135,26 +132,17 @@ pub fn start(
         max_sockets: config.max_sockets / workers,
         ..config
     };
-    let bells = taps
-        .iter()
-        .map(|_| Ok(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))
-        .collect::<io::Result<Vec<_>>>()?;
+    let bells = taps.iter().map(|_| Ok(Arc::new(Bell::new()?))).collect::<io::Result<Vec<_>>>()?;
     // One clock: the workers share the forwarding database, which ages.
     let clock = Clock::start();
     let mut threads = Vec::new();
     for ((tap, exchange), bell) in taps.into_iter().zip(exchanges).zip(&bells) {
-        let (orders, inbox) = channel();
+        let (mailbox, inbox) = Mailbox::new(Arc::clone(bell));
         let name = format!("wharf-{}", exchange.number());
         let mut driver = Driver::new(share.clone(), Arc::clone(&fdb), tap, exchange, &bells, clock, options)?;
         driver.remarks = Arc::clone(&remarks);
-        for publication in publications.take().into_iter().flatten() {
-            let Publication { listener, target } = publication;
-            let published = driver.worker.publish(listener, target);
-            published
-                .map_err(|error| io::Error::other(format!("a listener cannot be watched: {error:?}")))?;
-        }
         let handle = std::thread::Builder::new().name(name).spawn(move || driver.run_to_the_end(&inbox))?;
-        threads.push(Thread { orders, bell: Arc::clone(bell), handle: Some(handle) });
+        threads.push(Thread { mailbox, handle: Some(handle) });
     }
     Ok(Running { threads })
 }
@@ -162,7 +150,7 @@ pub fn start(
 /// One worker with what wakes it.
 struct Driver {
     worker: Worker<Tap, Sockets>,
-    bells: Vec<Arc<OwnedFd>>,
+    bells: Vec<Arc<Bell>>,
     clock: Clock,
     spin: Spin,
     ports: Vec<PortId>,
@@ -175,14 +163,14 @@ impl Driver {
         fdb: Arc<Fdb>,
         tap: Tap,
         exchange: Exchange<Stream>,
-        bells: &[Arc<OwnedFd>],
+        bells: &[Arc<Bell>],
         clock: Clock,
         options: &Options,
     ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
         if let Some(bell) = bells.get(exchange.number()) {
-            epoll::add(&epoll, bell, epoll::EventData::new_u64(BELL), edge)?;
+            epoll::add(&epoll, bell.as_ref(), epoll::EventData::new_u64(BELL), edge)?;
         }
         epoll::add(&epoll, &tap, epoll::EventData::new_u64(FIRST_PORT), edge)?;
         let sockets = Sockets::new(epoll, options.sources);
@@ -220,7 +208,7 @@ impl Driver {
             self.remarks.heed(self.worker.gateway.drops());
             for number in self.worker.exchange.take_wakes() {
                 if let Some(bell) = self.bells.get(number) {
-                    ring(bell);
+                    bell.ring();
                 }
             }
             let timeout = self.spin.timeout(&outlook, self.clock.now());
@@ -254,12 +242,18 @@ impl Driver {
     /// Applies orders. Returns whether the worker goes on.
     fn obey(&mut self, inbox: &Receiver<Order>) -> bool {
         if let Some(bell) = self.bells.get(self.worker.exchange.number()) {
-            let mut count = [0; 8];
-            let _ = rustix::io::read(bell, &mut count);
+            bell.silence();
         }
         for order in inbox.try_iter() {
             match order {
                 Order::Nameservers(servers) => self.worker.gateway.set_nameservers(servers),
+                Order::Publish { publication: Publication { listener, target }, reply } => {
+                    answer(&reply, self.worker.publish(listener, target));
+                }
+                Order::Withdraw { id, reply } => {
+                    self.worker.withdraw(id);
+                    answer(&reply, ());
+                }
                 Order::Stop => return false,
             }
         }

@@ -4,12 +4,11 @@
 //! # How it works
 //! [`bind`] makes every listener before anything is connected, so that either all ports are published or none. Without an
 //! address a port is published on both wildcards, IPv4 and IPv6 each with a socket of its own (`IPV6_V6ONLY`): a client's
-//! family is then that of its listener, and so [`Bound::target`] knows where it goes.
+//! family is then that of its listener, and so [`Claim::target`] knows where it goes.
 //!
 //! # Bounds
 //! One descriptor per port and family; a backlog of [`BACKLOG`] clients each, as far as `net.core.somaxconn` goes.
 
-use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::ops::RangeInclusive;
@@ -19,6 +18,7 @@ use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind as bind_socket, listen, socket_with, sockopt,
 };
 
+use serde::{Deserialize, Serialize};
 use wharf_stack::host::Family;
 
 use crate::host::Listener;
@@ -32,7 +32,8 @@ const FREE_PORTS_TRIED: usize = 16;
 pub const NOTICE: &str = "notice";
 
 /// What is published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// Connections.
     Tcp,
@@ -90,9 +91,15 @@ pub struct Bound {
     listener: TcpListener,
     /// The host's end.
     at: SocketAddr,
+}
+
+/// A port of the host that is bound for one of the sandbox's.
+#[derive(Debug)]
+pub struct Claim {
+    bound: Bound,
     /// The sandbox's port.
     port: u16,
-    /// The port is one that nobody asked for by number.
+    /// The port of the host is one that nobody asked for by number.
     chosen: bool,
 }
 
@@ -101,35 +108,49 @@ pub struct Bound {
 pub struct Publication {
     /// The host's end.
     pub listener: Listener,
-    /// The sandbox's end.
+    /// The container's end.
     pub target: SocketAddr,
 }
 
 impl Bound {
-    /// The sandbox's end: in the family of the listener's clients where the sandbox has it, else in the other.
-    fn target(&self, plan: &Plan) -> Option<SocketAddr> {
-        let (ipv4, ipv6) = (plan.container4().map(IpAddr::from), plan.container6.map(IpAddr::from));
-        let address = if self.at.is_ipv4() { ipv4.or(ipv6) } else { ipv6.or(ipv4) };
-        Some(SocketAddr::new(address?, self.port))
+    /// Listens at an end of the host.
+    ///
+    /// # Errors
+    /// It is not to be had.
+    pub fn listen(at: SocketAddr) -> Result<Self, Error> {
+        let listener = open(at).map_err(|errno| Error { at, source: errno.into() })?;
+        // Port 0 has become another one.
+        let at = listener.local_addr().map_err(|source| Error { at, source })?;
+        Ok(Self { listener, at })
     }
 
-    /// Publishes the port in the sandbox of `plan`, and says so.
+    /// Makes it lead to a container's port.
     #[must_use]
-    pub fn publish(self, plan: &Plan) -> Option<Publication> {
-        let target = self.target(plan)?;
-        if self.chosen {
-            tracing::warn!(target: NOTICE, "{self} leads to {target}");
-        } else {
-            tracing::info!("{self} leads to {target}");
-        }
+    pub fn leading_to(self, target: SocketAddr) -> Publication {
         let listener = Listener { fd: self.listener.into(), family: Family::of(self.at.ip()) };
-        Some(Publication { listener, target })
+        Publication { listener, target }
     }
 }
 
-impl fmt::Display for Bound {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "port {} of the host", self.at)
+impl Claim {
+    /// The sandbox's end: in the family of the listener's clients where the sandbox has it, else in the other.
+    fn target(&self, plan: &Plan) -> Option<SocketAddr> {
+        let (ipv4, ipv6) = (plan.container4().map(IpAddr::from), plan.container6.map(IpAddr::from));
+        let address = if self.bound.at.is_ipv4() { ipv4.or(ipv6) } else { ipv6.or(ipv4) };
+        Some(SocketAddr::new(address?, self.port))
+    }
+
+    /// Makes the port lead into the sandbox of `plan`, and says so.
+    #[must_use]
+    pub fn publish(self, plan: &Plan) -> Option<Publication> {
+        let target = self.target(plan)?;
+        let at = self.bound.at;
+        if self.chosen {
+            tracing::warn!(target: NOTICE, "port {at} of the host leads to {target}");
+        } else {
+            tracing::info!("port {at} of the host leads to {target}");
+        }
+        Some(self.bound.leading_to(target))
     }
 }
 
@@ -137,29 +158,29 @@ impl fmt::Display for Bound {
 ///
 /// # Errors
 /// The first port that is not to be had; then nothing listens.
-pub fn bind(requests: &[Request]) -> Result<Vec<Bound>, Error> {
-    let mut bound = Vec::new();
+pub fn bind(requests: &[Request]) -> Result<Vec<Claim>, Error> {
+    let mut claims = Vec::new();
     for request in requests {
         for (host_port, port) in request.pairs() {
-            let listeners = match request.address {
-                Some(address) => vec![bind_one(SocketAddr::new(address, host_port))?],
-                None => bind_wildcards(host_port)?,
+            let bound = match request.address {
+                Some(address) => vec![Bound::listen(SocketAddr::new(address, host_port))?],
+                None => listen_on_wildcards(host_port)?,
             };
             let chosen = host_port == 0;
-            bound.extend(listeners.into_iter().map(|(listener, at)| Bound { listener, at, port, chosen }));
+            claims.extend(bound.into_iter().map(|bound| Claim { bound, port, chosen }));
         }
     }
-    Ok(bound)
+    Ok(claims)
 }
 
 /// Both wildcards, under one number.
-fn bind_wildcards(port: u16) -> Result<Vec<(TcpListener, SocketAddr)>, Error> {
+fn listen_on_wildcards(port: u16) -> Result<Vec<Bound>, Error> {
     let mut tries = 0;
     loop {
-        let (listener, at) = bind_one((Ipv4Addr::UNSPECIFIED, port).into())?;
-        match bind_one((Ipv6Addr::UNSPECIFIED, at.port()).into()) {
-            Ok(ipv6) => return Ok(vec![(listener, at), ipv6]),
-            Err(error) if has_no_ipv6(&error) => return Ok(vec![(listener, at)]),
+        let ipv4 = Bound::listen((Ipv4Addr::UNSPECIFIED, port).into())?;
+        match Bound::listen((Ipv6Addr::UNSPECIFIED, ipv4.at.port()).into()) {
+            Ok(ipv6) => return Ok(vec![ipv4, ipv6]),
+            Err(error) if has_no_ipv6(&error) => return Ok(vec![ipv4]),
             Err(error) if port != 0 || tries == FREE_PORTS_TRIED => return Err(error),
             Err(_) => tries += 1,
         }
@@ -168,13 +189,6 @@ fn bind_wildcards(port: u16) -> Result<Vec<(TcpListener, SocketAddr)>, Error> {
 
 fn has_no_ipv6(error: &Error) -> bool {
     matches!(Errno::from_io_error(&error.source), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
-}
-
-/// One listener, and the end it has in fact.
-fn bind_one(at: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
-    let listener = open(at).map_err(|errno| Error { at, source: errno.into() })?;
-    let at = listener.local_addr().map_err(|source| Error { at, source })?;
-    Ok((listener, at))
 }
 
 fn open(at: SocketAddr) -> Result<TcpListener, Errno> {
@@ -231,28 +245,30 @@ mod tests {
     #[test]
     fn any_free_port_is_the_same_on_both_wildcards() {
         let wish = Request { address: None, first: 0, ports: 80..=81, protocol: Protocol::Tcp };
-        let bound = bind(&[wish]).unwrap();
-        let (first, second): (Vec<_>, Vec<_>) = bound.iter().partition(|bound| bound.port == 80);
-        assert_ne!(first[0].at.port(), second[0].at.port());
+        let claims = bind(&[wish]).unwrap();
+        let (first, second): (Vec<_>, Vec<_>) = claims.iter().partition(|claim| claim.port == 80);
+        assert_ne!(first[0].bound.at.port(), second[0].bound.at.port());
         for pair in [first, second] {
-            assert!(pair.iter().all(|bound| bound.at.port() == pair[0].at.port() && bound.chosen));
+            assert!(
+                pair.iter().all(|claim| claim.bound.at.port() == pair[0].bound.at.port() && claim.chosen)
+            );
         }
     }
 
     #[test]
     fn clients_go_to_their_own_family_where_the_sandbox_has_it() {
         let plan = |families| Plan::new(&Wishes { families, ..Wishes::default() }, &[], [1; 5]);
-        let bound = bind(&[request("127.0.0.1", 0, 80..=80)]).unwrap().remove(0);
-        let six = Bound {
-            at: "[::1]:8080".parse().unwrap(),
-            ..bind(&[request("127.0.0.1", 0, 81..=81)]).unwrap().remove(0)
+        let claim = |at: &str, port| {
+            let bound = Bound::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+            Claim { bound: Bound { at: at.parse().unwrap(), ..bound }, port, chosen: false }
         };
-        let target = |bound: &Bound, families| bound.target(&plan(families)).unwrap().to_string();
-        assert_eq!(target(&bound, Families::Both), "10.0.2.100:80");
+        let (four, six) = (claim("192.0.2.1:8080", 80), claim("[::1]:8080", 81));
+        let target = |claim: &Claim, families| claim.target(&plan(families)).unwrap().to_string();
+        assert_eq!(target(&four, Families::Both), "10.0.2.100:80");
         assert_eq!(target(&six, Families::Ipv4), "10.0.2.100:81");
-        for (bound, port) in [(&six, 81), (&bound, 80)] {
+        for (claim, port) in [(&six, 81), (&four, 80)] {
             let there = SocketAddr::new(plan(Families::Ipv6).container6.unwrap().into(), port);
-            assert_eq!(target(bound, Families::Ipv6), there.to_string());
+            assert_eq!(target(claim, Families::Ipv6), there.to_string());
         }
     }
 }

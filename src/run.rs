@@ -171,8 +171,8 @@ fn gateway(
     drop(channel.send(&mapped, &[]));
     let taps = receive_device(&channel)?;
     config.max_sockets = host::raise_open_files(nofile);
-    let bound = publish::bind(&options.publish)?;
-    let publications = bound.into_iter().filter_map(|bound| bound.publish(plan)).collect();
+    let claims = publish::bind(&options.publish)?;
+    let publications: Vec<_> = claims.into_iter().filter_map(|claim| claim.publish(plan)).collect();
     if tracing::enabled!(tracing::Level::INFO) {
         say_degraded();
     }
@@ -187,8 +187,10 @@ fn gateway(
     }
     let taps = taps.into_iter().map(|queue| Tap::new(queue, Tap::OFFLOADS)).collect();
     let dataplane = dataplane::Options { poll: options.poll, sources: Sources::default() };
-    let running =
-        dataplane::start(config, taps, publications, &dataplane, remarks).doing("starting the gateway")?;
+    let running = dataplane::start(config, taps, &dataplane, remarks).doing("starting the gateway")?;
+    for publication in publications {
+        running.publish(publication).doing("publishing a port")?;
+    }
     let outcome = supervisor.run(&running);
     running.stop();
     outcome

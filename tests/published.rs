@@ -77,3 +77,43 @@ fn a_client_with_a_taken_port_stays_its_workers() {
         assert!(answer.ack() && !answer.rst(), "the owner of the answer knows of no such flow");
     }
 }
+
+/// The next port takes the place of one that is withdrawn: what was to happen to the first must not happen to it.
+#[test]
+fn events_and_deadlines_of_a_withdrawn_port_find_nobody() {
+    let mut stage = published(1);
+    stage.host().is_exhausted = true;
+    stage.host().connects("203.0.113.9:5555".parse().unwrap());
+    stage.settle();
+    // The event of this client has not been heard of when its port is no more.
+    stage.host().clients.clear();
+    stage.host().connects("203.0.113.9:5556".parse().unwrap());
+    stage.withdraw();
+    stage.host().calls.clear();
+    stage.publish("10.0.2.100:81".parse().unwrap());
+    // A client that no event has told of yet: looking for it would be somebody else's doing.
+    stage.host().clients.push_back("203.0.113.9:5557".parse().unwrap());
+    stage.advance(Duration::from_secs(10));
+    assert_eq!(stage.host().calls, [""; 0]);
+    stage.host().is_exhausted = false;
+    stage.host().clients.clear();
+    stage.host().connects("203.0.113.9:5557".parse().unwrap());
+    stage.settle();
+    assert_eq!(stage.workers[0].gateway.load().tcp_flows, 1);
+}
+
+#[test]
+fn clients_of_a_withdrawn_port_are_not_waited_for_any_more() {
+    let mut stage = Stage::new(config());
+    stage.publish("10.0.2.100:80".parse().unwrap());
+    stage.host().connects("203.0.113.9:5555".parse().unwrap());
+    stage.settle();
+    stage.withdraw();
+    stage.publish("10.0.2.100:80".parse().unwrap());
+    stage.advance(Duration::from_secs(10));
+    stage.receive(&frames::arp(1, CONTAINER_MAC, [10, 0, 2, 100], [10, 0, 2, 2]));
+    assert_eq!(stage.workers[0].gateway.load().tcp_flows, 0);
+    stage.host().connects("203.0.113.9:5555".parse().unwrap());
+    stage.settle();
+    assert_eq!(stage.workers[0].gateway.load().tcp_flows, 1);
+}

@@ -33,7 +33,7 @@ use rustix::process::Resource;
 use api::Api;
 use api::server::Server;
 use args::{Inherited, Options, Request};
-use forward::NoPublisher;
+use forward::Ports;
 
 use crate::cli::logging;
 use crate::dataplane::{self, PollMode, remarks::Remarks};
@@ -133,12 +133,13 @@ fn serve(options: Options) -> Result<(), Failure> {
     config.max_sockets = host::raise_open_files(rustix::process::getrlimit(Resource::Nofile));
     fence::raise(&options, server.as_ref())?;
     let dataplane = dataplane::Options { poll: PollMode::default(), sources };
-    let running = dataplane::start(config, vec![tap], Vec::new(), &dataplane, Remarks::default())
-        .failed("data plane")?;
+    let running =
+        dataplane::start(config.clone(), vec![tap], &dataplane, Remarks::default()).failed("data plane")?;
     if let Some(Inherited::Open(ready)) = options.ready {
         tell(ready);
     }
-    let api = Api::new(NoPublisher, plan::interface_address(options.cidr));
+    let guest = plan::interface_address(options.cidr);
+    let api = Api::new(Ports { running: &running, config, guest: guest.into() }, guest);
     tend::tend(options.exit, server.map(|server| (server, api)), follower, &running).failed("poll")?;
     running.stop();
     Ok(())

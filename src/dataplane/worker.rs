@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use wharf_stack::host::{Host, HostError, HostEvent};
-use wharf_stack::{Config, Gateway, Inbound, Outbox};
+use wharf_stack::{Config, Gateway, Inbound, Outbox, PublicationId};
 use wharf_switch::{DropReason, Fdb, Frame, Instant, Pool, Port, PortId, Received, Switch, TooManyPorts};
 
 use super::exchange::{Exchange, Owned};
@@ -105,8 +105,13 @@ impl<P: Port, H: Host> Worker<P, H> {
     ///
     /// # Errors
     /// What [`Host::tcp_listen`] said.
-    pub fn publish(&mut self, listener: H::Listener, target: SocketAddr) -> Result<(), HostError> {
+    pub fn publish(&mut self, listener: H::Listener, target: SocketAddr) -> Result<PublicationId, HostError> {
         self.gateway.publish(&mut self.host, listener, target)
+    }
+
+    /// Connects nobody any more.
+    pub fn withdraw(&mut self, id: PublicationId) {
+        self.gateway.withdraw(&mut self.host, id);
     }
 
     /// A port may have frames.

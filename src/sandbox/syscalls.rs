@@ -259,8 +259,8 @@ impl Call {
 
 /// What a gateway needs beyond the table that others talk to through a unix socket.
 pub const CONTROL_SOCKET: &[Group] = &[Group {
-    by: "compat: clients of the control socket, and its removal",
-    calls: &[any(libc::SYS_listen), any(libc::SYS_unlinkat)],
+    by: "compat: clients of the control socket, its removal, and the ports that they publish",
+    calls: &[any(libc::SYS_getsockname), any(libc::SYS_listen), any(libc::SYS_unlinkat)],
 }];
 
 /// The programs that enforce the table and the groups `beyond` it, for this processor.

@@ -138,6 +138,35 @@ impl Config {
         self.ipv6.filter(|_| self.dns_forwarder).map(|plan| plan.dns)
     }
 
+    /// Whether an address belongs to the gateway or reaches every host of the link.
+    pub(crate) fn listens_to(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => {
+                address == Ipv4Addr::BROADCAST
+                    || self.ipv4.is_some_and(|plan| {
+                        address == plan.gateway || plan.subnet.broadcast() == Some(address)
+                    })
+                    || self.forwarder_v4() == Some(address)
+            }
+            IpAddr::V6(address) => {
+                address.is_multicast()
+                    || self.ipv6.is_some_and(|plan| address == plan.gateway || address == plan.link_local)
+                    || self.forwarder_v6() == Some(address)
+            }
+        }
+    }
+
+    /// Whether an address of the network is free for a container.
+    #[must_use]
+    pub fn may_be_container(&self, address: IpAddr) -> bool {
+        let is_network = match address {
+            IpAddr::V4(address) => self.ipv4.is_some_and(|plan| address == plan.subnet.address()),
+            // RFC 4291 section 2.6.1: the routers' anycast address.
+            IpAddr::V6(address) => self.ipv6.is_some_and(|plan| address == plan.subnet.address()),
+        };
+        self.is_inside(address) && !self.listens_to(address) && !is_network
+    }
+
     /// Whether an address is one of the network itself, and so nobody outside has it.
     pub(crate) fn is_inside(&self, address: IpAddr) -> bool {
         match address {
@@ -165,6 +194,24 @@ pub(crate) mod tests {
             search: vec!["example.org".into()],
             ..Config::new(EthernetAddress([0x02, 0x77, 0, 0, 0, 1]), [7; 32])
         }
+    }
+
+    #[test]
+    fn containers_have_the_addresses_that_nothing_else_stands_for() {
+        let config = config();
+        let may = |address: &str| config.may_be_container(address.parse().unwrap());
+        for address in ["10.0.2.1", "10.0.2.100", "10.0.2.254", "fd00:db8::1", "fd00:db8::100"] {
+            assert!(may(address), "{address}");
+        }
+        for address in ["10.0.2.0", "10.0.2.2", "10.0.2.3", "10.0.2.255", "10.0.3.1", "127.0.0.1", "0.0.0.0"]
+        {
+            assert!(!may(address), "{address}");
+        }
+        for address in ["fd00:db8::", "fd00:db8::2", "fd00:db8::3", "fd00:db9::1", "fe80::1", "::1", "::"] {
+            assert!(!may(address), "{address}");
+        }
+        let ipv4_only = Config { ipv6: None, ..config.clone() };
+        assert!(!ipv4_only.may_be_container("fd00:db8::100".parse().unwrap()));
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::link::{Link, ndp};
 use crate::local::Local;
 use crate::transit::Transit;
 use crate::transit::fragments::Reassembly;
+use crate::transit::publish::PublicationId;
 use crate::transit::tcp::Inbound;
 use crate::wire::Packet;
 use crate::{Config, DropReason};
@@ -178,8 +179,13 @@ impl Gateway {
         host: &mut H,
         listener: H::Listener,
         target: SocketAddr,
-    ) -> Result<(), HostError> {
+    ) -> Result<PublicationId, HostError> {
         self.transit.publish(host, listener, target)
+    }
+
+    /// Ends a [`publish`](Self::publish): whoever waits to be accepted is reset, and open connections go on.
+    pub fn withdraw<H: Host>(&mut self, host: &mut H, id: PublicationId) {
+        self.transit.withdraw(host, &mut self.env.timers, id);
     }
 
     /// Takes clients that came to the published ports and adds them to `inbound`. The worker that owns the flow of one

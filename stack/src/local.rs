@@ -34,24 +34,6 @@ pub(crate) struct Local {
     dns: dns::service::Service,
 }
 
-/// Whether an address belongs to the gateway or reaches every host of the link.
-fn is_ours(config: &Config, address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => {
-            address == Ipv4Addr::BROADCAST
-                || config
-                    .ipv4
-                    .is_some_and(|plan| address == plan.gateway || plan.subnet.broadcast() == Some(address))
-                || config.forwarder_v4() == Some(address)
-        }
-        IpAddr::V6(address) => {
-            address.is_multicast()
-                || config.ipv6.is_some_and(|plan| address == plan.gateway || address == plan.link_local)
-                || config.forwarder_v6() == Some(address)
-        }
-    }
-}
-
 /// Whether an address is one of the gateway's own, not a group it listens to.
 fn is_own_unicast(config: &Config, address: IpAddr) -> bool {
     let is_group = match address {
@@ -61,7 +43,7 @@ fn is_own_unicast(config: &Config, address: IpAddr) -> bool {
         }
         IpAddr::V6(address) => address.is_multicast(),
     };
-    is_ours(config, address) && !is_group
+    config.listens_to(address) && !is_group
 }
 
 /// Whether a packet to this address and port is the DNS forwarder's.
@@ -93,7 +75,7 @@ impl Local {
     pub(crate) fn is_for_us(config: &Config, packet: &Packet) -> bool {
         let relayed = matches!(packet.protocol, IpProtocol::Tcp | IpProtocol::Udp)
             && leads_to_host_loopback(config, packet.dst);
-        is_ours(config, packet.dst) && !relayed
+        config.listens_to(packet.dst) && !relayed
     }
 
     /// A host asks for a Router Advertisement.

@@ -25,12 +25,13 @@ use smoltcp::wire::IpProtocol;
 use wharf_switch::{Frame, Instant};
 
 use self::icmp_error::Cause;
-use self::publish::Publications;
+use self::publish::{PublicationId, Publications};
 use self::quoted::QuotedSegment;
 use self::tcp::Inbound;
 use crate::env::{Cx, Outbox};
 use crate::host::{Host, HostError, HostEvent, Owner, Token};
 use crate::link::Link;
+use crate::timers::Timers;
 use crate::wire::Packet;
 use crate::{Config, DropReason, Load};
 
@@ -46,7 +47,7 @@ pub(crate) struct Transit {
 impl Transit {
     pub(crate) fn new(config: &Config) -> Self {
         let (udp, echo) = (datagram::Relay::new(config), datagram::Relay::new(config));
-        Self { publications: Publications::default(), tcp: tcp::Relay::new(config), udp, echo }
+        Self { publications: Publications::new(), tcp: tcp::Relay::new(config), udp, echo }
     }
 
     /// Whether a packet to the gateway's own address is for a client of a published port, whom the container sees under
@@ -68,8 +69,13 @@ impl Transit {
         host: &mut H,
         listener: H::Listener,
         target: SocketAddr,
-    ) -> Result<(), HostError> {
+    ) -> Result<PublicationId, HostError> {
         self.publications.publish(host, listener, target)
+    }
+
+    /// Connects nobody any more.
+    pub(crate) fn withdraw<H: Host>(&mut self, host: &mut H, timers: &mut Timers, id: PublicationId) {
+        self.publications.withdraw(host, timers, id);
     }
 
     /// Takes clients from the published ports that may have some.

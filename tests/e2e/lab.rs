@@ -197,13 +197,16 @@ impl Lab {
 
     /// A shell script on the host, by an ordinary user. The binary under test is `$WHARF`.
     pub(crate) fn by_user(&self, script: &str) -> Finished {
+        run(self.by_user_command(script))
+    }
+
+    /// The command behind [`Lab::by_user`], to be started by the test.
+    pub(crate) fn by_user_command(&self, script: &str) -> Command {
         let mut command = Command::new("timeout");
         command.args(["-k", "5", "60", "ip", "netns", "exec", &self.host, "setpriv", "--reuid", NOBODY]);
         command.args(["--regid", NOBODY, "--clear-groups", "--", "sh", "-c", script]);
-        run({
-            command.env("WHARF", scratch().join("wharf")).current_dir("/");
-            command
-        })
+        command.env("WHARF", scratch().join("wharf")).current_dir("/");
+        command
     }
 
     /// The command behind [`Lab::inside`], to be started by the test. Its process is wharf's.

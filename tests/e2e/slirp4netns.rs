@@ -1,20 +1,68 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is reached through the front end that stands in for slirp4netns.
 
-use super::lab::{Finished, Lab};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::lab::{Finished, Lab, Running, scratch, script};
+
+const OURS: &str = "$WHARF slirp4netns";
+const THEIRS: &str = "/usr/bin/slirp4netns";
+
+/// A shell script that makes a namespace and `in_target`, and a gateway of `program` with these options for it.
+fn with_gateway(program: &str, options: &str, script: &str) -> String {
+    format!(
+        "unshare -rn sleep 50 & target=$!
+         while [ \"$(readlink /proc/$target/ns/net)\" = \"$(readlink /proc/self/ns/net)\" ]; do sleep 0.05; done
+         {program} -c {options} $target tap0 >/dev/null & gateway=$!
+         in_target() {{ nsenter -U --preserve-credentials -n -t $target \"$@\"; }}
+         until in_target ping -c1 -W1 10.0.2.2 >/dev/null; do sleep 0.05; done
+         {script}"
+    )
+}
 
 /// A shell script in a namespace that a gateway with these options has configured.
 fn through(lab: &Lab, options: &str, script: &str) -> Finished {
-    let outer = format!(
-        "unshare -rn sleep 50 & target=$!
-         while [ \"$(readlink /proc/$target/ns/net)\" = \"$(readlink /proc/self/ns/net)\" ]; do sleep 0.05; done
-         $WHARF slirp4netns -c {options} $target tap0 >/dev/null & gateway=$!
-         in_target() {{ nsenter -U --preserve-credentials -n -t $target \"$@\"; }}
-         until in_target ping -c1 -W1 10.0.2.2 >/dev/null; do sleep 0.05; done
-         in_target sh -c '{script}'; status=$?
-         kill $gateway $target; exit $status"
-    );
-    lab.by_user(&outer)
+    let script = format!("in_target sh -c '{script}'; status=$?; kill $gateway $target; exit $status");
+    lab.by_user(&with_gateway(OURS, options, &script))
+}
+
+/// The test server in a namespace, and the API socket of its gateway.
+struct Served<'a> {
+    lab: &'a Lab,
+    socket: String,
+    _running: Running,
+}
+
+impl<'a> Served<'a> {
+    fn new(lab: &'a Lab, program: &str, options: &str) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let socket = scratch().join(format!("api{}.sock", NUMBER.fetch_add(1, Ordering::Relaxed)));
+        let socket = socket.display().to_string();
+        // The gateway ends with this test's end of the standard input, and the rest with the script.
+        let inside = format!(
+            "in_target timeout 50 python3 {} & server=$!
+             until in_target ss -Htln \"sport = :80\" | grep -q .; do sleep 0.05; done
+             echo ready
+             cat <&3 >/dev/null; kill $server $target",
+            script("server.py")
+        );
+        let all =
+            format!("exec 3<&0\n{}", with_gateway(program, &format!("-e 3 -a {socket} {options}"), &inside));
+        let mut running = Running::start(lab.by_user_command(&all).stderr(Stdio::null()));
+        while running.line() != "ready" {}
+        Self { lab, socket, _running: running }
+    }
+
+    /// What the API answers when it is asked to publish a port.
+    fn publish(&self, proto: &str, host: (&str, u16), guest: (&str, u16)) -> String {
+        let ((host_addr, host_port), (guest_addr, guest_port)) = (host, guest);
+        let request = format!(
+            r#"{{"execute":"add_hostfwd","arguments":{{"proto":"{proto}","host_addr":"{host_addr}","host_port":{host_port},"guest_addr":"{guest_addr}","guest_port":{guest_port}}}}}"#
+        );
+        let ask = format!("echo '{request}' | socat -t 10 - UNIX-CONNECT:{}", self.socket);
+        self.lab.on_host(&ask).text().to_owned()
+    }
 }
 
 #[test]
@@ -64,5 +112,50 @@ fn traffic_leaves_from_the_address_that_was_chosen() {
     ] {
         let shown = through(&lab, option, script);
         assert_eq!(shown.text(), format!("{expected}\n{expected}\n"), "{option} {shown:?}");
+    }
+}
+
+const PUBLISHED: &str = r#"{"return":{"id":1}}"#;
+const REFUSED: &str = r#"{"error":{"desc":"bad request: add_hostfwd: slirp_add_hostfwd failed"}}"#;
+
+#[test]
+fn clients_of_a_published_port_are_seen_as_themselves_unless_they_are_on_the_hosts_loopback() {
+    let lab = Lab::new();
+    for program in [THEIRS, OURS] {
+        for options in ["", "--disable-host-loopback --enable-sandbox --enable-seccomp --mtu=65520"] {
+            let served = Served::new(&lab, program, options);
+            assert_eq!(served.publish("tcp", ("0.0.0.0", 8080), ("", 80)), PUBLISHED, "{program} {options}");
+            let outside = lab.on_server("curl -sS -m 20 http://203.0.113.1:8080/ip");
+            assert_eq!(outside.text(), "::ffff:203.0.113.2", "{program} {options}");
+            for (address, seen) in [("127.0.0.1", "10.0.2.2"), ("203.0.113.1", "203.0.113.1")] {
+                let client = lab.on_host(&format!("curl -sS -m 20 http://{address}:8080/ip"));
+                assert_eq!(client.text(), format!("::ffff:{seen}"), "{program} {options}");
+            }
+        }
+    }
+}
+
+#[test]
+fn ipv6_clients_of_a_published_port_are_seen_as_themselves_where_the_guest_has_ipv6() {
+    let lab = Lab::new();
+    let served =
+        Served::new(&lab, OURS, "-6 --macaddress=52:54:00:12:34:56 --enable-sandbox --enable-seccomp");
+    assert_eq!(served.publish("tcp", ("::", 8080), ("", 80)), PUBLISHED);
+    let outside = |port: u16| lab.on_server(&format!("curl -gsS -m 20 http://[2001:db8:1::1]:{port}/ip"));
+    assert_eq!(outside(8080).text(), "::ffff:10.0.2.2");
+    let address = "fd00::5054:ff:fe12:3456";
+    served.publish("tcp", ("2001:db8:1::1", 8081), (address, 80));
+    assert_eq!(outside(8081).text(), "2001:db8:1::2");
+}
+
+#[test]
+fn a_privileged_port_is_published_where_the_host_allows_it() {
+    let lab = Lab::new();
+    lab.on_host("sysctl -qw net.ipv4.ip_unprivileged_port_start=80").text();
+    for program in [THEIRS, OURS] {
+        let served = Served::new(&lab, program, "--enable-sandbox --enable-seccomp");
+        assert_eq!(served.publish("tcp", ("0.0.0.0", 79), ("", 80)), REFUSED, "{program}");
+        assert_eq!(served.publish("tcp", ("0.0.0.0", 80), ("", 80)), PUBLISHED, "{program}");
+        assert_eq!(lab.on_host("curl -sS -m 20 http://127.0.0.1/ip").text(), "::ffff:10.0.2.2", "{program}");
     }
 }

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `with mtu 1280`, `with ipv4-only` ... | configuration, before anything else |
 //! | `with published A:P` | the container's port that a port of the host leads to |
+//! | `publish A:P`, `withdraw` | the same while the gateway runs, and its end |
 //! | `flow A:P B:Q` | the ends of what `tcp` lines are about; default 10.0.2.100:40000 198.51.100.7:80 |
 //! | `< frame` | the container sends this frame |
 //! | `> frame` | the next frame that the container gets reads literally so |
@@ -130,6 +131,8 @@ impl Runner {
                 self.stage.receive(&frame);
             }
             ">" => return self.expect_frame(rest),
+            "publish" => self.stage.publish(rest.parse().map_err(|_| "no such end")?),
+            "withdraw" => self.stage.withdraw(),
             "host" => return self.host(rest),
             "drop" => return self.expect_drop(rest),
             "flows" => {
@@ -297,5 +300,6 @@ scripts!(
     syn_is_held_until_the_host_connected,
     unsolicited_reset_outside_the_next_number_is_challenged,
     what_the_host_does_not_take_closes_the_window,
+    withdrawn_port_leaves_its_connections_alone,
     without_a_forwarder_its_address_is_outside,
 );

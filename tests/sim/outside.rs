@@ -81,6 +81,8 @@ pub(crate) struct Connection {
     pub(crate) reset_by_relay: bool,
     /// A client that was turned away before it had a flow.
     pub(crate) turned_away: bool,
+    /// A client that waited still when its port was withdrawn.
+    pub(crate) came_too_late: bool,
     pub(crate) closed: bool,
 }
 
@@ -107,6 +109,7 @@ impl Connection {
             error_taken: false,
             reset_by_relay: false,
             turned_away: false,
+            came_too_late: false,
             closed: false,
         }
     }
@@ -147,7 +150,7 @@ pub(crate) struct SimHost {
     next_socket: u32,
     /// Clients on their way to the published ports.
     pub(crate) callers: Vec<Caller>,
-    listeners: Vec<PublishedPort>,
+    listeners: HashMap<u32, PublishedPort>,
     events: VecDeque<HostEvent>,
 }
 
@@ -159,6 +162,9 @@ pub(crate) struct Caller {
     /// The container's port.
     pub(crate) port: u16,
     pub(crate) script: Script,
+    /// When the port is published, and when it is withdrawn.
+    pub(crate) published_at: Instant,
+    pub(crate) withdrawn_at: Instant,
 }
 
 /// A listener with whoever waits at it.
@@ -179,7 +185,7 @@ impl SimHost {
             connections: HashMap::new(),
             next_socket: 0,
             callers: Vec::new(),
-            listeners: Vec::new(),
+            listeners: HashMap::new(),
             events: VecDeque::new(),
         }
     }
@@ -252,9 +258,9 @@ impl SimHost {
     }
 
     /// Clients whose time has come connect, as far as the kernel is concerned.
-    fn let_callers_in(&mut self, now: Instant) {
+    pub(crate) fn let_callers_in(&mut self, now: Instant) {
         for caller in self.callers.extract_if(.., |caller| caller.at <= now) {
-            let listener = self.listeners.iter_mut().find(|listener| listener.port == caller.port).unwrap();
+            let listener = self.listeners.values_mut().find(|listener| listener.port == caller.port).unwrap();
             listener.backlog.push_back(caller);
             let token = listener.token;
             self.events.push_back(HostEvent { token, readable: true, writable: false, error: false });
@@ -263,7 +269,7 @@ impl SimHost {
 
     /// Clients that no worker has accepted yet.
     pub(crate) fn waiting(&self) -> usize {
-        self.callers.len() + self.listeners.iter().map(|listener| listener.backlog.len()).sum::<usize>()
+        self.callers.len() + self.listeners.values().map(|listener| listener.backlog.len()).sum::<usize>()
     }
 
     /// When a server acts next.
@@ -296,6 +302,16 @@ impl SimHost {
         self.connections.values().filter(|connection| !connection.closed).count()
     }
 
+    /// A client is reset that nobody connected to anything.
+    fn turn_away(&mut self, caller: Caller, came_too_late: bool) {
+        let token = Token { owner: Owner::Listener, flow: FlowId { index: 0, generation: 0 } };
+        let connection = Connection::of_client(token, caller.script, self.now);
+        let (reset_by_relay, turned_away, closed) = (true, true, true);
+        let refused = Connection { reset_by_relay, turned_away, came_too_late, closed, ..connection };
+        self.next_socket += 1;
+        self.connections.insert(self.next_socket, refused);
+    }
+
     fn connection(&mut self, socket: SocketId) -> &mut Connection {
         let connection = self.connections.get_mut(&socket.0).expect("a socket that was never opened");
         assert!(!connection.closed, "a socket is used after it was closed");
@@ -308,13 +324,14 @@ impl Host for SimHost {
     type Stream = Caller;
 
     fn tcp_listen(&mut self, token: Token, port: u16) -> Result<SocketId, HostError> {
-        self.listeners.push(PublishedPort { token, port, backlog: VecDeque::new() });
-        Ok(SocketId(self.listeners.len() as u32 - 1))
+        self.next_socket += 1;
+        self.listeners.insert(self.next_socket, PublishedPort { token, port, backlog: VecDeque::new() });
+        Ok(SocketId(self.next_socket))
     }
 
     fn tcp_accept(&mut self, listener: SocketId) -> Accept<Caller> {
         let mood = self.moods.below(20);
-        let listener = &mut self.listeners[listener.0 as usize];
+        let listener = self.listeners.get_mut(&listener.0).expect("a listener that is open");
         match (listener.backlog.front(), mood) {
             (Some(_), 0) => Accept::Exhausted,
             (Some(_), 1) => Accept::Gone,
@@ -340,11 +357,7 @@ impl Host for SimHost {
     }
 
     fn tcp_refuse(&mut self, caller: Caller) {
-        let token = Token { owner: Owner::Listener, flow: FlowId { index: 0, generation: 0 } };
-        let connection = Connection::of_client(token, caller.script, self.now);
-        self.next_socket += 1;
-        let refused = Connection { reset_by_relay: true, turned_away: true, closed: true, ..connection };
-        self.connections.insert(self.next_socket, refused);
+        self.turn_away(caller, false);
     }
 
     fn tcp_connect(&mut self, token: Token, to: SocketAddr, hop_limit: u8) -> Result<SocketId, HostError> {
@@ -475,6 +488,9 @@ impl Host for SimHost {
     }
 
     fn close(&mut self, socket: SocketId) {
+        if let Some(listener) = self.listeners.remove(&socket.0) {
+            return listener.backlog.into_iter().for_each(|caller| self.turn_away(caller, true));
+        }
         self.connection(socket).closed = true;
     }
 }

@@ -6,13 +6,14 @@
 //! then checks the books of all workers together. At the end every byte must have arrived as it was sent, every socket must be
 //! closed, and nothing may be held.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use smoltcp::wire::EthernetAddress;
 use wharf::dataplane::exchange::Exchange;
 use wharf::dataplane::worker::Worker;
-use wharf_stack::{Config, DropReason, Ipv4Plan, Ipv6Plan, Ownership};
+use wharf_stack::{Config, DropReason, Ipv4Plan, Ipv6Plan, Ownership, PublicationId};
 use wharf_switch::{Duration, Fdb, Instant, MemoryPort, Offloads, Pool, PortId, Tally};
 
 use crate::container::{self, Container, Opener, Part};
@@ -140,7 +141,7 @@ impl Plan {
     }
 
     /// The clients, each of which does what its script says.
-    fn callers(&self) -> Vec<(Caller, SocketAddr)> {
+    fn callers(&self, random: &mut Random) -> Vec<(Caller, SocketAddr)> {
         if self.opener == Opener::Container {
             return Vec::new();
         }
@@ -157,7 +158,12 @@ impl Plan {
                 };
                 let script = Script { welcome: Welcome::Accept, ..*script };
                 let from = SocketAddr::new(from.parse().unwrap(), port);
-                let caller = Caller { at: part.starts_at, from, port: part.port, script };
+                let at = part.starts_at;
+                let published_at = Instant::from_nanos(random.below(at.as_nanos() + 1));
+                // Some come, or wait still, when it is too late; most have been connected then.
+                let stays = Duration::from_micros(random.pick(&[0, 500, 20_000]));
+                let withdrawn_at = if random.chance(500) { at + stays } else { Instant::FAR };
+                let caller = Caller { at, from, port: part.port, script, published_at, withdrawn_at };
                 (caller, SocketAddr::new(address, part.port))
             })
             .collect()
@@ -231,6 +237,10 @@ pub(crate) struct World {
     memory_bytes: usize,
     loses_frames: bool,
     opener: Opener,
+    /// When ports are published, which, and what they lead to; when they are withdrawn.
+    openings: Vec<(Instant, u16, SocketAddr)>,
+    closings: Vec<(Instant, u16)>,
+    published: HashMap<u16, PublicationId>,
 }
 
 impl World {
@@ -262,6 +272,9 @@ impl World {
             memory_bytes: plan.memory_bytes / plan.workers,
             loses_frames: plan.weather.loss > 0,
             opener: plan.opener,
+            openings: Vec::new(),
+            closings: Vec::new(),
+            published: HashMap::new(),
         };
         if !plan.mild.is_empty() {
             let vnet = plan.offloads.vnet_header;
@@ -282,10 +295,11 @@ impl World {
             );
             world.add(Box::new(peer), plan, &mut random);
         }
-        for (caller, target) in plan.callers() {
-            let worker = &mut world.workers[0];
-            worker.publish(caller.port, target).unwrap();
-            worker.host.callers.push(caller);
+        // A stream of its own, so that the rest of a seed's run stays what it was.
+        for (caller, target) in plan.callers(&mut Random::new(seed ^ 0x9ab1)) {
+            world.openings.push((caller.published_at, caller.port, target));
+            world.closings.push((caller.withdrawn_at, caller.port));
+            world.workers[0].host.callers.push(caller);
         }
         world
     }
@@ -368,6 +382,7 @@ impl World {
                 place.to_gateway.send(self.now, frame);
             }
         }
+        self.publish_and_withdraw();
         self.turn();
         for place in &mut self.places {
             for worker in &mut self.workers {
@@ -375,6 +390,19 @@ impl World {
                     place.to_container.send(self.now, frame);
                 }
             }
+        }
+    }
+
+    /// Does what is due of the openings and closings, between the first worker's turns. A client that comes at the very
+    /// moment of a closing comes first, and waits when the port goes.
+    fn publish_and_withdraw(&mut self) {
+        let (now, worker) = (self.now, &mut self.workers[0]);
+        for (_, port, target) in self.openings.extract_if(.., |(at, ..)| *at <= now) {
+            self.published.insert(port, worker.publish(port, target).unwrap());
+        }
+        worker.host.let_callers_in(now);
+        for (_, port) in self.closings.extract_if(.., |(at, _)| *at <= now) {
+            worker.withdraw(self.published.remove(&port).unwrap());
         }
     }
 
@@ -413,7 +441,10 @@ impl World {
             .places
             .iter_mut()
             .flat_map(|place| [place.to_container.next(), place.to_gateway.next(), place.station.next(now)]);
-        workers.chain(places).flatten().min()
+        let ports = self.openings.iter().map(|opening| opening.0);
+        let ports =
+            ports.chain(self.closings.iter().map(|closing| closing.0)).filter(|&at| at < Instant::FAR);
+        workers.chain(places).flatten().chain(ports).min()
     }
 
     fn outcomes(&self) -> Vec<Outcome> {
@@ -472,6 +503,10 @@ impl World {
             if connections.is_empty() && self.workers.iter().any(was_full) {
                 // Refused: there was no memory for one more.
                 assert_eq!(outcome.received, 0);
+                continue;
+            }
+            if connections.iter().any(|c| c.came_too_late) {
+                assert_eq!((outcome.received, connections.len()), (0, 1));
                 continue;
             }
             // Every question where the container is was lost, or there was no memory for one more.

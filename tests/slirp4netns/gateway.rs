@@ -66,20 +66,43 @@ impl Target {
 
     /// Runs a shell script in the namespaces.
     pub(crate) fn inside(&self, script: &str) -> Finished {
+        finish(&mut self.command(&["timeout", "30", "sh", "-c", script]))
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
         let mut command = user_command("nsenter");
-        command.args([
-            "-U",
-            "--preserve-credentials",
-            "-n",
-            "-t",
-            &self.pid(),
-            "timeout",
-            "30",
-            "sh",
-            "-c",
-            script,
-        ]);
-        finish(&mut command)
+        command.args(["-U", "--preserve-credentials", "-n", "-t", &self.pid()]).args(args);
+        command
+    }
+
+    /// Starts the test server of the end-to-end tests in the namespaces and waits until it listens.
+    pub(crate) fn serve_everything(&self) -> Served {
+        static SERVER: OnceLock<PathBuf> = OnceLock::new();
+        let server = SERVER.get_or_init(|| {
+            let path = super::caller::scratch("server").join("server.py");
+            fs::write(&path, include_str!("../e2e/server.py")).unwrap();
+            path
+        });
+        let mut command = self.command(&["python3", server.to_str().unwrap()]);
+        let served = Served(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap());
+        self.inside("until ss -Htln 'sport = :80' | grep -q .; do sleep 0.02; done").text();
+        served
+    }
+
+    /// The address that the interface has given itself.
+    pub(crate) fn global_ipv6(&self) -> String {
+        let script = "until ip -6 addr show dev tap0 scope global -tentative | grep -o 'fd00:[^/]*'; do sleep 0.02; done";
+        self.inside(script).text().trim().to_owned()
+    }
+}
+
+/// A server in the namespaces of a [`Target`].
+pub(crate) struct Served(Child);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
     }
 }
 

@@ -12,6 +12,7 @@ mod api;
 mod caller;
 mod command_line;
 mod confinement;
+mod forwards;
 mod gateway;
 mod interface;
 mod life;

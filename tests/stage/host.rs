@@ -162,7 +162,7 @@ impl Host for ScriptHost {
     }
 
     fn tcp_accept(&mut self, listener: SocketId) -> Accept<SocketAddr> {
-        assert_eq!(listener, LISTENER);
+        assert!(listener == LISTENER && self.listener.is_some(), "nobody listens there");
         if self.is_exhausted && !self.clients.is_empty() {
             self.calls.push_back("accept without descriptors".into());
             return Accept::Exhausted;
@@ -285,6 +285,12 @@ impl Host for ScriptHost {
     }
 
     fn close(&mut self, socket: SocketId) {
+        if socket == LISTENER {
+            self.calls.push_back("stop listening".into());
+            self.listener = None;
+            self.clients.clear();
+            return;
+        }
         self.calls.push_back("close".into());
         self.socket(socket).closed = true;
     }

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use smoltcp::wire::EthernetAddress;
 use wharf::dataplane::exchange::Exchange;
 use wharf::dataplane::worker::Worker;
-use wharf_stack::{Config, Ipv4Plan, Ipv6Plan, Ownership};
+use wharf_stack::{Config, Ipv4Plan, Ipv6Plan, Ownership, PublicationId};
 use wharf_switch::offload::VNET_HEADER_LEN;
 use wharf_switch::{Duration, Fdb, Frame, Instant, Offloads, Pool, Port, PortId, Received, Sent, Tally};
 
@@ -99,6 +99,7 @@ pub struct Stage {
     pub now: Instant,
     pub workers: Vec<Worker<WirePort, ScriptHost>>,
     pub port: PortId,
+    published: Option<PublicationId>,
 }
 
 impl Stage {
@@ -127,12 +128,18 @@ impl Stage {
         for worker in &mut workers[1..] {
             worker.switch.attach_as(id, port()).unwrap();
         }
-        Self { now: Instant::from_secs(1), workers, port: id }
+        Self { now: Instant::from_secs(1), workers, port: id, published: None }
     }
 
-    /// Publishes a port of the container.
+    /// Publishes a port of the container, one at a time.
     pub fn publish(&mut self, target: SocketAddr) {
-        self.workers[0].publish((), target).unwrap();
+        assert!(self.published.is_none());
+        self.published = Some(self.workers[0].publish((), target).unwrap());
+    }
+
+    /// The port is published no longer.
+    pub fn withdraw(&mut self) {
+        self.workers[0].withdraw(self.published.take().expect("a published port"));
     }
 
     /// Another container's port.

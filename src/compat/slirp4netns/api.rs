@@ -15,10 +15,11 @@ pub(super) mod server;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use serde::Serialize;
+use serde::{Deserialize as _, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::forward::{Forward, Forwards, Protocol, Publisher};
+use super::forward::{Forward, Forwards, Publisher};
+use crate::publish::Protocol;
 
 /// A request has less bytes than this.
 const MAX_REQUEST: usize = 4096;
@@ -98,7 +99,7 @@ impl<P: Publisher> Api<P> {
     }
 
     fn add(&mut self, arguments: &Map<String, Value>) -> Result<String, Refused> {
-        let protocol = arguments.get("proto").and_then(Protocol::read);
+        let protocol = arguments.get("proto").and_then(|proto| Protocol::deserialize(proto).ok());
         let protocol = protocol.ok_or("add_hostfwd: bad arguments.proto")?;
         let host = address(arguments.get("host_addr"), Ipv4Addr::UNSPECIFIED.into())
             .ok_or("add_hostfwd: bad arguments.host_addr")?;
@@ -139,12 +140,6 @@ impl<P: Publisher> Api<P> {
     }
 }
 
-impl Protocol {
-    fn read(value: &Value) -> Option<Self> {
-        serde::Deserialize::deserialize(value).ok()
-    }
-}
-
 /// An address, which need not be there.
 fn address(value: Option<&Value>, default: IpAddr) -> Option<IpAddr> {
     match value {
@@ -175,6 +170,8 @@ mod tests {
         fn publish(&mut self, forward: &Forward) -> io::Result<()> {
             if forward.host.port() == 1 { Err(io::ErrorKind::AddrInUse.into()) } else { Ok(()) }
         }
+
+        fn withdraw(&mut self, (): ()) {}
     }
 
     fn api() -> Api<Board> {

@@ -2,17 +2,12 @@
 //! Published ports, by the numbers that clients of the API socket know them by.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use serde::{Deserialize, Serialize};
+use wharf_stack::Config;
 
-/// The protocol of a published port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Protocol {
-    Tcp,
-    Udp,
-}
+use crate::dataplane::{Published, Running};
+use crate::publish::{Bound, Protocol};
 
 /// A port of the host that leads to one of the network's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,22 +19,52 @@ pub(super) struct Forward {
 
 /// Who makes a port lead somewhere.
 pub(super) trait Publisher {
-    /// A port is published as long as this lives.
+    /// Stands for a published port.
     type Published;
 
     /// Publishes a port.
     fn publish(&mut self, forward: &Forward) -> io::Result<Self::Published>;
+
+    /// Makes a port of the host free again.
+    fn withdraw(&mut self, published: Self::Published);
 }
 
-/// The gateway has no ports that are published while it runs: whoever asks for one is told so.
+/// The gateway as a publisher.
 #[derive(Debug)]
-pub(super) struct NoPublisher;
+pub(super) struct Ports<'a> {
+    pub(super) running: &'a Running,
+    pub(super) config: Config,
+    /// The address of the interface.
+    pub(super) guest: IpAddr,
+}
 
-impl Publisher for NoPublisher {
-    type Published = std::convert::Infallible;
+impl Publisher for Ports<'_> {
+    type Published = Published;
 
-    fn publish(&mut self, _: &Forward) -> io::Result<Self::Published> {
-        Err(io::ErrorKind::Unsupported.into())
+    fn publish(&mut self, forward: &Forward) -> io::Result<Published> {
+        let target = self.target(forward.guest)?;
+        if forward.protocol == Protocol::Udp {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let bound = Bound::listen(forward.host).map_err(io::Error::other)?;
+        self.running.publish(bound.leading_to(target))
+    }
+
+    fn withdraw(&mut self, published: Published) {
+        self.running.withdraw(published);
+    }
+}
+
+impl Ports<'_> {
+    /// The end that is meant: nothing of a namespace's loopback can be reached from outside it, but the interface can.
+    fn target(&self, guest: SocketAddr) -> io::Result<SocketAddr> {
+        if guest.ip().is_loopback() || guest.ip().is_unspecified() {
+            return Ok(SocketAddr::new(self.guest, guest.port()));
+        }
+        if self.config.may_be_container(guest.ip()) {
+            return Ok(guest);
+        }
+        Err(io::Error::other(format!("{} is no address for a container of this network", guest.ip())))
     }
 }
 
@@ -53,8 +78,7 @@ pub(super) struct Forwards<P: Publisher> {
 struct Entry<T> {
     id: u64,
     forward: Forward,
-    /// Ends with the entry.
-    _published: T,
+    published: T,
 }
 
 impl<P: Publisher> Forwards<P> {
@@ -66,7 +90,7 @@ impl<P: Publisher> Forwards<P> {
     pub(super) fn add(&mut self, forward: Forward) -> io::Result<u64> {
         let published = self.publisher.publish(&forward)?;
         self.last_id += 1;
-        self.entries.push(Entry { id: self.last_id, forward, _published: published });
+        self.entries.push(Entry { id: self.last_id, forward, published });
         Ok(self.last_id)
     }
 
@@ -78,7 +102,8 @@ impl<P: Publisher> Forwards<P> {
     /// Ends what has this number. Returns whether there was something.
     pub(super) fn remove(&mut self, id: u64) -> bool {
         let Some(at) = self.entries.iter().position(|entry| entry.id == id) else { return false };
-        self.entries.remove(at);
+        let entry = self.entries.remove(at);
+        self.publisher.withdraw(entry.published);
         true
     }
 }

@@ -32,6 +32,7 @@ use wharf_switch::{Duration, Instant};
 
 use crate::host::{FlowId, Host, HostEvent, Owner, Token};
 use crate::keyed::KeyedState;
+use crate::slots::Slots;
 use crate::{Config, DropReason};
 
 pub mod answer;
@@ -39,7 +40,6 @@ mod attempt;
 pub mod dns64;
 pub mod message;
 pub mod service;
-mod slots;
 mod special;
 pub mod tcp_host;
 pub mod upstream;
@@ -47,7 +47,6 @@ pub mod upstream;
 use attempt::{Attempt, Outcome};
 use dns64::{Dns64, Verdict};
 use message::{Message, kind};
-use slots::Slots;
 use upstream::Nameservers;
 
 /// Where DNS servers listen.

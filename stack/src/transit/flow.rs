@@ -7,6 +7,7 @@
 
 use crate::host::FlowId;
 use crate::keyed::{KeyedMap, KeyedState};
+use crate::slots::Slots;
 use crate::wire::Packet;
 use core::hash::Hash;
 use core::net::SocketAddr;
@@ -33,27 +34,20 @@ impl FlowKey {
 /// A bounded table of flows of one kind.
 #[derive(Debug)]
 pub(crate) struct FlowTable<K, F> {
-    by_key: KeyedMap<K, u32>,
-    slots: Vec<Slot<F>>,
-    free: Vec<u32>,
+    by_key: KeyedMap<K, FlowId>,
+    flows: Slots<F>,
     limit: usize,
-}
-
-#[derive(Debug)]
-struct Slot<F> {
-    generation: u32,
-    flow: Option<F>,
 }
 
 impl<K: Copy + Eq + Hash, F> FlowTable<K, F> {
     /// An empty table for at most `limit` flows.
     pub(crate) fn new(hasher: KeyedState, limit: usize) -> Self {
-        Self { by_key: KeyedMap::with_hasher(hasher), slots: Vec::new(), free: Vec::new(), limit }
+        Self { by_key: KeyedMap::with_hasher(hasher), flows: Slots::new(), limit }
     }
 
     /// Flows in the table.
     pub(crate) fn len(&self) -> usize {
-        self.by_key.len()
+        self.flows.len()
     }
 
     /// Flows that still fit.
@@ -68,58 +62,37 @@ impl<K: Copy + Eq + Hash, F> FlowTable<K, F> {
 
     /// The flow of a key.
     pub(crate) fn find(&self, key: &K) -> Option<FlowId> {
-        let &index = self.by_key.get(key)?;
-        let slot = self.slots.get(usize::try_from(index).ok()?)?;
-        Some(FlowId { index, generation: slot.generation })
+        self.by_key.get(key).copied()
     }
 
     /// The flow of an id, unless it has ended.
     pub(crate) fn get_mut(&mut self, id: FlowId) -> Option<&mut F> {
-        let slot = self.slots.get_mut(usize::try_from(id.index).ok()?)?;
-        if slot.generation == id.generation { slot.flow.as_mut() } else { None }
+        self.flows.get_mut(id)
     }
 
     /// The flow of an id, unless it has ended.
     pub(crate) fn get(&self, id: FlowId) -> Option<&F> {
-        let slot = self.slots.get(usize::try_from(id.index).ok()?)?;
-        if slot.generation == id.generation { slot.flow.as_ref() } else { None }
+        self.flows.get(id)
     }
 
     /// The id that the next [`FlowTable::insert`] will give, or `None` when the table is full.
     pub(crate) fn next_id(&self) -> Option<FlowId> {
-        if self.is_full() {
-            return None;
-        }
-        let index = match self.free.last() {
-            Some(&index) => index,
-            None => u32::try_from(self.slots.len()).ok()?,
-        };
-        let generation =
-            usize::try_from(index).ok().and_then(|at| self.slots.get(at)).map_or(0, |s| s.generation);
-        Some(FlowId { index, generation })
+        (!self.is_full()).then(|| self.flows.next_id())
     }
 
     /// Adds a flow under a key that is not in the table; it gets the id of [`FlowTable::next_id`].
     pub(crate) fn insert(&mut self, key: K, flow: F) -> Option<FlowId> {
-        let id = self.next_id()?;
-        if self.free.pop().is_none() {
-            self.slots.push(Slot { generation: 0, flow: None });
+        if self.is_full() {
+            return None;
         }
-        let slot = self.slots.get_mut(usize::try_from(id.index).ok()?)?;
-        slot.flow = Some(flow);
-        self.by_key.insert(key, id.index);
+        let id = self.flows.insert(flow);
+        self.by_key.insert(key, id);
         Some(id)
     }
 
     /// Takes a flow out; its id finds nobody from now on.
     pub(crate) fn remove(&mut self, id: FlowId, key: &K) -> Option<F> {
-        let slot = self.slots.get_mut(usize::try_from(id.index).ok()?)?;
-        if slot.generation != id.generation {
-            return None;
-        }
-        let flow = slot.flow.take()?;
-        slot.generation = slot.generation.wrapping_add(1) & 0x0fff_ffff;
-        self.free.push(id.index);
+        let flow = self.flows.remove(id)?;
         self.by_key.remove(key);
         Some(flow)
     }

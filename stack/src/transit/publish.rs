@@ -11,6 +11,9 @@
 //! The container sees the client under its own address, unless an answer to that address would not come to the gateway
 //! ([`seen_as`]). Nobody at the container's address: the clients are reset.
 //!
+//! Ports are published and withdrawn at any time. Withdrawing closes the listener, with which the host resets whoever
+//! waits in its backlog; connections that were accepted go on.
+//!
 //! # Bounds
 //! [`ACCEPTS_PER_VISIT`] clients for each listener and turn; the listener remembers that there may be more, for no
 //! second event says so. When the host is out of descriptors, or this worker's relay holds as many flows as it may, a
@@ -25,7 +28,8 @@ use crate::env::{Cx, Outbox};
 use crate::host::{Accept, FlowId, Host, HostError, Owner, SocketId, Token};
 use crate::link::neighbors::RETRANSMIT;
 use crate::link::{Link, Located};
-use crate::timers::Alarm;
+use crate::slots::Slots;
+use crate::timers::{Alarm, Timers};
 use crate::transit::flow::FlowKey;
 use crate::transit::tcp::Inbound;
 
@@ -33,6 +37,10 @@ use crate::transit::tcp::Inbound;
 const ACCEPTS_PER_VISIT: usize = 32;
 /// How long a listener is left alone when there is no descriptor or no flow for its next client.
 const REST: Duration = Duration::from_millis(100);
+
+/// Names a port as long as it is published; one that is published later has another name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublicationId(FlowId);
 
 /// A listener of the host's, and where its clients go.
 #[derive(Debug)]
@@ -60,41 +68,53 @@ enum State {
 }
 
 /// The listeners of one worker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Publications {
-    listeners: Vec<Listener>,
-    /// The listeners that are [`State::Ready`], each once.
-    ready: Vec<u32>,
+    listeners: Slots<Listener>,
+    /// The listeners that are [`State::Ready`], each once, and some that are no more.
+    ready: Vec<FlowId>,
     /// The list being worked on, kept for its memory.
-    visiting: Vec<u32>,
+    visiting: Vec<FlowId>,
     /// How many listeners are [`State::Unresolved`].
     unresolved: usize,
 }
 
 impl Publications {
+    pub(crate) const fn new() -> Self {
+        Self { listeners: Slots::new(), ready: Vec::new(), visiting: Vec::new(), unresolved: 0 }
+    }
+
     /// Connects whoever comes to `listener` to `target`.
     pub(crate) fn publish<H: Host>(
         &mut self,
         host: &mut H,
         listener: H::Listener,
         target: SocketAddr,
-    ) -> Result<(), HostError> {
-        let index = u32::try_from(self.listeners.len()).map_err(|_| HostError::Exhausted)?;
-        let socket = host.tcp_listen(token(index), listener)?;
+    ) -> Result<PublicationId, HostError> {
+        let socket = host.tcp_listen(token(self.listeners.next_id()), listener)?;
         let (again_at, alarm) = (Instant::FAR, Alarm::default());
-        self.listeners.push(Listener { socket, target, state: State::Idle, again_at, alarm });
-        Ok(())
+        let listener = Listener { socket, target, state: State::Idle, again_at, alarm };
+        Ok(PublicationId(self.listeners.insert(listener)))
     }
 
-    fn listener(&mut self, index: u32) -> Option<&mut Listener> {
-        self.listeners.get_mut(usize::try_from(index).ok()?)
+    /// Closes a listener. What its clients, events and deadlines still have to say finds nobody.
+    pub(crate) fn withdraw<H: Host>(
+        &mut self,
+        host: &mut H,
+        timers: &mut Timers,
+        PublicationId(id): PublicationId,
+    ) {
+        let Some(listener) = self.listeners.remove(id) else { return };
+        self.unresolved -= usize::from(listener.state == State::Unresolved);
+        timers.retire(listener.alarm);
+        host.close(listener.socket);
     }
 
-    fn set_state(&mut self, index: u32, state: State) {
-        let Some(listener) = self.listener(index) else { return };
+    fn set_state(&mut self, id: FlowId, state: State) {
+        let Some(listener) = self.listeners.get_mut(id) else { return };
         let was = core::mem::replace(&mut listener.state, state);
         if state == State::Ready && was != State::Ready {
-            self.ready.push(index);
+            self.ready.push(id);
         }
         self.unresolved += usize::from(state == State::Unresolved);
         self.unresolved -= usize::from(was == State::Unresolved);
@@ -102,14 +122,14 @@ impl Publications {
 
     /// Clients came to a listener. One that waits for something already goes on waiting.
     pub(crate) fn handle_host(&mut self, id: FlowId) {
-        if self.listener(id.index).is_some_and(|listener| listener.state == State::Idle) {
-            self.set_state(id.index, State::Ready);
+        if self.listeners.get(id).is_some_and(|listener| listener.state == State::Idle) {
+            self.set_state(id, State::Ready);
         }
     }
 
     /// A listener has rested, or the link wants to be asked again.
     pub(crate) fn handle_timer<H, O>(&mut self, cx: &mut Cx<'_, H, O>, id: FlowId, at: Instant) {
-        let Some(listener) = self.listener(id.index) else { return };
+        let Some(listener) = self.listeners.get_mut(id) else { return };
         if !listener.alarm.rings(at) {
             return;
         }
@@ -117,16 +137,15 @@ impl Publications {
         if is_due {
             listener.again_at = Instant::FAR;
         }
-        cx.env.timers.set(&mut listener.alarm, token(id.index), listener.again_at);
+        cx.env.timers.set(&mut listener.alarm, token(id), listener.again_at);
         if is_due {
-            self.set_state(id.index, State::Ready);
+            self.set_state(id, State::Ready);
         }
     }
 
     /// Whether the entry for `at` among the timers is of use still.
     pub(crate) fn awaits(&self, id: FlowId, at: Instant) -> bool {
-        let listener = usize::try_from(id.index).ok().and_then(|index| self.listeners.get(index));
-        listener.is_some_and(|listener| listener.alarm.is_set_for(at))
+        self.listeners.get(id).is_some_and(|listener| listener.alarm.is_set_for(at))
     }
 
     /// The link has said something: perhaps where a container is.
@@ -134,11 +153,13 @@ impl Publications {
         if self.unresolved == 0 {
             return;
         }
-        for index in 0..u32::try_from(self.listeners.len()).unwrap_or(u32::MAX) {
-            if self.listener(index).is_some_and(|listener| listener.state == State::Unresolved) {
-                self.set_state(index, State::Ready);
+        for (id, listener) in self.listeners.iter_mut() {
+            if listener.state == State::Unresolved {
+                listener.state = State::Ready;
+                self.ready.push(id);
             }
         }
+        self.unresolved = 0;
     }
 
     /// Whether [`Publications::accept`] would have something to do.
@@ -156,8 +177,8 @@ impl Publications {
     ) {
         core::mem::swap(&mut self.ready, &mut self.visiting);
         let mut visiting = core::mem::take(&mut self.visiting);
-        for index in visiting.drain(..) {
-            let Some(listener) = self.listener(index) else { continue };
+        for id in visiting.drain(..) {
+            let Some(listener) = self.listeners.get_mut(id) else { continue };
             listener.state = State::Idle;
             let state = listener.visit(cx, link, room, inbound);
             let pause = match state {
@@ -166,8 +187,8 @@ impl Publications {
                 State::Idle | State::Ready => Duration::MAX,
             };
             listener.again_at = cx.now + pause;
-            cx.env.timers.set(&mut listener.alarm, token(index), listener.again_at);
-            self.set_state(index, state);
+            cx.env.timers.set(&mut listener.alarm, token(id), listener.again_at);
+            self.set_state(id, state);
         }
         self.visiting = visiting;
     }
@@ -206,8 +227,8 @@ impl Listener {
     }
 }
 
-fn token(index: u32) -> Token {
-    Token { owner: Owner::Listener, flow: FlowId { index, generation: 0 } }
+fn token(flow: FlowId) -> Token {
+    Token { owner: Owner::Listener, flow }
 }
 
 /// The address under which the container at `container` sees a client: its own, unless the container would not send

@@ -5,30 +5,30 @@ use crate::host::FlowId;
 
 /// Entries by place and generation.
 #[derive(Debug)]
-pub(super) struct Slots<T> {
+pub(crate) struct Slots<T> {
     entries: Vec<(u32, Option<T>)>,
     free: Vec<u32>,
     used: usize,
 }
 
 impl<T> Slots<T> {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { entries: Vec::new(), free: Vec::new(), used: 0 }
     }
 
     /// Entries in use.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.used
     }
 
     /// The id that the next [`Slots::insert`] gives.
-    pub(super) fn next_id(&self) -> FlowId {
+    pub(crate) fn next_id(&self) -> FlowId {
         let fresh = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
         let index = self.free.last().copied().unwrap_or(fresh);
         FlowId { index, generation: self.entry(index).map_or(0, |entry| entry.0) }
     }
 
-    pub(super) fn insert(&mut self, value: T) -> FlowId {
+    pub(crate) fn insert(&mut self, value: T) -> FlowId {
         let id = self.next_id();
         if self.free.pop().is_none() {
             self.entries.push((0, None));
@@ -40,15 +40,15 @@ impl<T> Slots<T> {
         id
     }
 
-    pub(super) fn get(&self, id: FlowId) -> Option<&T> {
+    pub(crate) fn get(&self, id: FlowId) -> Option<&T> {
         self.entry(id.index).filter(|entry| entry.0 == id.generation)?.1.as_ref()
     }
 
-    pub(super) fn get_mut(&mut self, id: FlowId) -> Option<&mut T> {
+    pub(crate) fn get_mut(&mut self, id: FlowId) -> Option<&mut T> {
         self.entry_mut(id.index).filter(|entry| entry.0 == id.generation)?.1.as_mut()
     }
 
-    pub(super) fn remove(&mut self, id: FlowId) -> Option<T> {
+    pub(crate) fn remove(&mut self, id: FlowId) -> Option<T> {
         let entry = self.entry_mut(id.index).filter(|entry| entry.0 == id.generation)?;
         let value = entry.1.take()?;
         // Tokens carry 28 bits of the generation.
@@ -58,9 +58,15 @@ impl<T> Slots<T> {
         Some(value)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (FlowId, &T)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (FlowId, &T)> {
         self.entries.iter().zip(0..).filter_map(|((generation, value), index)| {
             Some((FlowId { index, generation: *generation }, value.as_ref()?))
+        })
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (FlowId, &mut T)> {
+        self.entries.iter_mut().zip(0..).filter_map(|((generation, value), index)| {
+            Some((FlowId { index, generation: *generation }, value.as_mut()?))
         })
     }
 
