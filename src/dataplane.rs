@@ -32,7 +32,7 @@ use self::mailbox::{Bell, Mailbox, Order, answer};
 use self::remarks::Remarks;
 use self::worker::Worker;
 use crate::host::{Sockets, Sources, Stream};
-use crate::port::Tap;
+use crate::port::Device;
 use crate::publish::Publication;
 
 /// Frame buffers of each size that a worker keeps for reuse.
@@ -116,30 +116,36 @@ impl Drop for Running {
     }
 }
 
-/// Starts the gateway of one network on the queues of its TAP, with one worker for each, which makes `remarks` when there
-/// is reason to.
+/// Starts the gateway of one network on the queues of its device, with one worker for each, which makes `remarks` when
+/// there is reason to.
 ///
 /// # Errors
 /// What the kernel said when epoll, eventfd or a thread could not be made.
-pub fn start(config: Config, taps: Vec<Tap>, options: &Options, remarks: Remarks) -> io::Result<Running> {
+pub fn start(
+    config: Config,
+    queues: Vec<Device>,
+    options: &Options,
+    remarks: Remarks,
+) -> io::Result<Running> {
     let remarks = Arc::new(remarks);
     let key = config.seed.first_chunk().copied().unwrap_or_default();
     let fdb = Arc::new(Fdb::new(fdb::DEFAULT_CAPACITY, key));
-    let exchanges = Exchange::new(Ownership::new(config.clone(), taps.len()), taps.len());
-    let workers = taps.len().max(1);
+    let exchanges = Exchange::new(Ownership::new(config.clone(), queues.len()), queues.len());
+    let workers = queues.len().max(1);
     let share = Config {
         memory_bytes: config.memory_bytes / workers,
         max_sockets: config.max_sockets / workers,
         ..config
     };
-    let bells = taps.iter().map(|_| Ok(Arc::new(Bell::new()?))).collect::<io::Result<Vec<_>>>()?;
+    let bells = queues.iter().map(|_| Ok(Arc::new(Bell::new()?))).collect::<io::Result<Vec<_>>>()?;
     // One clock: the workers share the forwarding database, which ages.
     let clock = Clock::start();
     let mut threads = Vec::new();
-    for ((tap, exchange), bell) in taps.into_iter().zip(exchanges).zip(&bells) {
+    for ((queue, exchange), bell) in queues.into_iter().zip(exchanges).zip(&bells) {
         let (mailbox, inbox) = Mailbox::new(Arc::clone(bell));
         let name = format!("wharf-{}", exchange.number());
-        let mut driver = Driver::new(share.clone(), Arc::clone(&fdb), tap, exchange, &bells, clock, options)?;
+        let mut driver =
+            Driver::new(share.clone(), Arc::clone(&fdb), queue, exchange, &bells, clock, options)?;
         driver.remarks = Arc::clone(&remarks);
         let handle = std::thread::Builder::new().name(name).spawn(move || driver.run_to_the_end(&inbox))?;
         threads.push(Thread { mailbox, handle: Some(handle) });
@@ -149,7 +155,7 @@ pub fn start(config: Config, taps: Vec<Tap>, options: &Options, remarks: Remarks
 
 /// One worker with what wakes it.
 struct Driver {
-    worker: Worker<Tap, Sockets>,
+    worker: Worker<Device, Sockets>,
     bells: Vec<Arc<Bell>>,
     clock: Clock,
     spin: Spin,
@@ -161,21 +167,20 @@ impl Driver {
     fn new(
         config: Config,
         fdb: Arc<Fdb>,
-        tap: Tap,
+        queue: Device,
         exchange: Exchange<Stream>,
         bells: &[Arc<Bell>],
         clock: Clock,
         options: &Options,
     ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
         if let Some(bell) = bells.get(exchange.number()) {
-            epoll::add(&epoll, bell.as_ref(), epoll::EventData::new_u64(BELL), edge)?;
+            epoll::add(&epoll, bell.as_ref(), epoll::EventData::new_u64(BELL), Bell::EVENTS)?;
         }
-        epoll::add(&epoll, &tap, epoll::EventData::new_u64(FIRST_PORT), edge)?;
+        epoll::add(&epoll, &queue, epoll::EventData::new_u64(FIRST_PORT), queue.events())?;
         let sockets = Sockets::new(epoll, options.sources);
         let mut worker = Worker::new(config, fdb, Pool::new(IDLE_FRAMES), sockets, exchange);
-        let port = worker.attach(tap).map_err(io::Error::other)?;
+        let port = worker.attach(queue).map_err(io::Error::other)?;
         Ok(Self {
             worker,
             bells: bells.to_vec(),

@@ -44,7 +44,7 @@ use crate::doctor::{self, advice};
 use crate::host::{self, Sources};
 use crate::netns::plan::{Families, GATEWAY_MAC, Plan, Wishes, overlap};
 use crate::netns::{DeviceChoice, Netlink};
-use crate::port::Tap;
+use crate::port::{Device, Tap};
 use crate::publish;
 use crate::resolv::{self, ResolvConf};
 use crate::sandbox;
@@ -185,9 +185,9 @@ fn gateway(
     if options.sandbox {
         sandbox::confine(init, &resolv::directories());
     }
-    let taps = taps.into_iter().map(|queue| Tap::new(queue, Tap::OFFLOADS)).collect();
+    let queues = taps.into_iter().map(|queue| Device::Tap(Tap::new(queue, Tap::OFFLOADS))).collect();
     let dataplane = dataplane::Options { poll: options.poll, sources: Sources::default() };
-    let running = dataplane::start(config, taps, &dataplane, remarks).doing("starting the gateway")?;
+    let running = dataplane::start(config, queues, &dataplane, remarks).doing("starting the gateway")?;
     for publication in publications {
         running.publish(publication).doing("publishing a port")?;
     }

@@ -438,6 +438,7 @@ fn provoke_switch(reason: Switch) -> Stage {
     };
     match reason {
         R::FrameTruncated => raw(vec![0; VNET_HEADER_LEN + 5]),
+        R::FrameTooLong => raw(vec![0; 100_000]),
         R::VnetHeaderInvalid => raw([&[0, 99][..], &[0; 8 + 60]].concat()),
         R::SourceMacGroup => got(&[across(0x0800, EthernetAddress([3, 0, 0, 0, 0, 1]), &[0; 46])]),
         R::ReservedGroupAddress => {

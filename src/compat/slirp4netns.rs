@@ -4,11 +4,11 @@
 //! # Path
 //! ```text
 //! args     what is asked for, and the descriptors that the caller left open
-//! attach   a child joins the namespace and sends the TAP
+//! attach   a child joins the namespace and sends the TAP; or a program connects
 //! api      listens
 //! fence    sandbox and system calls, as far as asked for
 //!          the data plane starts; "1" to the ready descriptor
-//! tend     until the exit descriptor's other end closes: requests, and the host's nameservers
+//! tend     until the exit descriptor's other end closes, or the program is gone: requests, and the host's nameservers
 //! ```
 //!
 //! The process stays the one that was started, in the foreground, with every signal but SIGPIPE at its default: callers
@@ -17,6 +17,7 @@
 mod api;
 mod args;
 mod attach;
+mod bess;
 mod fence;
 mod forward;
 mod plan;
@@ -34,6 +35,7 @@ use api::Api;
 use api::server::Server;
 use args::{Inherited, Options, Request};
 use forward::Ports;
+use tend::Ends;
 
 use crate::cli::logging;
 use crate::dataplane::{self, PollMode, remarks::Remarks};
@@ -126,21 +128,22 @@ fn serve(options: Options) -> Result<(), Failure> {
     let host = ResolvConf::read(Path::new(resolv::PATH)).unwrap_or_default();
     let follow = options.dns.then(|| host.nameservers.clone());
     let mut config = plan::config(&options, host, seed);
-    let tap = attach::attach(&options)?;
+    let Some(guest) = attach::attach(&options)? else { return Ok(()) };
     print(&plan::describe(&options, &config, sources));
     let server = options.api_socket.as_deref().map(Server::listen).transpose().failed("api socket")?;
     let follower = Follower::new(follow);
     config.max_sockets = host::raise_open_files(rustix::process::getrlimit(Resource::Nofile));
     fence::raise(&options, server.as_ref())?;
     let dataplane = dataplane::Options { poll: PollMode::default(), sources };
-    let running =
-        dataplane::start(config.clone(), vec![tap], &dataplane, Remarks::default()).failed("data plane")?;
+    let running = dataplane::start(config.clone(), vec![guest.device], &dataplane, Remarks::default())
+        .failed("data plane")?;
     if let Some(Inherited::Open(ready)) = options.ready {
         tell(ready);
     }
-    let guest = plan::interface_address(options.cidr);
-    let api = Api::new(Ports { running: &running, config, guest: guest.into() }, guest);
-    tend::tend(options.exit, server.map(|server| (server, api)), follower, &running).failed("poll")?;
+    let address = plan::interface_address(options.cidr);
+    let api = Api::new(Ports { running: &running, config, guest: address.into() }, address);
+    let ends = Ends { exit: options.exit, guest: guest.life };
+    tend::tend(ends, server.map(|server| (server, api)), follower, &running).failed("poll")?;
     running.stop();
     Ok(())
 }

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use rustix::event::epoll::EventFlags;
 use rustix::event::{EventfdFlags, eventfd};
 use wharf_stack::PublicationId;
 use wharf_stack::host::HostError;
@@ -70,6 +71,9 @@ impl Mailbox {
 pub(super) struct Bell(OwnedFd);
 
 impl Bell {
+    /// What a worker that waits for it is woken for.
+    pub(super) const EVENTS: EventFlags = EventFlags::IN.union(EventFlags::ET);
+
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
     }

@@ -114,7 +114,7 @@ impl<P: Port, H: Host> Worker<P, H> {
         self.gateway.withdraw(&mut self.host, id);
     }
 
-    /// A port may have frames.
+    /// A port may have frames, or room for some.
     pub fn mark_ready(&mut self, id: PortId) {
         if !self.ready.contains(&id) {
             self.ready.push(id);
@@ -143,6 +143,7 @@ impl<P: Port, H: Host> Worker<P, H> {
         let mut at = 0;
         while let Some(&id) = self.ready.get(at) {
             let mut taken = 0;
+            self.switch.flush(id);
             let exhausted = loop {
                 if taken == BURST {
                     break false;

@@ -72,6 +72,7 @@ drop_reasons! {
     /// Why the switch let a frame go no further.
     pub enum DropReason {
         FrameTruncated(Malformed, "frame shorter than an Ethernet header"),
+        FrameTooLong(Malformed, "frame longer than any link's"),
         VnetHeaderInvalid(Malformed, "virtio-net header contradicts the frame"),
         SourceMacGroup(Malformed, "source MAC address is a group address"),
         ReservedGroupAddress(Elsewhere, "destination in 01:80:c2:00:00:0x is never forwarded"),

@@ -205,13 +205,11 @@ impl Frame {
     /// [`Frame::receive_buffer`].
     ///
     /// # Errors
-    /// [`crate::DropReason::VnetHeaderInvalid`] or [`crate::DropReason::FrameTruncated`].
+    /// [`crate::DropReason::VnetHeaderInvalid`], [`crate::DropReason::FrameTruncated`] or
+    /// [`crate::DropReason::FrameTooLong`].
     pub fn accept_received(&mut self, received: usize) -> Result<(), crate::DropReason> {
         let len = received.checked_sub(VNET_HEADER_LEN).ok_or(crate::DropReason::FrameTruncated)?;
-        if len < ETHERNET_HEADER_LEN {
-            return Err(crate::DropReason::FrameTruncated);
-        }
-        self.set_len(len);
+        self.accept_plain(len)?;
         let header = self.buffer.get(HEADROOM..FRAME_START).and_then(|bytes| bytes.try_into().ok());
         self.offload = header
             .and_then(|header| Offload::parse(header, len).ok())
@@ -226,13 +224,17 @@ impl Frame {
         self.buffer.get_mut(FRAME_START..).unwrap_or_default()
     }
 
-    /// Takes in the `received` bytes that were read into [`Frame::plain_receive_buffer`]. They owe nothing.
+    /// Takes in the `received` bytes that were read into [`Frame::plain_receive_buffer`]. They owe nothing. Where there were
+    /// more than fitted, `received` may say so.
     ///
     /// # Errors
-    /// [`crate::DropReason::FrameTruncated`].
+    /// [`crate::DropReason::FrameTruncated`] or [`crate::DropReason::FrameTooLong`].
     pub fn accept_plain(&mut self, received: usize) -> Result<(), crate::DropReason> {
         if received < ETHERNET_HEADER_LEN {
             return Err(crate::DropReason::FrameTruncated);
+        }
+        if received > self.capacity() {
+            return Err(crate::DropReason::FrameTooLong);
         }
         self.set_len(received);
         Ok(())
@@ -310,6 +312,7 @@ mod tests {
         frame.accept_plain(60).unwrap();
         assert_eq!((frame.bytes(), frame.offload), (&[9; 60][..], Offload::default()));
         assert_eq!(frame.accept_plain(13), Err(crate::DropReason::FrameTruncated));
+        assert_eq!(frame.accept_plain(LARGE_BUFFER_LEN), Err(crate::DropReason::FrameTooLong));
     }
 
     #[test]

@@ -86,6 +86,10 @@ pub trait Port {
     /// Sends one frame. Never blocks; `frame` is only borrowed, so it can be sent again.
     fn send(&mut self, frame: &mut Frame) -> Sent;
 
+    /// Goes on with what [`Port::send`] took although the device did not. Called when the device may have room again; for
+    /// devices that never make frames wait there is nothing to do.
+    fn flush(&mut self) {}
+
     /// What the device does with frames that still owe something. Anything else is done in software before
     /// [`Port::send`].
     fn offloads(&self) -> Offloads;

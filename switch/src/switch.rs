@@ -236,6 +236,13 @@ impl<P: Port> Switch<P> {
         received
     }
 
+    /// Lets a port go on with what its device had no room for.
+    pub fn flush(&mut self, id: PortId) {
+        if let Some(attached) = self.attached_mut(id) {
+            attached.port.flush();
+        }
+    }
+
     /// Sends `frame`, which came from `from`, where the decision says, and books what became of it.
     ///
     /// The share of the gateway is not touched: [`Delivered::gateway`] says that there is one. It counts as a copy

@@ -281,6 +281,12 @@ impl Lab {
     }
 }
 
+/// The digest of the first `size` bytes that the test server sends.
+pub(crate) fn server_stream(lab: &Lab, size: u64) -> String {
+    let sum = lab.on_server(&format!("curl -sS http://127.0.0.1/{size} | sha256sum"));
+    sum.text().split_whitespace().next().unwrap().to_owned()
+}
+
 /// The command line of the test server with UDP echo at some addresses.
 fn server(addresses: &str) -> String {
     format!("python3 {} {addresses}", script("server.py"))

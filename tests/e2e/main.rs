@@ -17,3 +17,4 @@ mod slirp4netns;
 mod streams;
 mod surface;
 mod tools;
+mod user_mode_linux;

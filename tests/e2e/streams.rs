@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! TCP through the relay.
 
-use crate::lab::Lab;
+use crate::lab::{Lab, server_stream};
 
 const GIBIBYTE: u64 = 1 << 30;
 
@@ -9,8 +9,8 @@ const GIBIBYTE: u64 = 1 << 30;
 pub(crate) fn move_both_ways(options: &[&str], url: &str, size: u64) {
     let mut lab = Lab::new();
     lab.serve_everything();
-    let expected = lab.on_server(&format!("curl -sS http://127.0.0.1/{size} | sha256sum"));
-    let expected = expected.text().split_whitespace().next().unwrap();
+    let expected = server_stream(&lab, size);
+    let expected = expected.as_str();
     let down = lab.inside(options, &format!("curl -sS -g '{url}/{size}' | sha256sum"));
     assert_eq!(down.text().split_whitespace().next(), Some(expected), "download: {down:?}");
     // The digest is the server's: what it got is what was sent.

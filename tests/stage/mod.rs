@@ -56,9 +56,9 @@ impl Port for WirePort {
     fn recv(&mut self, frame: &mut Frame) -> Received {
         let Some(bytes) = self.inbound.pop_front() else { return Received::Empty };
         let room = frame.receive_buffer();
-        let len = bytes.len().min(room.len());
-        room[..len].copy_from_slice(&bytes[..len]);
-        match frame.accept_received(len) {
+        let fits = bytes.len().min(room.len());
+        room[..fits].copy_from_slice(&bytes[..fits]);
+        match frame.accept_received(bytes.len()) {
             Ok(()) => Received::Frame,
             Err(reason) => Received::Dropped(reason),
         }

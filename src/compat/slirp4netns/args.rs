@@ -42,7 +42,8 @@ User-mode networking for network namespaces, by wharf.
                          address that IPv6 traffic leaves from
     --disable-dns        no DNS forwarder
     --macaddress=MAC     MAC address of the interface (only with -c)
-    --target-type=TYPE   netns (default); bess is not supported
+    --target-type=TYPE   what the network is for: a namespace (netns, default), or a program that connects to the
+                         socket PATH and sends frames as messages (bess)
 -h, --help               show this text
 -v, --version            show the version
 ";
@@ -64,6 +65,8 @@ pub(super) enum Target {
     Path(PathBuf),
     /// A TAP that is open.
     Tap(OwnedFd),
+    /// A program that connects to a socket.
+    Bess(PathBuf),
 }
 
 /// Where traffic leaves from.
@@ -278,30 +281,60 @@ impl Draft {
 
     /// Understands the operands, which is possible only when all options are known.
     fn finish(mut self) -> Result<Options, Error> {
-        match self.target_type.as_deref() {
-            None | Some("netns") => {}
-            Some("bess") => {
-                return Err(Error::Value("--target-type=bess is not supported: only netns is".to_owned()));
-            }
-            Some(other) => return Err(Error::Usage(format!("--target-type must be netns, not {other}"))),
-        }
+        let is_bess = self.is_bess()?;
         if self.options.mac.is_some() && !self.options.configure {
             return Err(Error::Usage("--macaddress can only be used with --configure".to_owned()));
         }
         let mut operands = std::mem::take(&mut self.operands).into_iter();
         let missing = |what: &str| Error::Usage(format!("{what} is missing"));
-        let is_tap = self.netns_type.as_deref() == Some("tapfd");
         let target = operands.next().ok_or_else(|| missing("the target's PID, PATH or FD"))?;
-        let number = target.to_string_lossy().parse::<i32>().ok().filter(|&number| number >= 0);
         // The ready descriptor is closed when it is written to: nothing is open then where both are the same.
         let exit = if self.exit == self.ready {
             self.exit.map(|_| Inherited::Closed)
         } else {
             self.exit.map(Inherited::adopt)
         };
-        let is_taken = number.is_some_and(|number| [self.exit, self.ready].contains(&Some(number)));
         (self.options.exit, self.options.ready) = (exit, self.ready.map(Inherited::adopt));
-        self.options.target = match self.netns_type.as_deref() {
+        self.options.target = if is_bess { Target::Bess(socket_path(&target)?) } else { self.netns(target)? };
+        if matches!(self.options.target, Target::Pid(_) | Target::Path(_)) {
+            let name = operands.next().ok_or_else(|| missing("TAPNAME"))?.to_string_lossy().into_owned();
+            self.options.tap_name = name.chars().take(MAX_NAME).collect();
+        }
+        if operands.next().is_some() {
+            if is_bess {
+                return Err(Error::Usage("too many arguments".to_owned()));
+            }
+            self.options.warnings.push("too many arguments");
+        }
+        Ok(self.options)
+    }
+
+    /// Whether the network is for a program that connects, and not for a namespace.
+    fn is_bess(&mut self) -> Result<bool, Error> {
+        match self.target_type.as_deref() {
+            None | Some("netns") => return Ok(false),
+            Some("bess") => {}
+            Some(other) => {
+                return Err(Error::Usage(format!("--target-type must be netns or bess, not {other}")));
+            }
+        }
+        let of_namespaces = [
+            (self.options.configure, "--configure"),
+            (self.netns_type.is_some(), "--netns-type"),
+            (self.options.userns.is_some(), "--userns-path"),
+        ];
+        if let Some((_, option)) = of_namespaces.into_iter().find(|(is_given, _)| *is_given) {
+            return Err(Error::Usage(format!("{option} conflicts with --target-type=bess")));
+        }
+        self.options.warnings.push("BESS mode is experimental");
+        Ok(true)
+    }
+
+    /// The namespace that the operand names.
+    fn netns(&self, operand: OsString) -> Result<Target, Error> {
+        let number = operand.to_string_lossy().parse::<i32>().ok().filter(|&number| number >= 0);
+        let is_taken = number.is_some_and(|number| [self.exit, self.ready].contains(&Some(number)));
+        Ok(match self.netns_type.as_deref() {
             None | Some("pid") => {
                 let pid = number.filter(|&pid| pid > 0);
                 Target::Pid(pid.ok_or_else(|| Error::Usage("PID must be a positive integer".to_owned()))?)
@@ -310,16 +343,8 @@ impl Draft {
                 let tap = number.filter(|_| !is_taken).and_then(inherited);
                 Target::Tap(tap.ok_or_else(|| Error::Value("FD must be an open file descriptor".to_owned()))?)
             }
-            Some(_) => Target::Path(target.into()),
-        };
-        if !is_tap {
-            let name = operands.next().ok_or_else(|| missing("TAPNAME"))?.to_string_lossy().into_owned();
-            self.options.tap_name = name.chars().take(MAX_NAME).collect();
-        }
-        if operands.next().is_some() {
-            self.options.warnings.push("too many arguments");
-        }
-        Ok(self.options)
+            Some(_) => Target::Path(operand.into()),
+        })
     }
 }
 
@@ -337,9 +362,7 @@ fn mtu(value: &OsStr) -> Result<usize, Error> {
 
 fn socket_path(value: &OsStr) -> Result<PathBuf, Error> {
     if value.len() >= MAX_SOCKET_PATH {
-        return Err(Error::Value(format!(
-            "the API socket's path must have less than {MAX_SOCKET_PATH} bytes"
-        )));
+        return Err(Error::Value(format!("the socket's path must have less than {MAX_SOCKET_PATH} bytes")));
     }
     Ok(value.into())
 }
@@ -447,12 +470,16 @@ mod tests {
             ("--macaddress 2:0:0:0:0:1 1 tap0", "--macaddress can only be used with --configure"),
             ("-c --macaddress 2:0:0 1 tap0", "2:0:0 is no MAC address"),
             ("--userns-path /nonexistent 1 tap0", "userns path doesn't exist: /nonexistent"),
-            ("--target-type=vm 1 tap0", "--target-type must be netns, not vm"),
-            ("--target-type=bess /x", "--target-type=bess is not supported: only netns is"),
+            ("--target-type=vm 1 tap0", "--target-type must be netns or bess, not vm"),
+            ("--target-type=bess", "the target's PID, PATH or FD is missing"),
+            ("--target-type=bess /x tap0", "too many arguments"),
+            ("--target-type=bess -c /x", "--configure conflicts with --target-type=bess"),
+            ("--target-type=bess --netns-type=pid /x", "--netns-type conflicts with --target-type=bess"),
+            ("--target-type=bess --userns-path=/ /x", "--userns-path conflicts with --target-type=bess"),
             ("--cidr 10.0.2.100/26 1 tap0", "prefix length needs to be 1-25"),
             ("--netns-type=tapfd 1003", "FD must be an open file descriptor"),
             ("--bogus", "slirp4netns: unrecognized option '--bogus'"),
-            (&long, "the API socket's path must have less than 108 bytes"),
+            (&long, "the socket's path must have less than 108 bytes"),
         ] {
             assert_eq!(error(line), expected, "{line}");
         }

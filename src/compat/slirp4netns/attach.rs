@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The other end of the cable: a TAP in a namespace that somebody else made.
+//! The other end of the cable: a TAP in a namespace that somebody else made, or a program that connects.
 //!
 //! # Path
 //! ```text
@@ -20,10 +20,10 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 
 use super::args::{Options, Target};
-use super::{Failed, Failure, plan};
+use super::{Failed, Failure, bess, plan};
 use crate::channel::Channel;
 use crate::netns::Netlink;
-use crate::port::Tap;
+use crate::port::{Device, Messages, Tap};
 use crate::sys::process::{Cloned, exit_now, fork};
 use crate::sys::signal::default_child_signal;
 use crate::sys::tun;
@@ -34,26 +34,41 @@ struct Attached {
     name: String,
 }
 
-/// Opens the TAP, and configures it if that is asked for.
-pub(super) fn attach(options: &Options) -> Result<Tap, Failure> {
-    let (netns, userns) = match &options.target {
-        Target::Tap(tap) => return inherited(tap.try_clone().failed("dup")?),
+/// What is at the other end.
+pub(super) struct Guest {
+    pub(super) device: Device,
+    /// Hangs up when the guest is gone; namespaces do not.
+    pub(super) life: Option<OwnedFd>,
+}
+
+/// Attaches to what the options name. `None` when the caller is gone before anybody is there.
+pub(super) fn attach(options: &Options) -> Result<Option<Guest>, Failure> {
+    let tap = match &options.target {
+        Target::Bess(path) => {
+            let Some(socket) = bess::accept(path, options.exit.as_ref())? else { return Ok(None) };
+            let life = Some(socket.try_clone().failed("dup")?);
+            return Ok(Some(Guest { device: Device::Messages(Messages::new(socket)), life }));
+        }
+        Target::Tap(tap) => inherited(tap.try_clone().failed("dup")?)?,
         Target::Pid(pid) => {
             let userns = options.userns.clone();
-            (
-                format!("/proc/{pid}/ns/net").into(),
-                userns.or_else(|| Some(format!("/proc/{pid}/ns/user").into())),
-            )
+            let userns = userns.unwrap_or_else(|| format!("/proc/{pid}/ns/user").into());
+            opened_inside(options, Path::new(&format!("/proc/{pid}/ns/net")), Some(userns))?
         }
-        Target::Path(path) => (path.clone(), options.userns.clone()),
+        Target::Path(path) => opened_inside(options, path, options.userns.clone())?,
     };
+    Ok(Some(Guest { device: Device::Tap(tap), life: None }))
+}
+
+/// Opens the TAP in a namespace, and configures it if that is asked for.
+fn opened_inside(options: &Options, netns: &Path, userns: Option<PathBuf>) -> Result<Tap, Failure> {
     let (ours, theirs) = Channel::pair().failed("socketpair")?;
     default_child_signal();
     let child = match fork().failed("fork")? {
         Cloned::Parent(child) => child,
         Cloned::Child => {
             drop(ours);
-            exit_now(match in_child(options, &netns, userns, &theirs) {
+            exit_now(match in_child(options, netns, userns, &theirs) {
                 Ok(()) => 0,
                 Err(failure) => {
                     eprintln!("{failure}");

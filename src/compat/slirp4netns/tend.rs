@@ -13,18 +13,27 @@ use super::forward::Publisher;
 use crate::dataplane::Running;
 use crate::resolv::follow::Follower;
 
-/// Answers requests and follows the host's nameservers until the other end of `exit` closes, which what never was open
-/// has.
+/// Descriptors that tell of the end by hanging up.
+pub(super) struct Ends {
+    /// The caller's; what never was open has hung up.
+    pub(super) exit: Option<Inherited>,
+    /// The guest's.
+    pub(super) guest: Option<OwnedFd>,
+}
+
+/// Answers requests and follows the host's nameservers until one of `ends` hangs up.
 pub(super) fn tend<P: Publisher>(
-    exit: Option<Inherited>,
+    Ends { exit, guest }: Ends,
     mut served: Option<(Server, Api<P>)>,
     mut resolv_conf: Follower,
     running: &Running,
 ) -> rustix::io::Result<()> {
     match exit {
         Some(Inherited::Closed) => {}
-        Some(Inherited::Open(exit)) => attend(Some(&exit), &mut served, &mut resolv_conf, running)?,
-        None => attend(None, &mut served, &mut resolv_conf, running)?,
+        Some(Inherited::Open(exit)) => {
+            attend([Some(&exit), guest.as_ref()], &mut served, &mut resolv_conf, running)?;
+        }
+        None => attend([None, guest.as_ref()], &mut served, &mut resolv_conf, running)?,
     }
     if let Some((server, _)) = served {
         server.remove();
@@ -34,15 +43,19 @@ pub(super) fn tend<P: Publisher>(
 }
 
 fn attend<P: Publisher>(
-    exit: Option<&OwnedFd>,
+    ends: [Option<&OwnedFd>; 2],
     served: &mut Option<(Server, Api<P>)>,
     resolv_conf: &mut Follower,
     running: &Running,
 ) -> rustix::io::Result<()> {
     loop {
-        let ready = wait(exit, served.as_ref().map(|(server, _)| server), resolv_conf)?;
+        let ready = wait(ends, served.as_ref().map(|(server, _)| server), resolv_conf)?;
         if ready.exit {
             eprintln!("exitfd event");
+            return Ok(());
+        }
+        if ready.guest {
+            eprintln!("the guest has closed its connection");
             return Ok(());
         }
         if let Some((server, api)) = served {
@@ -59,26 +72,29 @@ fn attend<P: Publisher>(
 
 struct Ready {
     exit: bool,
+    guest: bool,
     file: bool,
 }
 
 fn wait(
-    exit: Option<&OwnedFd>,
+    [exit, guest]: [Option<&OwnedFd>; 2],
     server: Option<&Server>,
     resolv_conf: &Follower,
 ) -> rustix::io::Result<Ready> {
     // Data that comes is nobody's; the end is told without being asked for.
-    let exit = exit.map(|exit| PollFd::new(exit, PollFlags::empty()));
+    let end = |fd| PollFd::new(fd, PollFlags::empty());
     let file = resolv_conf.watch().map(|watch| PollFd::new(watch, PollFlags::IN));
-    let (has_exit, has_file) = (exit.is_some(), file.is_some());
+    let first = [exit.map(end), guest.map(end), file];
+    let are_there = first.each_ref().map(Option::is_some);
     let requests = server.into_iter().flat_map(Server::interests);
-    let mut fds: Vec<PollFd<'_>> = exit.into_iter().chain(file).chain(requests).collect();
+    let mut fds: Vec<PollFd<'_>> = first.into_iter().flatten().chain(requests).collect();
     let timeout = server.and_then(|server| server.timeout(Instant::now()));
     let timeout = timeout.map(|timeout| Timespec {
         tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: timeout.subsec_nanos().into(),
     });
     rustix::io::retry_on_intr(|| poll(&mut fds, timeout.as_ref()))?;
-    let ready = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
-    Ok(Ready { exit: has_exit && ready(0), file: has_file && ready(usize::from(has_exit)) })
+    let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
+    let [exit, guest, file] = are_there.map(|is_there| is_there && ready.next().unwrap_or(false));
+    Ok(Ready { exit, guest, file })
 }
