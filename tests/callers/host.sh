@@ -50,7 +50,7 @@ ip route add default via 2001:db8:1::2
 sysctl -qw net.ipv4.ping_group_range='0 2147483647'
 in_server() { nsenter --net=/run/netns/server "$@"; }
 in_server python3 /mnt/server.py 203.0.113.2 2001:db8:1::2 >/dev/null &
-in_server dnsmasq -k --pid-file= -a 203.0.113.2 --no-resolv --no-hosts --host-record=web.example,198.51.100.1 -u root &
+in_server dnsmasq -k --pid-file= -za 203.0.113.2 --no-resolv --no-hosts --host-record=web.example,198.51.100.1 -u root &
 
 # The image has next to no files: containers get the machine's /usr.
 cat > /mnt/home/.config/containers/storage.conf <<END

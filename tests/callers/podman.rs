@@ -61,6 +61,24 @@ fn a_container_reaches_the_outside_and_the_host_but_not_its_loopback() {
 }
 
 #[test]
+fn names_are_asked_of_the_hosts_nameservers_as_they_change() {
+    let other = "ip addr add 203.0.113.4/24 dev in0
+        dnsmasq -k --pid-file= -za 203.0.113.4 --no-resolv --no-hosts --host-record=web.example,198.51.100.4 -u root \
+            >/dev/null 2>&1 &
+        until ss -Huln 'src 203.0.113.4:53' | grep -q .; do sleep 0.02; done";
+    with_each_helper(|host| {
+        let host = host.with_image();
+        host.on_server(other).text();
+        host.by_user(&format!("podman run -d --name one {SLIRP} localhost/image sleep 1000")).text();
+        let ask = || host.by_user("podman exec one dig +short +time=20 web.example @10.0.2.3");
+        assert_eq!(ask().text(), "198.51.100.1\n");
+        // In place: the file is mounted over that of the machine, as container engines do it.
+        host.as_root("echo nameserver 203.0.113.4 > /etc/resolv.conf").text();
+        eventually("the other nameserver is asked", || ask().text() == "198.51.100.4\n");
+    });
+}
+
+#[test]
 fn every_option_of_podman_changes_what_it_says() {
     with_each_helper(|host| {
         let host = host.with_image();
