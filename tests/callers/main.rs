@@ -14,6 +14,7 @@ mod build;
 mod caller;
 mod host;
 mod podman;
+mod ports;
 mod refusals;
 mod rootlesskit;
 mod script;

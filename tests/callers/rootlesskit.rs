@@ -6,7 +6,7 @@ use super::host::{Host, with_each_helper};
 use super::script::{EXCURSION, LOOPBACK, OUTSIDE, SERVE, SURVEY, ask, ask_over_udp, network, sh};
 
 const ROOTLESSKIT: &str = "rootlesskit --state-dir=/mnt/run/kit --net=slirp4netns --copy-up=/etc";
-const CONTROL: &str = "rootlessctl --socket=/mnt/run/kit/api.sock";
+pub(crate) const CONTROL: &str = "rootlessctl --socket=/mnt/run/kit/api.sock";
 
 /// Runs a shell script under RootlessKit.
 fn inside(host: &Host, options: &str, script: &str) -> String {
@@ -14,7 +14,7 @@ fn inside(host: &Host, options: &str, script: &str) -> String {
 }
 
 /// Starts the test server under RootlessKit and waits until it answers at port 8080 of the machine.
-fn start_server(host: &Host, options: &str) {
+pub(crate) fn start_server(host: &Host, options: &str) {
     host.by_user(&format!("{ROOTLESSKIT} {options} {} >log 2>&1 &", sh(SERVE))).text();
     eventually("the server answers", || {
         let log = host.by_user("grep error: log");
