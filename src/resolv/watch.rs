@@ -5,7 +5,8 @@
 //! NetworkManager, systemd-resolved and dhclient replace resolv.conf by renaming a new file over it, which a watch
 //! on the file would not survive. So every *directory* on the way is watched: that of the name itself, that of each
 //! link's target, and, where a directory does not exist yet, its nearest existing ancestor. After an event on one of
-//! the names the way is walked again.
+//! the names the way is walked again. The file at its end is watched too: container engines mount one over the name and
+//! write to it from elsewhere, of which the name's directory is told nothing.
 //!
 //! # Bounds
 //! At most [`MAX_LINKS`] links are followed.
@@ -90,10 +91,13 @@ impl Watch {
                 | F::ONLYDIR;
             match inotify::add_watch(&self.inotify, &directory, flags) {
                 Ok(wd) => names.entry(wd).or_default().push(name),
-                // It went between the walk and now, or is not ours to read: the other steps still tell.
-                Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::ACCESS) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => missing(error)?,
             }
+        }
+        match inotify::add_watch(&self.inotify, &self.path, inotify::WatchFlags::CLOSE_WRITE) {
+            // What it tells has no name.
+            Ok(wd) => _ = names.entry(wd).or_default(),
+            Err(error) => missing(error)?,
         }
         for wd in self.names.keys().filter(|wd| !names.contains_key(wd)) {
             // Fails when the directory is gone, and then nothing is left to remove.
@@ -101,6 +105,15 @@ impl Watch {
         }
         self.names = names;
         Ok(())
+    }
+}
+
+/// What cannot be watched, as it went between the walk and now or is not ours to read: the other steps still tell.
+fn missing(error: rustix::io::Errno) -> io::Result<()> {
+    use rustix::io::Errno;
+    match error {
+        Errno::NOENT | Errno::NOTDIR | Errno::ACCESS | Errno::LOOP => Ok(()),
+        error => Err(error.into()),
     }
 }
 
@@ -184,6 +197,20 @@ mod tests {
         for text in ["two", "three"] {
             fs::write(etc.join("new"), text).unwrap();
             fs::rename(etc.join("new"), etc.join("resolv.conf")).unwrap();
+            assert!(watch.changed().unwrap());
+        }
+        assert!(!watch.changed().unwrap());
+    }
+
+    #[test]
+    fn a_change_that_the_directory_does_not_hear_of_is_seen() {
+        let scratch = Scratch::new("elsewhere");
+        let (etc, run) = (scratch.0.join("etc"), scratch.0.join("run"));
+        fs::write(etc.join("resolv.conf"), "one").unwrap();
+        fs::hard_link(etc.join("resolv.conf"), run.join("resolv.conf")).unwrap();
+        let mut watch = Watch::new(&etc.join("resolv.conf")).unwrap();
+        for text in ["two", "three"] {
+            fs::write(run.join("resolv.conf"), text).unwrap();
             assert!(watch.changed().unwrap());
         }
         assert!(!watch.changed().unwrap());

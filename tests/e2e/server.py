@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""The server of the end-to-end tests: HTTP on 80, TCP and UDP echo on 7, discard on 9, who-are-you on 11.
+"""The server of the end-to-end tests: HTTP on 80, TCP and UDP echo on 7, discard on 9, UDP who-am-I on 11.
 
-Its arguments are the addresses of the UDP echo.
+Its arguments are the addresses of what it serves over UDP.
 """
 
 import contextlib
 import hashlib
-import selectors
 import socket
 import sys
 import threading
@@ -105,16 +104,14 @@ def brief(port):
             connection.send(b"x")
 
 
-def udp_echo(port, host):
+def serve_udp(port, host, answer):
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sockets = selectors.DefaultSelector()
     # In a sandbox none of these addresses is there.
-    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as echo:
-        echo.bind((host, port))
-        sockets.register(echo, selectors.EVENT_READ)
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as server:
+        server.bind((host, port))
         while True:
-            data, client = echo.recvfrom(65535)
-            echo.sendto(data, client)
+            data, client = server.recvfrom(65535)
+            server.sendto(answer(data, client), client)
 
 
 def background(function, *args):
@@ -126,5 +123,6 @@ background(serve, 8, hold)
 background(serve, 9, discard)
 background(brief, 10)
 for address in sys.argv[1:]:
-    background(udp_echo, 7, address)
+    background(serve_udp, 7, address, lambda data, _: data)
+    background(serve_udp, 11, address, lambda _, client: client[0].encode() + b"\n")
 Server(("::", 80), Handler).serve_forever()
