@@ -4,6 +4,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use super::api::ask;
 use super::caller::{PATIENCE, finish, user_command};
@@ -54,9 +55,15 @@ fn added(id: u64) -> String {
     format!("{{\"return\":{{\"id\":{id}}}}}")
 }
 
-/// A port of the host's loopback that was free a moment ago.
+/// A port that nobody else takes: below the range that the kernel chooses from.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    loop {
+        let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Under which address the server sees a client of this address and port of the host.
