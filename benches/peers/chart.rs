@@ -8,7 +8,9 @@ use crate::report::Report;
 const BAR: f64 = 14.0;
 const LEFT: f64 = 230.0;
 const WIDTH: f64 = 520.0;
-const COLOURS: [&str; 6] = ["#b8bcc4", "#1769aa", "#5aa9e6", "#c77d3a", "#8a9a5b", "#b5c99a"];
+/// Between the names of two contenders.
+const LEGEND: f64 = 135.0;
+const COLOURS: [&str; 7] = ["#b8bcc4", "#1769aa", "#5aa9e6", "#0b3d66", "#c77d3a", "#8a9a5b", "#b5c99a"];
 
 /// Draws one group of bars for each throughput row.
 pub(crate) fn draw(report: &Report) -> String {
@@ -27,10 +29,10 @@ pub(crate) fn draw(report: &Report) -> String {
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"{height}\" font-family=\"sans-serif\" font-size=\"11\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n",
-        LEFT + WIDTH + 70.0
+        (LEFT + WIDTH + 70.0).max(LEGEND * report.kinds.len() as f64)
     );
     for (at, (kind, colour)) in report.kinds.iter().zip(COLOURS).enumerate() {
-        let x = 10.0 + 125.0 * at as f64;
+        let x = 10.0 + LEGEND * at as f64;
         let _ = writeln!(
             svg,
             "<rect x=\"{x}\" y=\"8\" width=\"10\" height=\"10\" fill=\"{colour}\"/><text x=\"{}\" y=\"17\">{}</text>",

@@ -2,12 +2,15 @@
 //! Who is measured, and how each of them gets a container its network.
 
 use std::fs;
-use std::path::Path;
+use std::io::Read as _;
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::lab::{Lab, shell};
 
+/// The port of the host's that leads to the same port of the container's.
+pub(crate) const PUBLISHED: u16 = 5201;
 const NOBODY: &str = "65534";
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -18,6 +21,8 @@ pub(crate) enum Kind {
     None,
     Wharf,
     WharfTwoWorkers,
+    /// wharf by the name and with the arguments of the next.
+    WharfAsSlirp4netns,
     Slirp4netns,
     /// pasta as shipped.
     Pasta,
@@ -26,14 +31,22 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::None, Self::Wharf, Self::WharfTwoWorkers, Self::Slirp4netns, Self::Pasta, Self::PastaTuned];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::None,
+        Self::Wharf,
+        Self::WharfTwoWorkers,
+        Self::WharfAsSlirp4netns,
+        Self::Slirp4netns,
+        Self::Pasta,
+        Self::PastaTuned,
+    ];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::None => "none",
             Self::Wharf => "wharf",
             Self::WharfTwoWorkers => "wharf-2-workers",
+            Self::WharfAsSlirp4netns => "wharf-as-slirp4netns",
             Self::Slirp4netns => "slirp4netns",
             Self::Pasta => "pasta",
             Self::PastaTuned => "pasta-tuned",
@@ -42,7 +55,7 @@ impl Kind {
 
     pub(crate) fn is_installed(self) -> bool {
         let program = match self {
-            Self::None | Self::Wharf | Self::WharfTwoWorkers => return true,
+            Self::None | Self::Wharf | Self::WharfTwoWorkers | Self::WharfAsSlirp4netns => return true,
             Self::Slirp4netns => "slirp4netns",
             Self::Pasta | Self::PastaTuned => "pasta",
         };
@@ -53,7 +66,9 @@ impl Kind {
     pub(crate) fn version(self) -> String {
         let line = match self {
             Self::None => "uname -r",
-            Self::Wharf | Self::WharfTwoWorkers => return env!("CARGO_PKG_VERSION").into(),
+            Self::Wharf | Self::WharfTwoWorkers | Self::WharfAsSlirp4netns => {
+                return env!("CARGO_PKG_VERSION").into();
+            }
             Self::Slirp4netns => "slirp4netns --version | head -1",
             Self::Pasta | Self::PastaTuned => "pasta --version | head -1",
         };
@@ -67,7 +82,7 @@ pub(crate) struct Contender {
     pub(crate) kind: Kind,
     pub(crate) lab: Lab,
     pub(crate) mtu: u32,
-    wharf: std::path::PathBuf,
+    programs: Programs,
     /// The process that is the user stack.
     helper: Option<Child>,
     /// A process whose network namespace is the container's.
@@ -96,11 +111,11 @@ fn as_user(lab: &Lab, words: &[&str]) -> Command {
 
 impl Contender {
     /// Makes namespaces and starts the user stack in them.
-    pub(crate) fn start(kind: Kind, mtu: u32, wharf: &Path) -> Result<Self, String> {
+    pub(crate) fn start(kind: Kind, mtu: u32, programs: &Programs) -> Result<Self, String> {
         let lab = Lab::new()?;
-        let wharf = wharf.to_path_buf();
+        let programs = programs.clone();
         let mut contender =
-            Self { kind, lab, mtu, wharf, helper: None, container: None, container_pid: None };
+            Self { kind, lab, mtu, programs, helper: None, container: None, container_pid: None };
         contender.connect()?;
         contender.inside_shell("sysctl -qw net.ipv4.tcp_congestion_control=cubic || true")?;
         Ok(contender)
@@ -108,7 +123,7 @@ impl Contender {
 
     fn connect(&mut self) -> Result<(), String> {
         let mtu = self.mtu.to_string();
-        let wharf = self.wharf.display().to_string();
+        let wharf = self.programs.wharf.display().to_string();
         match self.kind {
             Kind::None => {
                 let mtu = self.mtu;
@@ -120,19 +135,22 @@ impl Contender {
             }
             Kind::Wharf | Kind::WharfTwoWorkers => {
                 let workers = if self.kind == Kind::Wharf { "1" } else { "2" };
-                let words =
-                    [wharf.as_str(), "run", "-q", "--mtu", &mtu, "--workers", workers, "--", "sleep", "1000"];
+                let run = [wharf.as_str(), "run", "-q", "--mtu", &mtu, "--workers", workers];
+                let port = format!("{PUBLISHED}:{PUBLISHED}");
+                let words = [&run[..], &["-p", &port, "--", "sleep", "1000"]].concat();
                 self.helper = Some(as_user(&self.lab, &words).spawn().map_err(|error| error.to_string())?);
                 let helper = self.helper_pid().unwrap_or(0);
                 self.container_pid = Some(wait_for(|| grandchild(helper))?);
                 self.wait_for_interface("eth0")
             }
-            Kind::Slirp4netns => {
+            Kind::WharfAsSlirp4netns | Kind::Slirp4netns => {
                 self.unshare()?;
                 let pid = self.container_pid.unwrap_or(0).to_string();
-                let words = ["slirp4netns", "-c", "-m", &mtu, &pid, "tap0"];
+                let socket = self.lab.api_socket();
+                let words = [self.slirp4netns(), "-c", "-m", &mtu, "-a", &socket, &pid, "tap0"];
                 self.helper = Some(as_user(&self.lab, &words).spawn().map_err(|error| error.to_string())?);
-                self.wait_for_interface("tap0")
+                self.wait_for_interface("tap0")?;
+                self.lab.add_hostfwd(PUBLISHED)
             }
             Kind::Pasta | Kind::PastaTuned => {
                 if self.kind == Kind::PastaTuned {
@@ -147,24 +165,18 @@ impl Contender {
                     self.inside_shell("sysctl -qw net.ipv4.tcp_rto_min_us=1000 || true")?;
                 }
                 let pid = self.container_pid.unwrap_or(0).to_string();
-                let words = [
-                    "pasta",
-                    "-f",
-                    "-q",
-                    "--config-net",
-                    "--no-map-gw",
-                    "--mtu",
-                    &mtu,
-                    "-t",
-                    "none",
-                    "-u",
-                    "none",
-                    &pid,
-                ];
+                let port = PUBLISHED.to_string();
+                let quiet = ["pasta", "-f", "-q", "--config-net", "--no-map-gw"];
+                let words = [&quiet[..], &["--mtu", &mtu, "-t", &port, "-u", "none", &pid]].concat();
                 self.helper = Some(as_user(&self.lab, &words).spawn().map_err(|error| error.to_string())?);
                 self.wait_for_interface("out0")
             }
         }
+    }
+
+    /// The program that takes slirp4netns's arguments.
+    fn slirp4netns(&self) -> &str {
+        if self.kind == Kind::WharfAsSlirp4netns { &self.programs.as_slirp4netns } else { "slirp4netns" }
     }
 
     /// A bare container for peers that want to be given one.
@@ -221,12 +233,12 @@ impl Contender {
 
     /// Time from nothing to a command's first instruction in a network that works.
     pub(crate) fn start_up(&self) -> Result<Option<Duration>, String> {
-        let wharf = self.wharf.display().to_string();
+        let wharf = self.programs.wharf.display().to_string();
         let mtu = self.mtu.to_string();
         let words: Vec<&str> = match self.kind {
             Kind::Wharf => vec![&wharf, "run", "-q", "--mtu", &mtu, "--", "true"],
             Kind::Pasta => vec!["pasta", "-q", "--config-net", "--mtu", &mtu, "--", "true"],
-            Kind::None | Kind::WharfTwoWorkers | Kind::Slirp4netns | Kind::PastaTuned => return Ok(None),
+            _ => return Ok(None),
         };
         let begun = Instant::now();
         let status = as_user(&self.lab, &words).status().map_err(|error| error.to_string())?;
@@ -235,6 +247,36 @@ impl Contender {
         }
         Ok(Some(begun.elapsed()))
     }
+
+    /// Time from the program's start to its word that the network of another container works.
+    pub(crate) fn time_until_ready(&mut self) -> Result<Option<Duration>, String> {
+        if !matches!(self.kind, Kind::WharfAsSlirp4netns | Kind::Slirp4netns) {
+            return Ok(None);
+        }
+        self.unshare()?;
+        let (pid, mtu) = (self.container_pid.unwrap_or(0).to_string(), self.mtu.to_string());
+        // The shell's own word marks the start.
+        let script = "echo >&3; exec \"$@\" >/dev/null";
+        let words = ["sh", "-c", &format!("exec 3>&1; {script}"), "sh", self.slirp4netns()];
+        let words = [&words[..], &["-r", "3", "-c", "-m", &mtu, &pid, "tap0"]].concat();
+        let mut command = as_user(&self.lab, &words);
+        let mut child = command.stdout(Stdio::piped()).spawn().map_err(|error| error.to_string())?;
+        let mut ready = child.stdout.take().ok_or("no pipe")?;
+        let mut byte = [0];
+        let mut wait = || ready.read_exact(&mut byte).map(|()| Instant::now());
+        let times = wait().and_then(|begun| Ok(wait()? - begun));
+        let _ = child.kill();
+        let _ = child.wait();
+        times.map(Some).map_err(|error| format!("{words:?}: {error}"))
+    }
+}
+
+/// What is measured of this tree.
+#[derive(Clone, Debug)]
+pub(crate) struct Programs {
+    pub(crate) wharf: PathBuf,
+    /// The same under the name by which it takes slirp4netns's arguments.
+    pub(crate) as_slirp4netns: String,
 }
 
 /// The command that wharf's init runs: the helper's child's child.

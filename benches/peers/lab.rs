@@ -2,11 +2,17 @@
 //! Namespaces of one measurement: a host and a server, joined by veth.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::contender::Programs;
+
+/// The host's address, as clients of published ports use it.
+pub(crate) const HOST: &str = "203.0.113.1";
 /// The server's address, as every contender's client uses it.
 pub(crate) const SERVER: &str = "203.0.113.2";
 const CUBIC_ALLOWED: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
@@ -28,17 +34,19 @@ pub(crate) fn shell(script: &str) -> Result<String, String> {
     Err(format!("{script}: {}", String::from_utf8_lossy(&output.stderr)))
 }
 
-/// Copies a program to where every user can run it.
-pub(crate) fn publish(program: &Path) -> Result<PathBuf, String> {
+/// Copies a program to where every user can run it, under both its names.
+pub(crate) fn install(program: &Path) -> Result<Programs, String> {
     let directory = std::env::temp_dir().join(format!("wharf-peers-{}", std::process::id()));
-    let target = directory.join("wharf");
+    let (wharf, as_slirp4netns) = (directory.join("wharf"), directory.join("slirp4netns"));
     let copy = || {
         fs::create_dir_all(&directory)?;
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o755))?;
-        fs::copy(program, &target)
+        fs::copy(program, &wharf)?;
+        let _ = fs::remove_file(&as_slirp4netns);
+        fs::hard_link(&wharf, &as_slirp4netns)
     };
     copy().map_err(|error| format!("{}: {error}", program.display()))?;
-    Ok(target)
+    Ok(Programs { wharf, as_slirp4netns: as_slirp4netns.display().to_string() })
 }
 
 /// Namespaces may choose cubic only where the machine allows it; restored when dropped.
@@ -87,11 +95,37 @@ impl Lab {
         Ok(lab)
     }
 
+    /// Where slirp4netns listens for requests.
+    pub(crate) fn api_socket(&self) -> String {
+        std::env::temp_dir().join(format!("{}.sock", self.host)).display().to_string()
+    }
+
+    /// Asks slirp4netns to publish a TCP port.
+    pub(crate) fn add_hostfwd(&self, port: u16) -> Result<(), String> {
+        let request = format!(
+            "{{\"execute\":\"add_hostfwd\",\"arguments\":{{\"proto\":\"tcp\",\"host_port\":{port},\"guest_port\":{port}}}}}"
+        );
+        let ask = || {
+            let mut stream = UnixStream::connect(self.api_socket())?;
+            stream.write_all(request.as_bytes())?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).map(|_| answer)
+        };
+        let answer = ask().map_err(|error: std::io::Error| error.to_string())?;
+        if answer.contains("\"return\"") { Ok(()) } else { Err(answer) }
+    }
+
+    /// A command in the server's namespace.
+    pub(crate) fn outside(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.server]).args(words).stdin(Stdio::null());
+        command
+    }
+
     /// Runs a program in the server's namespace until the measurement ends.
     pub(crate) fn serve(&mut self, words: &[&str]) -> Result<(), String> {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.server]).args(words);
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let mut command = self.outside(words);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         self.children.push(child.map_err(|error| error.to_string())?);
         Ok(())
     }
@@ -104,8 +138,11 @@ impl Drop for Lab {
             let _ = child.wait();
         }
         let _ = shell(&format!(
-            "ip netns del {}; ip netns del {}; rm -rf /etc/netns/{}",
-            self.host, self.server, self.host
+            "ip netns del {}; ip netns del {}; rm -rf /etc/netns/{} {}",
+            self.host,
+            self.server,
+            self.host,
+            self.api_socket()
         ));
     }
 }

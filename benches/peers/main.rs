@@ -37,7 +37,7 @@ struct Arguments {
     /// Seconds of each throughput measurement.
     #[arg(long, default_value_t = 3)]
     seconds: u64,
-    /// Only these contenders: none, wharf, wharf-2-workers, slirp4netns, pasta, pasta-tuned.
+    /// Only these contenders: none, wharf, wharf-2-workers, wharf-as-slirp4netns, slirp4netns, pasta, pasta-tuned.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Only measures whose name contains one of these.
@@ -72,7 +72,7 @@ fn main() -> ExitCode {
     if arguments.smoke {
         arguments.repeats = 1;
         arguments.seconds = 1;
-        arguments.only = vec!["none".into(), "wharf".into()];
+        arguments.only = ["none", "wharf", "wharf-as-slirp4netns"].map(String::from).into();
         arguments.mtu = Some(1500);
     }
     match run(&arguments) {
@@ -91,7 +91,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
                 .into(),
         );
     }
-    let wharf = lab::publish(&arguments.wharf)?;
+    let programs = lab::install(&arguments.wharf)?;
     let kinds: Vec<Kind> = Kind::ALL
         .into_iter()
         .filter(|kind| arguments.only.is_empty() || arguments.only.iter().any(|name| name == kind.name()))
@@ -116,7 +116,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
                 eprintln!("peers: round {repeat} of {}, MTU {mtu}, {}", arguments.repeats, kind.name());
                 for measure in measures().into_iter().filter(|measure| wanted(measure) && measure.suits(mtu))
                 {
-                    let mut contender = Contender::start(kind, mtu, &wharf)?;
+                    let mut contender = Contender::start(kind, mtu, &programs)?;
                     let seconds = Duration::from_secs(arguments.seconds);
                     let values: BTreeMap<&'static str, f64> = (measure.take)(&mut contender, seconds)
                         .map_err(|error| format!("{} of {}: {error}", measure.name, kind.name()))?;

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::contender::Contender;
-use crate::lab::SERVER;
+use crate::contender::{Contender, PUBLISHED};
+use crate::lab::{HOST, SERVER};
 use crate::roles;
 
 /// Values by name; the name "" is the measure itself.
@@ -44,6 +44,8 @@ pub(crate) fn measures() -> Vec<Measure> {
         at_every_mtu("TCP down Gbit/s", |c, t| tcp(c, t, &["-R"])),
         at_every_mtu("TCP up, 4 flows Gbit/s", |c, t| tcp(c, t, &["-P", "4"])),
         at_every_mtu("TCP down, 4 flows Gbit/s", |c, t| tcp(c, t, &["-P", "4", "-R"])),
+        at_every_mtu("published port, in Gbit/s", |c, t| published(c, t, &[])),
+        at_every_mtu("published port, out Gbit/s", |c, t| published(c, t, &["-R"])),
         once("TCP down, 1 % loss Gbit/s", with_loss),
         once("round trip us", round_trips),
         once("connects/s", connects),
@@ -52,6 +54,8 @@ pub(crate) fn measures() -> Vec<Measure> {
         once("UDP 64 B down kpps", |c, t| udp(c, t, "down", "64")),
         once("UDP 1400 B down kpps", |c, t| udp(c, t, "down", "1400")),
         once("start-up ms", start_up),
+        once("ready ms", |c, _| Ok(in_milliseconds(c.time_until_ready()?))),
+        once("idle RSS MiB", idle),
     ]
 }
 
@@ -63,9 +67,10 @@ fn cpu_seconds(pid: u32) -> f64 {
     ticks / 100.0
 }
 
-fn peak_rss_mib(pid: u32) -> Option<f64> {
+/// A field of a process's status that is an amount of memory.
+fn mebibytes(pid: u32, field: &str) -> Option<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let line = status.lines().find(|line| line.starts_with(field))?;
     Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? / 1024.0)
 }
 
@@ -82,8 +87,7 @@ fn iperf(contender: &mut Contender, duration: Duration, options: &[&str]) -> Res
     let seconds = duration.as_secs().to_string();
     let mut words = vec!["timeout", "60", "iperf3", "-c", SERVER, "-J", "-O", "1", "-t", &seconds];
     words.extend(options);
-    let text = output(contender.inside(&words))?;
-    serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))
+    output(contender.inside(&words)).and_then(parse)
 }
 
 fn number(report: &Value, path: &str) -> Result<f64, String> {
@@ -100,7 +104,7 @@ fn tcp(contender: &mut Contender, duration: Duration, options: &[&str]) -> Resul
         // The first second is left out of the rate but not of the processor time.
         let bytes = rate / 8.0 * (duration.as_secs_f64() + 1.0);
         values.insert("CPU s/GiB", (cpu_seconds(pid) - before) / (bytes / f64::from(1 << 30)));
-        if let Some(peak) = peak_rss_mib(pid) {
+        if let Some(peak) = mebibytes(pid, "VmHWM:") {
             values.insert("peak RSS MiB", peak);
         }
     }
@@ -151,5 +155,35 @@ fn connects(contender: &mut Contender, duration: Duration) -> Result<Values, Str
 }
 
 fn start_up(contender: &mut Contender, _: Duration) -> Result<Values, String> {
-    Ok(contender.start_up()?.map(|time| ("", time.as_secs_f64() * 1e3)).into_iter().collect())
+    Ok(in_milliseconds(contender.start_up()?))
+}
+
+fn in_milliseconds(time: Option<Duration>) -> Values {
+    time.map(|time| ("", time.as_secs_f64() * 1e3)).into_iter().collect()
+}
+
+/// What a user stack has of memory while nothing happens.
+fn idle(contender: &mut Contender, _: Duration) -> Result<Values, String> {
+    std::thread::sleep(Duration::from_millis(300));
+    let resident = contender.helper_pid().and_then(|pid| mebibytes(pid, "VmRSS:"));
+    Ok(resident.map(|resident| ("", resident)).into_iter().collect())
+}
+
+/// A client outside and a server inside, through a port of the host's.
+fn published(contender: &mut Contender, duration: Duration, options: &[&str]) -> Result<Values, String> {
+    let mut server = contender.inside(&["timeout", "60", "iperf3", "-s", "-1"]);
+    let mut server = server.stdout(Stdio::null()).spawn().map_err(|error| error.to_string())?;
+    std::thread::sleep(Duration::from_millis(200));
+    let seconds = duration.as_secs().to_string();
+    let port = PUBLISHED.to_string();
+    let mut words = vec!["timeout", "60", "iperf3", "-c", HOST, "-p", &port, "-J", "-O", "1", "-t", &seconds];
+    words.extend(options);
+    let report = output(contender.lab.outside(&words)).and_then(parse);
+    let _ = server.kill();
+    let _ = server.wait();
+    Ok(Values::from([("", number(&report?, "/end/sum_received/bits_per_second")? / 1e9)]))
+}
+
+fn parse(text: String) -> Result<Value, String> {
+    serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))
 }
