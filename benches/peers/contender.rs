@@ -248,11 +248,21 @@ impl Contender {
         Ok(Some(begun.elapsed()))
     }
 
+    /// Ends the container and what gives it its network.
+    fn end(&mut self) {
+        for mut child in [self.helper.take(), self.container.take()].into_iter().flatten() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
     /// Time from the program's start to its word that the network of another container works.
     pub(crate) fn time_until_ready(&mut self) -> Result<Option<Duration>, String> {
         if !matches!(self.kind, Kind::WharfAsSlirp4netns | Kind::Slirp4netns) {
             return Ok(None);
         }
+        // In a container that has no network yet.
+        self.end();
         self.unshare()?;
         let (pid, mtu) = (self.container_pid.unwrap_or(0).to_string(), self.mtu.to_string());
         // The shell's own word marks the start.
@@ -305,9 +315,6 @@ fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> Result<T, String> {
 
 impl Drop for Contender {
     fn drop(&mut self) {
-        for child in [self.helper.as_mut(), self.container.as_mut()].into_iter().flatten() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.end();
     }
 }

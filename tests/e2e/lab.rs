@@ -74,6 +74,10 @@ const SCRIPTS: [(&str, &str); 4] = [
     ("probe.py", include_str!("probe.py")),
 ];
 
+/// For [`Lab::inside_after`]: few descriptors, none of which whoever started the tests has left open.
+pub(crate) const FEW_DESCRIPTORS: &str =
+    "for fd in /proc/self/fd/*; do fd=${fd##*/}; [ $fd -lt 3 ] || eval \"exec $fd>&-\"; done; ulimit -n 48";
+
 /// A directory that the ordinary user can read, with a copy of the binary under test.
 pub(crate) fn scratch() -> &'static Path {
     static SCRATCH: OnceLock<PathBuf> = OnceLock::new();
@@ -218,8 +222,8 @@ impl Lab {
     pub(crate) fn inside_command_after(&self, changes: &str, options: &[&str], script: &str) -> Command {
         let mut command = Command::new("ip");
         let become_user = format!("exec setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups -- \"$@\"");
-        command.args(["netns", "exec", &self.host, "unshare", "-m", "sh", "-ec"]);
-        command.arg(format!("{changes}\n{become_user}")).arg("sh");
+        command.args(["netns", "exec", &self.host, "unshare", "-m", "bash", "-ec"]);
+        command.arg(format!("{changes}\n{become_user}")).arg("bash");
         command.arg(scratch().join("wharf")).arg("run").args(options).args(["--", "sh", "-c", script]);
         command.env("HOME", scratch()).current_dir("/");
         command

@@ -3,7 +3,7 @@
 
 use std::process::{Command, Stdio};
 
-use crate::lab::{Finished, Lab, Running, eventually, script};
+use crate::lab::{FEW_DESCRIPTORS, Finished, Lab, Running, eventually, script};
 
 /// Starts the test server in a sandbox with these options and waits until `url` answers on the host.
 fn serve_inside(lab: &Lab, options: &[&str], url: &str) -> Running {
@@ -117,7 +117,7 @@ print("all answered")
 fn clients_beyond_the_hosts_descriptors_wait_for_their_turn() {
     let lab = Lab::new();
     let script = format!("exec python3 {}", script("server.py"));
-    let sandbox = lab.inside_command_after("ulimit -n 48", &["-p", "8008:8", "-p", "8080:80"], &script);
+    let sandbox = lab.inside_command_after(FEW_DESCRIPTORS, &["-p", "8008:8", "-p", "8080:80"], &script);
     let _server = serve(&lab, sandbox, "http://127.0.0.1:8080/0");
     let result = lab.on_server(&format!("python3 -c '{IN_TURN}'"));
     assert_eq!(result.text(), "all answered\n", "{result:?}");

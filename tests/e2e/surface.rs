@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a user sees first: addresses, routes, resolver, pings and paths.
 
-use crate::lab::Lab;
+use crate::lab::{FEW_DESCRIPTORS, Lab};
 
 #[test]
 fn a_sandbox_looks_like_a_small_machine_on_a_small_network() {
@@ -170,7 +170,7 @@ print(answer)
 old.sendall(b"still here")
 print(old.recv(100).decode())
 '"#;
-    let result = lab.inside_after("ulimit -n 48", &[], script);
+    let result = lab.inside_after(FEW_DESCRIPTORS, &[], script);
     assert_eq!(result.text(), "no more\ndatagrams pass\nstill here\n", "{result:?}");
     assert_eq!(result.stderr.matches("LimitNOFILE=").count(), 1, "{result:?}");
 }
