@@ -11,7 +11,7 @@
 //!
 //! # Sources
 //! RFC 792, RFC 1191 section 4, RFC 1812 section 4.3.2, RFC 4443 section 2.4, RFC 5508 (REQ-8), RFC 7915 section 4.2
-//! (translation).
+//! and 5.2 (translation).
 
 use core::net::IpAddr;
 
@@ -107,8 +107,7 @@ impl Cause {
             Self::Report(report @ IcmpReport { family: Family::V4, kind, code, .. }) => {
                 message(kind, code, if report.is_too_big() { report.mtu.min(0xffff) } else { 0 })
             }
-            // No IPv4 container reaches an IPv6 destination.
-            Self::Report(IcmpReport { family: Family::V6, .. }) => return None,
+            Self::Report(report) => return translate_to_v4(report),
         })
     }
 
@@ -125,13 +124,13 @@ impl Cause {
             Self::Report(report @ IcmpReport { family: Family::V6, kind, code, .. }) => {
                 message(kind, code, if report.is_too_big() { report.mtu } else { 0 })
             }
-            Self::Report(report) => return translate(report),
+            Self::Report(report) => return translate_to_v6(report),
         })
     }
 }
 
 /// RFC 7915 section 4.2: an ICMPv4 error as ICMPv6.
-fn translate(report: IcmpReport) -> Option<Message> {
+fn translate_to_v6(report: IcmpReport) -> Option<Message> {
     Some(match (report.kind, report.code) {
         (V4_UNREACHABLE, 0 | 1 | 5..=8 | 11 | 12) => message(V6_UNREACHABLE, 0, 0),
         (V4_UNREACHABLE, 2) => message(V6_PARAMETER_PROBLEM, 1, 6),
@@ -145,20 +144,35 @@ fn translate(report: IcmpReport) -> Option<Message> {
     })
 }
 
-/// Who the error comes from, in the container's family.
+/// RFC 7915 section 5.2: an ICMPv6 error as ICMPv4, for a container whose published port has IPv6 clients.
+fn translate_to_v4(report: IcmpReport) -> Option<Message> {
+    Some(match (report.kind, report.code) {
+        (V6_UNREACHABLE, 0 | 2 | 3) => message(V4_UNREACHABLE, 1, 0),
+        (V6_UNREACHABLE, 1) => message(V4_UNREACHABLE, 10, 0),
+        (V6_UNREACHABLE, 4) => message(V4_UNREACHABLE, 3, 0),
+        // The IPv4 header is 20 bytes shorter.
+        (V6_PACKET_TOO_BIG, _) => message(V4_UNREACHABLE, 4, report.mtu.saturating_sub(20).min(0xffff)),
+        (V6_TIME_EXCEEDED, code) => message(V4_TIME_EXCEEDED, code, 0),
+        (V6_PARAMETER_PROBLEM, 1) => message(V4_UNREACHABLE, 2, 0),
+        (V6_PARAMETER_PROBLEM, 0) => message(V4_PARAMETER_PROBLEM, 0, 0),
+        _ => return None,
+    })
+}
+
+/// Who the error comes from, in the container's family. The host itself speaks as the gateway.
 fn sender(config: &Config, container: IpAddr, cause: Cause) -> Option<IpAddr> {
     let offender = match cause {
-        Cause::Report(report) => report.offender,
+        Cause::Report(report) => report.offender.filter(|offender| !offender.is_loopback()),
         _ => None,
     };
     match (container, offender) {
         (IpAddr::V4(_), Some(IpAddr::V4(offender))) => Some(offender.into()),
         (IpAddr::V6(_), Some(IpAddr::V6(offender))) => Some(offender.into()),
-        (IpAddr::V6(_), Some(IpAddr::V4(offender))) => {
+        (IpAddr::V6(_), Some(IpAddr::V4(offender))) if config.nat64.is_some() => {
             config.nat64.map(|prefix| nat64::embed(prefix, offender).into())
         }
         (IpAddr::V4(_), _) => config.ipv4.map(|plan| plan.gateway.into()),
-        (IpAddr::V6(_), None) => config.ipv6.map(|plan| plan.gateway.into()),
+        (IpAddr::V6(_), _) => config.ipv6.map(|plan| plan.gateway.into()),
     }
 }
 
@@ -286,6 +300,47 @@ mod tests {
         }
         assert_eq!(v4_report(3, 4, 1400).message_v6(), Some(message(2, 0, 1420)));
         assert_eq!(v4_report(3, 4, 576).message_v6(), Some(message(2, 0, 1280)));
+    }
+
+    /// RFC 7915 section 5.2, its table of ICMPv6 error messages.
+    #[test]
+    fn icmpv6_errors_become_the_icmpv4_errors_of_rfc_7915() {
+        for (kind, code, mtu, expected) in [
+            (1, 0, 0, Some((3, 1, 0))),
+            (1, 1, 0, Some((3, 10, 0))),
+            (1, 2, 0, Some((3, 1, 0))),
+            (1, 3, 0, Some((3, 1, 0))),
+            (1, 4, 0, Some((3, 3, 0))),
+            (1, 5, 0, None),
+            (2, 0, 1280, Some((3, 4, 1260))),
+            (3, 0, 0, Some((11, 0, 0))),
+            (3, 1, 0, Some((11, 1, 0))),
+            (4, 0, 0, Some((12, 0, 0))),
+            (4, 1, 0, Some((3, 2, 0))),
+            (4, 2, 0, None),
+        ] {
+            let report = IcmpReport {
+                destination: "[2001:db8::7]:9".parse().unwrap(),
+                offender: Some("2001:db8::9".parse().unwrap()),
+                family: Family::V6,
+                kind,
+                code,
+                mtu,
+                payload: [0; 8],
+            };
+            let got = Cause::Report(report).message_v4().map(|m| (m.kind, m.code, m.rest));
+            assert_eq!(got, expected, "type {kind} code {code}");
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_hosts_loopback_comes_from_the_gateway() {
+        let config = crate::config::tests::config();
+        let Cause::Report(report) = v4_report(3, 3, 0) else { unreachable!() };
+        let report = Cause::Report(IcmpReport { offender: Some("127.0.0.1".parse().unwrap()), ..report });
+        for (container, gateway) in [("10.0.2.100", "10.0.2.2"), ("fd00:db8::64", "fd00:db8::2")] {
+            assert_eq!(sender(&config, container.parse().unwrap(), report), Some(gateway.parse().unwrap()));
+        }
     }
 
     #[test]
