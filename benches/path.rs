@@ -60,7 +60,7 @@ fn main() {
 
         let ownership = Ownership::new(rig::config(), 4);
         stage(&mut criterion, "owner", bytes, || {
-            black_box(ownership.owner(&frame));
+            black_box(ownership.addressee(&frame));
         });
 
         stage(&mut criterion, "checksum", bytes, || {

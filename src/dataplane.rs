@@ -58,6 +58,7 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Running {
     threads: Vec<Thread>,
+    ownership: Arc<Ownership>,
 }
 
 #[derive(Debug)]
@@ -68,7 +69,11 @@ struct Thread {
 
 /// A port that is published, until it is withdrawn or the workers stop.
 #[derive(Debug)]
-pub struct Published(PublicationId);
+pub struct Published {
+    /// The number of the worker that watches it.
+    worker: usize,
+    id: PublicationId,
+}
 
 impl Running {
     /// Sends queries to other nameservers from now on.
@@ -81,22 +86,25 @@ impl Running {
     /// Publishes a port.
     ///
     /// # Errors
-    /// The listener cannot be watched, and is closed.
+    /// Its socket cannot be watched, and is closed.
     pub fn publish(&self, publication: Publication) -> io::Result<Published> {
-        let id = self.first()?.ask(|reply| Order::Publish { publication, reply })?;
-        id.map(Published)
-            .map_err(|error| io::Error::other(format!("a listener cannot be watched: {error:?}")))
+        let worker = self.ownership.of_port(&publication.port);
+        let id = self.worker(worker)?.ask(|reply| Order::Publish { publication, reply })?;
+        id.map(|id| Published { worker, id })
+            .map_err(|error| io::Error::other(format!("a published port cannot be watched: {error:?}")))
     }
 
     /// Ends a port's publication. When this returns, the host's port is free.
-    pub fn withdraw(&self, Published(id): Published) {
-        // Else the worker is gone, and the listener with it.
-        let _ = self.first().and_then(|first| first.ask(|reply| Order::Withdraw { id, reply }));
+    pub fn withdraw(&self, Published { worker, id }: Published) {
+        // Else the worker is gone, and the socket with it.
+        let _ = self.worker(worker).and_then(|worker| worker.ask(|reply| Order::Withdraw { id, reply }));
     }
 
-    /// The worker that finds containers on the link, and so watches the listeners.
-    fn first(&self) -> io::Result<&Mailbox> {
-        self.threads.first().map(|thread| &thread.mailbox).ok_or_else(|| io::Error::other("no workers"))
+    fn worker(&self, number: usize) -> io::Result<&Mailbox> {
+        self.threads
+            .get(number)
+            .map(|thread| &thread.mailbox)
+            .ok_or_else(|| io::Error::other("no such worker"))
     }
 
     /// Stops the workers and waits for them.
@@ -130,7 +138,8 @@ pub fn start(
     let remarks = Arc::new(remarks);
     let key = config.seed.first_chunk().copied().unwrap_or_default();
     let fdb = Arc::new(Fdb::new(fdb::DEFAULT_CAPACITY, key));
-    let exchanges = Exchange::new(Ownership::new(config.clone(), queues.len()), queues.len());
+    let ownership = Arc::new(Ownership::new(config.clone(), queues.len()));
+    let exchanges = Exchange::new(Arc::clone(&ownership), queues.len());
     let workers = queues.len().max(1);
     let share = Config {
         memory_bytes: config.memory_bytes / workers,
@@ -150,7 +159,7 @@ pub fn start(
         let handle = std::thread::Builder::new().name(name).spawn(move || driver.run_to_the_end(&inbox))?;
         threads.push(Thread { mailbox, handle: Some(handle) });
     }
-    Ok(Running { threads })
+    Ok(Running { threads, ownership })
 }
 
 /// One worker with what wakes it.
@@ -252,8 +261,8 @@ impl Driver {
         for order in inbox.try_iter() {
             match order {
                 Order::Nameservers(servers) => self.worker.gateway.set_nameservers(servers),
-                Order::Publish { publication: Publication { listener, target }, reply } => {
-                    answer(&reply, self.worker.publish(listener, target));
+                Order::Publish { publication: Publication { listener, port }, reply } => {
+                    answer(&reply, self.worker.publish(port, listener));
                 }
                 Order::Withdraw { id, reply } => {
                     self.worker.withdraw(id);

@@ -8,7 +8,7 @@
 //! # Bounds
 //! One descriptor per socket. `RLIMIT_NOFILE` is the limit; running into it is [`HostError::Exhausted`].
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::epoll;
@@ -57,14 +57,37 @@ pub struct Sockets {
 struct Slot {
     fd: OwnedFd,
     family: Family,
-    /// A datagram has left, and with the first one the socket was bound.
-    has_sent: bool,
+    /// Where its datagrams leave from.
+    source: Source,
     /// Set on the socket for datagrams; `None` is the host's default.
     hop_limit: Option<u8>,
     dont_fragment: Option<bool>,
 }
 
+/// Where the datagrams of a socket leave from, unless they say it themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// Not known yet: the first one's destination decides.
+    Open,
+    /// What the socket is bound to, if anything.
+    Bound,
+    /// A published port has all addresses of the host, and each datagram the one that belongs to its destination.
+    EachItsOwn,
+}
+
 impl Slot {
+    fn send(&self, data: &[u8], to: SocketAddr, from: Option<IpAddr>) -> Result<(), Errno> {
+        match from {
+            Some(from) => {
+                socket::send_datagram_from(self.fd.as_fd(), data, to, from).map_err(|error| io_errno(&error))
+            }
+            None => {
+                let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+                rustix::net::sendto(&self.fd, data, flags, &to).map(drop)
+            }
+        }
+    }
+
     /// Makes the socket send as `outgoing` says. Where that is as before, it costs no call.
     fn prepare(&mut self, outgoing: Outgoing) {
         let is_ipv6 = self.family == Family::V6;
@@ -170,7 +193,7 @@ impl Sockets {
     }
 
     fn insert(&mut self, fd: OwnedFd, family: Family) -> Result<SocketId, HostError> {
-        let slot = Some(Slot { fd, family, has_sent: false, hop_limit: None, dont_fragment: None });
+        let slot = Some(Slot { fd, family, source: Source::Open, hop_limit: None, dont_fragment: None });
         let index = if let Some(index) = self.free.pop() {
             if let Some(place) = usize::try_from(index).ok().and_then(|at| self.slots.get_mut(at)) {
                 *place = slot;
@@ -206,6 +229,10 @@ impl Sockets {
         protocol: Option<rustix::net::Protocol>,
     ) -> Result<SocketId, HostError> {
         let fd = Self::open(family, SocketType::DGRAM, protocol)?;
+        self.keep_datagram(token, fd, family)
+    }
+
+    fn keep_datagram(&mut self, token: Token, fd: OwnedFd, family: Family) -> Result<SocketId, HostError> {
         let is_ipv6 = family == Family::V6;
         // Without these only error translation and hop limits suffer.
         let _ = socket::queue_errors(fd.as_fd(), is_ipv6, true);
@@ -244,13 +271,15 @@ fn reset_on_close(fd: &OwnedFd) {
     let _ = sockopt::set_socket_linger(fd, Some(std::time::Duration::ZERO));
 }
 
-/// A socket that listens, made by [`publish`](crate::publish): a confined process asks the kernel for no addresses.
+/// A socket of a published port, made by [`publish`](crate::publish): of TCP it listens.
 #[derive(Debug)]
 pub struct Listener {
     /// The socket, non-blocking.
     pub fd: OwnedFd,
     /// The family of its address and of its clients.
     pub family: Family,
+    /// It has every address of the host.
+    pub is_wildcard: bool,
 }
 
 /// A connection that came in.
@@ -380,6 +409,19 @@ impl Host for Sockets {
         self.open_datagram(token, family, None)
     }
 
+    fn udp_listen(&mut self, token: Token, listener: Listener) -> Result<SocketId, HostError> {
+        let Listener { fd, family, is_wildcard } = listener;
+        if is_wildcard {
+            socket::report_own_addresses(fd.as_fd(), family == Family::V6)
+                .map_err(|error| host_error(io_errno(&error)))?;
+        }
+        let socket = self.keep_datagram(token, fd, family)?;
+        if let Some(slot) = self.slot_mut(socket) {
+            slot.source = if is_wildcard { Source::EachItsOwn } else { Source::Bound };
+        }
+        Ok(socket)
+    }
+
     fn echo_open(&mut self, token: Token, family: Family) -> Result<SocketId, HostError> {
         let protocol = match family {
             Family::V4 => ipproto::ICMP,
@@ -389,16 +431,22 @@ impl Host for Sockets {
     }
 
     fn send_to(&mut self, socket: SocketId, outgoing: Outgoing, data: &[u8]) -> Result<Io<()>, HostError> {
-        let source = self.sources.toward(outgoing.to);
+        let chosen = self.sources.toward(outgoing.to);
         let Some(slot) = self.slot_mut(socket) else { return Ok(Io::Broken) };
-        if !std::mem::replace(&mut slot.has_sent, true)
-            && let Some(source) = source
-        {
-            rustix::net::bind(&slot.fd, &source).map_err(host_error)?;
-        }
+        let from = match slot.source {
+            Source::Open => {
+                slot.source = Source::Bound;
+                if let Some(chosen) = chosen {
+                    rustix::net::bind(&slot.fd, &chosen).map_err(host_error)?;
+                }
+                None
+            }
+            Source::Bound => None,
+            Source::EachItsOwn => outgoing.from.or(chosen.map(|chosen| chosen.ip())),
+        };
         slot.prepare(outgoing);
-        match rustix::net::sendto(&slot.fd, data, SendFlags::NOSIGNAL | SendFlags::DONTWAIT, &outgoing.to) {
-            Ok(_) => Ok(Io::Done(())),
+        match slot.send(data, outgoing.to, from) {
+            Ok(()) => Ok(Io::Done(())),
             Err(Errno::AGAIN | Errno::INTR) => Ok(Io::Blocked),
             Err(errno) => Err(host_error(errno)),
         }
@@ -410,6 +458,7 @@ impl Host for Sockets {
             Ok(received) => Io::Done(Datagram {
                 len: received.len,
                 from: received.from,
+                to: received.to,
                 hop_limit: received.hop_limit.unwrap_or(DEFAULT_HOP_LIMIT),
             }),
             Err(error) if matches!(io_errno(&error), Errno::AGAIN | Errno::INTR) => Io::Blocked,

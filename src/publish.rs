@@ -1,25 +1,27 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Published ports: which ports of the host lead into the sandbox, and the sockets that listen there.
+//! Published ports: which ports of the host lead into the sandbox, and their sockets.
 //!
 //! # How it works
-//! [`bind`] makes every listener before anything is connected, so that either all ports are published or none. Without an
+//! [`bind`] makes every socket before anything is connected, so that either all ports are published or none. Without an
 //! address a port is published on both wildcards, IPv4 and IPv6 each with a socket of its own (`IPV6_V6ONLY`): a client's
-//! family is then that of its listener, and so [`Claim::target`] knows where it goes.
+//! family is then that of its socket, and so [`Claim::target`] knows where it goes.
 //!
 //! # Bounds
-//! One descriptor per port and family; a backlog of [`BACKLOG`] clients each, as far as `net.core.somaxconn` goes.
+//! One descriptor per port and family; of TCP a backlog of [`BACKLOG`] clients each, as far as `net.core.somaxconn` goes, of
+//! UDP what `net.core.rmem_default` holds.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, SocketFlags, SocketType, bind as bind_socket, listen, socket_with, sockopt,
+    AddressFamily, SocketFlags, SocketType, bind as bind_socket, getsockname, listen, socket_with, sockopt,
 };
 
-use serde::{Deserialize, Serialize};
-use wharf_stack::host::Family;
+use wharf_stack::PublishedPort;
+use wharf_stack::host::{Family, Transport};
 
 use crate::host::Listener;
 use crate::netns::plan::Plan;
@@ -31,16 +33,6 @@ const FREE_PORTS_TRIED: usize = 16;
 /// Log events of this target are the answer to a wish, not a warning.
 pub const NOTICE: &str = "notice";
 
-/// What is published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    /// Connections.
-    Tcp,
-    /// Datagrams.
-    Udp,
-}
-
 /// A wish: ports of the host that lead to ports of the sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -50,8 +42,8 @@ pub struct Request {
     pub first: u16,
     /// The sandbox's ports.
     pub ports: RangeInclusive<u16>,
-    /// What is published.
-    pub protocol: Protocol,
+    /// What is spoken there.
+    pub transport: Transport,
 }
 
 impl Request {
@@ -64,18 +56,29 @@ impl Request {
 
 /// A port that could not be published.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot publish {at}: {}", why(*.at, .source))]
+#[error("cannot publish {at}{}: {}", suffix(*.transport), why(*.transport, *.at, .source))]
 pub struct Error {
+    /// What should be spoken there.
+    pub transport: Transport,
     /// The host's end.
     pub at: SocketAddr,
     /// What the kernel said.
     pub source: io::Error,
 }
 
-fn why(at: SocketAddr, error: &io::Error) -> String {
+/// What says that a port is not of TCP.
+const fn suffix(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Tcp => "",
+        Transport::Udp => "/udp",
+    }
+}
+
+fn why(transport: Transport, at: SocketAddr, error: &io::Error) -> String {
     let port = at.port();
+    let of = if transport == Transport::Tcp { 't' } else { 'u' };
     match Errno::from_io_error(error) {
-        Some(Errno::ADDRINUSE) => format!("the port is in use; `ss -ltnp sport = :{port}` shows by whom"),
+        Some(Errno::ADDRINUSE) => format!("the port is in use; `ss -l{of}np sport = :{port}` shows by whom"),
         Some(Errno::ACCESS | Errno::PERM) => format!(
             "ports below net.ipv4.ip_unprivileged_port_start are for root; publish a higher one, or let everybody use it: \
              sudo sysctl -w net.ipv4.ip_unprivileged_port_start={port}"
@@ -85,10 +88,11 @@ fn why(at: SocketAddr, error: &io::Error) -> String {
     }
 }
 
-/// A listener that nobody watches yet.
+/// A socket that nobody watches yet.
 #[derive(Debug)]
 pub struct Bound {
-    listener: TcpListener,
+    socket: OwnedFd,
+    transport: Transport,
     /// The host's end.
     at: SocketAddr,
 }
@@ -103,32 +107,37 @@ pub struct Claim {
     chosen: bool,
 }
 
-/// A listener, and where its clients go.
+/// A socket, and where its clients go.
 #[derive(Debug)]
 pub struct Publication {
-    /// The host's end.
+    /// The socket.
     pub listener: Listener,
-    /// The container's end.
-    pub target: SocketAddr,
+    /// What it is to be.
+    pub port: PublishedPort,
 }
 
 impl Bound {
-    /// Listens at an end of the host.
+    /// Takes an end of the host.
     ///
     /// # Errors
     /// It is not to be had.
-    pub fn listen(at: SocketAddr) -> Result<Self, Error> {
-        let listener = open(at).map_err(|errno| Error { at, source: errno.into() })?;
-        // Port 0 has become another one.
-        let at = listener.local_addr().map_err(|source| Error { at, source })?;
-        Ok(Self { listener, at })
+    pub fn new(transport: Transport, at: SocketAddr) -> Result<Self, Error> {
+        let open = || {
+            let socket = open(transport, at)?;
+            // Port 0 has become another one.
+            let at = SocketAddr::try_from(getsockname(&socket)?)?;
+            Ok(Self { socket, transport, at })
+        };
+        open().map_err(|errno: Errno| Error { transport, at, source: errno.into() })
     }
 
     /// Makes it lead to a container's port.
     #[must_use]
     pub fn leading_to(self, target: SocketAddr) -> Publication {
-        let listener = Listener { fd: self.listener.into(), family: Family::of(self.at.ip()) };
-        Publication { listener, target }
+        let address = self.at.ip();
+        let (family, is_wildcard) = (Family::of(address), address.is_unspecified());
+        let port = PublishedPort { transport: self.transport, outside: family, target };
+        Publication { listener: Listener { fd: self.socket, family, is_wildcard }, port }
     }
 }
 
@@ -144,27 +153,27 @@ impl Claim {
     #[must_use]
     pub fn publish(self, plan: &Plan) -> Option<Publication> {
         let target = self.target(plan)?;
-        let at = self.bound.at;
+        let (at, suffix) = (self.bound.at, suffix(self.bound.transport));
         if self.chosen {
-            tracing::warn!(target: NOTICE, "port {at} of the host leads to {target}");
+            tracing::warn!(target: NOTICE, "port {at}{suffix} of the host leads to {target}");
         } else {
-            tracing::info!("port {at} of the host leads to {target}");
+            tracing::info!("port {at}{suffix} of the host leads to {target}");
         }
         Some(self.bound.leading_to(target))
     }
 }
 
-/// Listens on every port of the wishes.
+/// Takes every port of the wishes.
 ///
 /// # Errors
-/// The first port that is not to be had; then nothing listens.
+/// The first port that is not to be had; then none is taken.
 pub fn bind(requests: &[Request]) -> Result<Vec<Claim>, Error> {
     let mut claims = Vec::new();
     for request in requests {
         for (host_port, port) in request.pairs() {
             let bound = match request.address {
-                Some(address) => vec![Bound::listen(SocketAddr::new(address, host_port))?],
-                None => listen_on_wildcards(host_port)?,
+                Some(address) => vec![Bound::new(request.transport, SocketAddr::new(address, host_port))?],
+                None => take_wildcards(request.transport, host_port)?,
             };
             let chosen = host_port == 0;
             claims.extend(bound.into_iter().map(|bound| Claim { bound, port, chosen }));
@@ -174,11 +183,11 @@ pub fn bind(requests: &[Request]) -> Result<Vec<Claim>, Error> {
 }
 
 /// Both wildcards, under one number.
-fn listen_on_wildcards(port: u16) -> Result<Vec<Bound>, Error> {
+fn take_wildcards(transport: Transport, port: u16) -> Result<Vec<Bound>, Error> {
     let mut tries = 0;
     loop {
-        let ipv4 = Bound::listen((Ipv4Addr::UNSPECIFIED, port).into())?;
-        match Bound::listen((Ipv6Addr::UNSPECIFIED, ipv4.at.port()).into()) {
+        let ipv4 = Bound::new(transport, (Ipv4Addr::UNSPECIFIED, port).into())?;
+        match Bound::new(transport, (Ipv6Addr::UNSPECIFIED, ipv4.at.port()).into()) {
             Ok(ipv6) => return Ok(vec![ipv4, ipv6]),
             Err(error) if has_no_ipv6(&error) => return Ok(vec![ipv4]),
             Err(error) if port != 0 || tries == FREE_PORTS_TRIED => return Err(error),
@@ -191,27 +200,36 @@ fn has_no_ipv6(error: &Error) -> bool {
     matches!(Errno::from_io_error(&error.source), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
 }
 
-fn open(at: SocketAddr) -> Result<TcpListener, Errno> {
+fn open(transport: Transport, at: SocketAddr) -> Result<OwnedFd, Errno> {
     let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
-    // Connections of an earlier run that wait for their end do not keep the port.
-    sockopt::set_socket_reuseaddr(&socket, true)?;
+    let kind = match transport {
+        Transport::Tcp => SocketType::STREAM,
+        Transport::Udp => SocketType::DGRAM,
+    };
+    let socket = socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
     if at.is_ipv6() {
         sockopt::set_ipv6_v6only(&socket, true)?;
     }
+    if transport == Transport::Tcp {
+        // Connections of an earlier run that wait for their end do not keep the port.
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+    }
     bind_socket(&socket, &at)?;
-    listen(&socket, BACKLOG)?;
-    Ok(socket.into())
+    if transport == Transport::Tcp {
+        listen(&socket, BACKLOG)?;
+    }
+    Ok(socket)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, UdpSocket};
+
     use super::*;
     use crate::netns::plan::{Families, Wishes};
 
     fn request(address: &str, first: u16, ports: RangeInclusive<u16>) -> Request {
-        Request { address: Some(address.parse().unwrap()), first, ports, protocol: Protocol::Tcp }
+        Request { address: Some(address.parse().unwrap()), first, ports, transport: Transport::Tcp }
     }
 
     #[test]
@@ -231,6 +249,24 @@ mod tests {
     }
 
     #[test]
+    fn a_udp_port_is_nobody_elses_while_it_is_published() {
+        let wish = Request { transport: Transport::Udp, ..request("127.0.0.1", 0, 53..=53) };
+        let claim = bind(&[wish]).unwrap().remove(0);
+        let at = claim.bound.at;
+        assert!(UdpSocket::bind(at).is_err());
+        // TCP has ports of its own.
+        drop(TcpListener::bind(at).unwrap());
+        let again = Request { transport: Transport::Udp, ..request("127.0.0.1", at.port(), 53..=53) };
+        let error = bind(&[again]).unwrap_err().to_string();
+        let port = at.port();
+        assert!(error.starts_with(&format!(
+            "cannot publish {at}/udp: the port is in use; `ss -lunp sport = :{port}`"
+        )));
+        drop(claim);
+        drop(UdpSocket::bind(at).unwrap());
+    }
+
+    #[test]
     fn an_address_of_somebody_else_is_named() {
         let error = bind(&[request("192.0.2.99", 0, 80..=80)]).unwrap_err().to_string();
         assert_eq!(error, "cannot publish 192.0.2.99:0: the host has no address 192.0.2.99");
@@ -238,13 +274,18 @@ mod tests {
 
     #[test]
     fn a_privileged_port_is_refused_with_the_setting_that_frees_it() {
-        let error = Error { at: "0.0.0.0:80".parse().unwrap(), source: Errno::ACCESS.into() }.to_string();
+        let error = Error {
+            transport: Transport::Tcp,
+            at: "0.0.0.0:80".parse().unwrap(),
+            source: Errno::ACCESS.into(),
+        }
+        .to_string();
         assert!(error.contains("net.ipv4.ip_unprivileged_port_start=80"), "{error}");
     }
 
     #[test]
     fn any_free_port_is_the_same_on_both_wildcards() {
-        let wish = Request { address: None, first: 0, ports: 80..=81, protocol: Protocol::Tcp };
+        let wish = Request { address: None, first: 0, ports: 80..=81, transport: Transport::Tcp };
         let claims = bind(&[wish]).unwrap();
         let (first, second): (Vec<_>, Vec<_>) = claims.iter().partition(|claim| claim.port == 80);
         assert_ne!(first[0].bound.at.port(), second[0].bound.at.port());
@@ -259,7 +300,7 @@ mod tests {
     fn clients_go_to_their_own_family_where_the_sandbox_has_it() {
         let plan = |families| Plan::new(&Wishes { families, ..Wishes::default() }, &[], [1; 5]);
         let claim = |at: &str, port| {
-            let bound = Bound::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+            let bound = Bound::new(Transport::Tcp, "127.0.0.1:0".parse().unwrap()).unwrap();
             Claim { bound: Bound { at: at.parse().unwrap(), ..bound }, port, chosen: false }
         };
         let (four, six) = (claim("192.0.2.1:8080", 80), claim("[::1]:8080", 81));

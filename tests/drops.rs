@@ -17,7 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use smoltcp::wire::{EthernetAddress, IpProtocol, Ipv6Cidr};
 use stage::frames::{self, ETHERNET, IPV4, Tcp};
 use stage::{CONTAINER_MAC, GATEWAY_MAC, Stage, config};
-use wharf_stack::host::HostError;
+use wharf_stack::host::{Family, HostError};
 use wharf_switch::offload::VNET_HEADER_LEN;
 use wharf_switch::{Duration, Offloads, Reason};
 
@@ -196,6 +196,7 @@ fn provoke_gateway(reason: Gateway) -> Stage {
         | R::UdpChecksumWrong
         | R::EchoNotPermitted
         | R::PathMtuExceeded
+        | R::ContainerNotFound
         | R::SenderUnreachable
         | R::AnswerTooLarge => provoke_datagrams(reason),
     }
@@ -398,6 +399,14 @@ fn provoke_datagrams(reason: Gateway) -> Stage {
             let mut stage = got(&[udp("198.51.100.7:9", b"")]);
             stage.host().sockets[0].refuse_as_too_big(end("198.51.100.7:0"), 1400);
             stage.receive(&udp("198.51.100.7:9", b""));
+            stage
+        }
+        R::ContainerNotFound => {
+            let mut stage = Stage::new(config());
+            stage.publish_udp(Family::V4, end("10.0.2.100:53"));
+            stage.host().receives(0, end("203.0.113.9:5555"), b"x");
+            stage.settle();
+            stage.advance(Duration::from_secs(10));
             stage
         }
         R::SenderUnreachable => answered("10.0.2.77:9", &[]),

@@ -14,8 +14,11 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll;
 use rustix::net::SendFlags;
 use wharf::host::{Listener, Sockets, Sources};
+use wharf::publish::{Bound, Publication};
 use wharf::sys::{process, socket, tun};
-use wharf_stack::host::{Accept, Family, FlowId, Host, HostError, Io, Outgoing, Owner, StreamRead, Token};
+use wharf_stack::host::{
+    Accept, Family, FlowId, Host, HostError, Io, Outgoing, Owner, StreamRead, Token, Transport,
+};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -41,7 +44,7 @@ fn token(owner: Owner) -> Token {
 }
 
 fn outgoing(to: SocketAddr) -> Outgoing {
-    Outgoing { to, hop_limit: 64, dont_fragment: false }
+    Outgoing { to, from: None, hop_limit: 64, dont_fragment: false }
 }
 
 /// The flags of the next event, or `None` when there is none for a while.
@@ -276,7 +279,7 @@ fn clients_of_a_listener_are_told_of_once_and_accepted_one_by_one() {
     listener.set_nonblocking(true).unwrap();
     let mut clients: Vec<_> = (0..3).map(|_| TcpStream::connect("127.0.0.1:4010").unwrap()).collect();
     let mut sockets = sockets();
-    let listener = Listener { fd: listener.into(), family: Family::V4 };
+    let listener = Listener { fd: listener.into(), family: Family::V4, is_wildcard: false };
     let listener = sockets.tcp_listen(token(Owner::Listener), listener).unwrap();
     assert!(next_event(&sockets, PATIENCE).unwrap().contains(epoll::EventFlags::IN));
     assert_eq!(next_event(&sockets, Duration::ZERO), None, "one edge for all of them");
@@ -299,7 +302,7 @@ fn an_accepted_client_is_adopted_with_what_it_has_said_or_reset() {
     let listener = TcpListener::bind("127.0.0.1:4011").unwrap();
     listener.set_nonblocking(true).unwrap();
     let mut sockets = sockets();
-    let listener = Listener { fd: listener.into(), family: Family::V4 };
+    let listener = Listener { fd: listener.into(), family: Family::V4, is_wildcard: false };
     let listener = sockets.tcp_listen(token(Owner::Listener), listener).unwrap();
     let accept = |sockets: &mut Sockets| {
         let mut client = TcpStream::connect("127.0.0.1:4011").unwrap();
@@ -318,4 +321,56 @@ fn an_accepted_client_is_adopted_with_what_it_has_said_or_reset() {
     let (mut client, stream) = accept(&mut sockets);
     sockets.tcp_refuse(stream);
     assert_eq!(client.read(&mut buffer).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+/// Why a published UDP port answers from the address that was spoken to.
+#[test]
+fn a_datagram_says_which_of_our_addresses_it_came_to_and_another_leaves_from_there() {
+    own_network();
+    run("ip addr add 192.0.2.1/32 dev lo; ip addr add 2001:db8::1/128 dev lo");
+    for (all, client, own) in [
+        ("0.0.0.0:4020", "127.0.0.1:0", ["127.0.0.1", "127.0.0.9", "192.0.2.1"]),
+        ("[::]:4020", "[::1]:0", ["::1", "2001:db8::1", "2001:db8::1"]),
+    ] {
+        let bound = Bound::new(Transport::Udp, all.parse().unwrap()).unwrap();
+        let Publication { listener, .. } = bound.leading_to("192.0.2.9:53".parse().unwrap());
+        let mut sockets = sockets();
+        let socket = sockets.udp_listen(token(Owner::Port), listener).unwrap();
+        for own in own {
+            let own: IpAddr = own.parse().unwrap();
+            let client = UdpSocket::bind(client).unwrap();
+            client.set_read_timeout(Some(PATIENCE)).unwrap();
+            client.send_to(b"question", (own, 4020)).unwrap();
+            let mut buffer = [0; 100];
+            let datagram = eventually(|| match sockets.recv_from(socket, &mut buffer) {
+                Io::Done(datagram) => Some(datagram),
+                Io::Blocked => None,
+                Io::Broken => panic!("no error is expected"),
+            });
+            assert_eq!((datagram.to, &buffer[..datagram.len]), (Some(own), &b"question"[..]));
+            let answer = Outgoing { from: Some(own), ..outgoing(datagram.from) };
+            assert_eq!(sockets.send_to(socket, answer, b"answer"), Ok(Io::Done(())));
+            let (len, sender) = client.recv_from(&mut buffer).unwrap();
+            assert_eq!((&buffer[..len], sender), (&b"answer"[..], SocketAddr::new(own, 4020)));
+        }
+    }
+}
+
+/// The host's address that the traffic shall leave from is heeded by a published port too, unless it answers somebody.
+#[test]
+fn a_published_port_on_all_addresses_speaks_to_strangers_from_the_chosen_one() {
+    own_network();
+    run("ip addr add 192.0.2.1/32 dev lo; ip addr add 192.0.2.2/32 dev lo");
+    let sources = Sources { ipv4: Some("192.0.2.2".parse().unwrap()), ipv6: None };
+    let mut sockets = Sockets::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap(), sources);
+    for (at, from) in [("0.0.0.0:4021", "192.0.2.2:4021"), ("192.0.2.1:4022", "192.0.2.1:4022")] {
+        let bound = Bound::new(Transport::Udp, at.parse().unwrap()).unwrap();
+        let Publication { listener, .. } = bound.leading_to("192.0.2.9:53".parse().unwrap());
+        let socket = sockets.udp_listen(token(Owner::Port), listener).unwrap();
+        let stranger = UdpSocket::bind("192.0.2.1:0").unwrap();
+        stranger.set_read_timeout(Some(PATIENCE)).unwrap();
+        let to = outgoing(stranger.local_addr().unwrap());
+        assert_eq!(sockets.send_to(socket, to, b"x"), Ok(Io::Done(())));
+        assert_eq!(stranger.recv_from(&mut [0]).unwrap().1, from.parse().unwrap());
+    }
 }

@@ -185,6 +185,10 @@ impl Host for Spring {
         Err(HostError::Exhausted)
     }
 
+    fn udp_listen(&mut self, _: Token, listener: Infallible) -> Result<SocketId, HostError> {
+        match listener {}
+    }
+
     fn echo_open(&mut self, _: Token, _: Family) -> Result<SocketId, HostError> {
         Err(HostError::Exhausted)
     }
@@ -214,7 +218,7 @@ pub struct Stand {
 impl Stand {
     /// Container's segments and host's chunks carry `payload_len` bytes.
     pub fn new(payload_len: usize, acknowledges_only: bool) -> Self {
-        let exchange = Exchange::new(Ownership::new(config(), 1), 1).remove(0);
+        let exchange = Exchange::new(Arc::new(Ownership::new(config(), 1)), 1).remove(0);
         let fdb = Arc::new(Fdb::new(1024, [3; 16]));
         let host = Spring { token: None, chunk: payload_len, left: 0, taken: 0 };
         let mut worker = Worker::new(config(), fdb, Pool::new(64), host, exchange);

@@ -112,6 +112,7 @@ pub fn session(data: &[u8]) {
     if setup & 4 != 0 {
         let_a_client_in(&mut stage);
     }
+    let published = (setup & 8 != 0).then(|| stage.publish_udp(Family::V4, UDP_PORT.parse().unwrap()));
     let sides = core::array::from_fn(|at| Side { seq: 0xffff_f000 + at as u32, ack: 0 });
     let mut story = Story { stage, sides, last: Vec::new(), turn_of: 0 };
     for _ in 0..MAX_ACTS {
@@ -123,8 +124,14 @@ pub fn session(data: &[u8]) {
         story.listen();
         check_budget(&story.stage);
     }
+    if let Some((worker, id)) = published {
+        story.stage.workers[worker].withdraw(id);
+    }
     story.end();
 }
+
+/// One of those that datagrams leave from.
+const UDP_PORT: &str = "10.0.2.100:1";
 
 /// The first connection comes from outside: a client of a published port.
 fn let_a_client_in(stage: &mut Stage) {
@@ -279,8 +286,9 @@ impl Story {
             }
             HostAct::Spurious(flags) => host.announce(at, flags & 1 != 0, flags & 2 != 0, flags & 4 != 0),
             HostAct::Datagram(len) => {
-                socket.datagrams.push_back((remote, 60, vec![3; len.into()]));
-                host.announce(at, true, false, false);
+                // Whom a published port cannot show as they are, too.
+                let from = if len % 2 == 0 { remote } else { "127.0.0.1:9".parse().unwrap() };
+                host.receives(at, from, &vec![3; len.into()]);
             }
             HostAct::Report { kind, code } => {
                 socket.reports.push_back(IcmpReport {

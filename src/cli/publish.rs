@@ -1,21 +1,25 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The value of `--publish`: `[IP:]HOSTPORT[-END]:PORT[-END][/tcp]`.
+//! The value of `--publish`: `[IP:]HOSTPORT[-END]:PORT[-END][/tcp|/udp]`.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use crate::publish::{Protocol, Request};
+use wharf_stack::host::Transport;
 
-const EXAMPLES: &str = "write it as 8080:80, 127.0.0.1:8080:80, [::1]:8080:80 or 8000-8009:9000-9009";
+use crate::publish::Request;
+
+const EXAMPLES: &str =
+    "write it as 8080:80, 127.0.0.1:8080:80, [::1]:8080:80, 8000-8009:9000-9009 or 5353:53/udp";
 
 /// A wish for published ports.
 pub(super) fn publish(text: &str) -> Result<Request, String> {
-    let (ends, protocol) = match text.split_once('/') {
-        None | Some((_, "tcp")) => (text.trim_end_matches("/tcp"), Protocol::Tcp),
-        Some((ends, "udp")) => (ends, Protocol::Udp),
+    let (ends, transport) = match text.split_once('/') {
+        None => (text, Transport::Tcp),
+        Some((ends, "tcp")) => (ends, Transport::Tcp),
+        Some((ends, "udp")) => (ends, Transport::Udp),
         Some((_, other)) => {
             return Err(format!(
-                "`{other}` is no protocol that can be published; leave it out, or write tcp"
+                "`{other}` is no protocol that can be published; write tcp, which it is without, or udp"
             ));
         }
     };
@@ -38,10 +42,7 @@ pub(super) fn publish(text: &str) -> Result<Request, String> {
             return Err(format!("{given} ports of the host cannot lead to {wanted} of the sandbox"));
         }
     }
-    if protocol == Protocol::Udp {
-        return Err("UDP ports cannot be published yet".to_owned());
-    }
-    Ok(Request { address, first: *host.start(), ports, protocol })
+    Ok(Request { address, first: *host.start(), ports, transport })
 }
 
 fn address(text: &str) -> Result<IpAddr, String> {
@@ -72,9 +73,11 @@ mod tests {
 
     #[test]
     fn addresses_ranges_and_the_protocol_may_be_left_out() {
-        let any = Request { address: None, first: 8080, ports: 80..=80, protocol: Protocol::Tcp };
+        let any = Request { address: None, first: 8080, ports: 80..=80, transport: Transport::Tcp };
         assert_eq!(publish("8080:80").unwrap(), any);
         assert_eq!(publish("8080:80/tcp").unwrap(), any);
+        let udp = Request { transport: Transport::Udp, ..any.clone() };
+        assert_eq!(publish("8080:80/udp").unwrap(), udp);
         for address in ["127.0.0.1", "::1"] {
             let address: IpAddr = address.parse().unwrap();
             let text = std::net::SocketAddr::new(address, 8080).to_string();
@@ -111,7 +114,7 @@ mod tests {
             ("0-9:80-89", "has no range"),
             ("8000-8009:80", "10 ports of the host cannot lead to 1"),
             ("8009-8000:80-89", "did you mean 8000-8009"),
-            ("5353:53/udp", "UDP ports cannot be published yet"),
+            ("5353:53/UDP", "tcp"),
         ] {
             let error = publish(wrong).unwrap_err();
             assert!(error.contains(hint), "{wrong}: {error}");

@@ -83,7 +83,7 @@ struct NameArgs {
 struct ReachArgs {
     /// Connect whoever comes to a port of the host to a port of the sandbox; without IP on all the host's addresses; 0 is
     /// any free port; may be repeated
-    #[arg(short, long, value_name = "[IP:]HOSTPORT[-END]:PORT[-END]", value_parser = publish::publish)]
+    #[arg(short, long, value_name = "[IP:]HOSTPORT[-END]:PORT[-END][/udp]", value_parser = publish::publish)]
     publish: Vec<Request>,
     /// Let the gateway's addresses lead to the host's 127.0.0.1 and ::1
     #[arg(long)]

@@ -9,8 +9,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
-use wharf_stack::{Inbound, Ownership};
-use wharf_switch::Frame;
+use wharf_stack::{Addressee, Inbound, Ownership};
+use wharf_switch::{DropReason, Frame};
 
 /// Frames that may wait for one worker, and clients.
 pub const CAPACITY: usize = 512;
@@ -46,8 +46,7 @@ pub enum Owned<T> {
 impl<S> Exchange<S> {
     /// The exchanges of all workers of a network.
     #[must_use]
-    pub fn new(ownership: Ownership, workers: usize) -> Vec<Self> {
-        let ownership = Arc::new(ownership);
+    pub fn new(ownership: Arc<Ownership>, workers: usize) -> Vec<Self> {
         let inbox = |_| Inbox { frames: ArrayQueue::new(CAPACITY), clients: ArrayQueue::new(CAPACITY) };
         let inboxes: Arc<[_]> = (0..workers).map(inbox).collect();
         (0..workers)
@@ -66,22 +65,27 @@ impl<S> Exchange<S> {
         self.number
     }
 
-    /// Hands a frame for the gateway to its owner, unless that is this worker. `replacement` makes the frame that
-    /// takes its place.
-    pub fn hand_over(&mut self, frame: &mut Frame, replacement: impl FnOnce() -> Frame) -> Owned<()> {
-        let owner = self.ownership.owner(frame);
-        if owner == self.number {
-            return Owned::Here(());
-        }
-        let Some(inbox) = self.inboxes.get(owner).filter(|inbox| !inbox.frames.is_full()) else {
-            return Owned::Refused(());
-        };
-        let given = std::mem::replace(frame, replacement());
-        if inbox.frames.push(given).is_err() {
-            return Owned::Refused(());
-        }
-        self.wake(owner);
-        Owned::Elsewhere
+    /// Who must see a frame for the gateway.
+    #[must_use]
+    pub fn addressee(&self, frame: &Frame) -> Addressee {
+        self.ownership.addressee(frame)
+    }
+
+    /// The workers but this one.
+    pub fn others(&self) -> impl Iterator<Item = usize> + use<S> {
+        let number = self.number;
+        (0..self.inboxes.len()).filter(move |&other| other != number)
+    }
+
+    /// Gives a frame to another worker's gateway.
+    ///
+    /// # Errors
+    /// Its inbox is full; the frame is gone.
+    pub fn hand_over(&mut self, to: usize, frame: Frame) -> Result<(), DropReason> {
+        let inbox = self.inboxes.get(to).ok_or(DropReason::InboxFull)?;
+        inbox.frames.push(frame).map_err(|_| DropReason::InboxFull)?;
+        self.wake(to);
+        Ok(())
     }
 
     /// Hands a client of a published port to the worker that owns its flow, unless that is this worker.

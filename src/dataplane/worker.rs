@@ -8,12 +8,11 @@
 //! # Bounds
 //! At most [`BURST`] frames per port and turn, and as many clients that another worker accepted.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use wharf_stack::host::{Host, HostError, HostEvent};
-use wharf_stack::{Config, Gateway, Inbound, Outbox, PublicationId};
-use wharf_switch::{DropReason, Fdb, Frame, Instant, Pool, Port, PortId, Received, Switch, TooManyPorts};
+use wharf_stack::{Addressee, Config, Gateway, Inbound, Outbox, PublicationId, PublishedPort};
+use wharf_switch::{Fdb, Frame, Instant, Pool, Port, PortId, Received, Switch, TooManyPorts};
 
 use super::exchange::{Exchange, Owned};
 
@@ -101,15 +100,20 @@ impl<P: Port, H: Host> Worker<P, H> {
         Ok(id)
     }
 
-    /// Connects whoever comes to `listener` to `target`. For the first worker.
+    /// Makes a socket of the host lead to a container's port. For the worker that
+    /// [`Ownership::of_port`](wharf_stack::Ownership::of_port) names.
     ///
     /// # Errors
-    /// What [`Host::tcp_listen`] said.
-    pub fn publish(&mut self, listener: H::Listener, target: SocketAddr) -> Result<PublicationId, HostError> {
-        self.gateway.publish(&mut self.host, listener, target)
+    /// What [`Host::tcp_listen`] or [`Host::udp_listen`] said.
+    pub fn publish(
+        &mut self,
+        port: PublishedPort,
+        listener: H::Listener,
+    ) -> Result<PublicationId, HostError> {
+        self.gateway.publish(&mut self.host, port, listener)
     }
 
-    /// Connects nobody any more.
+    /// Ends that.
     pub fn withdraw(&mut self, id: PublicationId) {
         self.gateway.withdraw(&mut self.host, id);
     }
@@ -182,10 +186,27 @@ impl<P: Port, H: Host> Worker<P, H> {
 
     /// Sees to it that the owner's gateway gets what is in `frame`.
     fn hand_to_owner(&mut self, now: Instant) {
-        match self.exchange.hand_over(&mut self.frame, || self.pool.large()) {
-            Owned::Here(()) => self.enter_gateway(now),
-            Owned::Elsewhere => {}
-            Owned::Refused(()) => self.switch.discard(DropReason::InboxFull),
+        match self.exchange.addressee(&self.frame) {
+            Addressee::Worker(number) if number == self.exchange.number() => self.enter_gateway(now),
+            Addressee::Worker(number) => {
+                let frame = std::mem::replace(&mut self.frame, self.pool.large());
+                self.hand_over(number, frame);
+            }
+            Addressee::Everybody => {
+                for number in self.exchange.others() {
+                    let mut copy = self.pool.for_len(self.frame.bytes().len());
+                    copy.fill(self.frame.bytes());
+                    self.switch.tally.replicated += 1;
+                    self.hand_over(number, copy);
+                }
+                self.enter_gateway(now);
+            }
+        }
+    }
+
+    fn hand_over(&mut self, number: usize, frame: Frame) {
+        if let Err(reason) = self.exchange.hand_over(number, frame) {
+            self.switch.discard(reason);
         }
     }
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Socket calls that need more than the crates offer: error queues, hop limits and fragmentation of datagrams, segment
-//! sizes of streams.
+//! Socket calls that need more than the crates offer: error queues, hop limits, fragmentation and the host's own addresses of
+//! datagrams, segment sizes of streams.
 //!
 //! # Sources
-//! ip(7), ipv6(7) (`IP_RECVERR`, `IP_RECVTTL`, `IP_MTU_DISCOVER`), recv(2) (`MSG_ERRQUEUE`), tcp(7) (`TCP_MAXSEG`), cmsg(3).
+//! ip(7), ipv6(7) (`IP_RECVERR`, `IP_RECVTTL`, `IP_MTU_DISCOVER`, `IP_PKTINFO`), recv(2) (`MSG_ERRQUEUE`), tcp(7)
+//! (`TCP_MAXSEG`), cmsg(3).
 #![allow(unsafe_code, reason = "system calls")]
 #![allow(clippy::cast_possible_truncation, reason = "sizes of small C structures")]
 
@@ -46,6 +47,8 @@ pub struct ReceivedDatagram {
     pub len: usize,
     /// Its sender.
     pub from: SocketAddr,
+    /// The host's address that it came to, if that was asked for.
+    pub to: Option<IpAddr>,
     /// TTL or hop limit it arrived with, if the kernel said.
     pub hop_limit: Option<u8>,
 }
@@ -101,6 +104,18 @@ pub fn report_hop_limits(fd: BorrowedFd<'_>, is_ipv6: bool) -> io::Result<()> {
         set_int(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT, 1)
     } else {
         set_int(fd, libc::IPPROTO_IP, libc::IP_RECVTTL, 1)
+    }
+}
+
+/// Asks for the host's address that every datagram came to.
+///
+/// # Errors
+/// What the kernel said.
+pub fn report_own_addresses(fd: BorrowedFd<'_>, is_ipv6: bool) -> io::Result<()> {
+    if is_ipv6 {
+        set_int(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)
+    } else {
+        set_int(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)
     }
 }
 
@@ -205,18 +220,115 @@ fn receive_message(
 /// # Errors
 /// What the kernel said; an ICMP error of an earlier datagram may come this way.
 pub fn receive_datagram(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<ReceivedDatagram> {
-    let mut hop_limit = None;
-    let (len, from) = receive_message(fd, buffer, libc::MSG_DONTWAIT, |level, kind, data| {
-        if matches!(
-            (level, kind),
-            (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT)
-        ) {
-            let value = data.first_chunk::<4>().map(|bytes| i32::from_ne_bytes(*bytes));
-            hop_limit = value.and_then(|value| u8::try_from(value).ok());
-        }
-    })?;
+    let (mut hop_limit, mut to) = (None, None);
+    let (len, from) =
+        receive_message(fd, buffer, libc::MSG_DONTWAIT, |level, kind, data| match (level, kind) {
+            (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => {
+                let value = data.first_chunk::<4>().map(|bytes| i32::from_ne_bytes(*bytes));
+                hop_limit = value.and_then(|value| u8::try_from(value).ok());
+            }
+            // `struct in_pktinfo`: the interface, our address, the header's, which is a group's at times.
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                let own = data.get(4..).and_then(|data| data.first_chunk::<4>());
+                to = own.map(|&octets| Ipv4Addr::from(octets).into());
+            }
+            // `struct in6_pktinfo`: the header's address, the interface.
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                let header = data.first_chunk::<16>().map(|&octets| Ipv6Addr::from(octets));
+                to = header.filter(|address| !address.is_multicast()).map(IpAddr::from);
+            }
+            _ => {}
+        })?;
     let from = from.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-    Ok(ReceivedDatagram { len, from, hop_limit })
+    Ok(ReceivedDatagram { len, from, to, hop_limit })
+}
+
+/// Sends one datagram from an address of the host's.
+///
+/// # Errors
+/// What the kernel said; it may be about an earlier datagram.
+pub fn send_datagram_from(fd: BorrowedFd<'_>, data: &[u8], to: SocketAddr, from: IpAddr) -> io::Result<()> {
+    match from {
+        IpAddr::V4(from) => {
+            let spec_dst = libc::in_addr { s_addr: u32::from_ne_bytes(from.octets()) };
+            let info = libc::in_pktinfo {
+                ipi_ifindex: 0,
+                ipi_spec_dst: spec_dst,
+                ipi_addr: libc::in_addr { s_addr: 0 },
+            };
+            send_with_control(fd, data, to, (libc::IPPROTO_IP, libc::IP_PKTINFO), info)
+        }
+        IpAddr::V6(from) => {
+            let ipi6_addr = libc::in6_addr { s6_addr: from.octets() };
+            let info = libc::in6_pktinfo { ipi6_addr, ipi6_ifindex: 0 };
+            send_with_control(fd, data, to, (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO), info)
+        }
+    }
+}
+
+/// Sends one datagram with one control message, whose data is `info`.
+fn send_with_control<T: Copy>(
+    fd: BorrowedFd<'_>,
+    data: &[u8],
+    to: SocketAddr,
+    (level, kind): (i32, i32),
+    info: T,
+) -> io::Result<()> {
+    let mut control = ControlBuffer([0; 256]);
+    // SAFETY: all-zero is a valid value of these plain C structures.
+    let (mut name, mut message) =
+        unsafe { (mem::zeroed::<libc::sockaddr_storage>(), mem::zeroed::<libc::msghdr>()) };
+    message.msg_namelen = write_address(&mut name, to);
+    message.msg_name = (&raw mut name).cast();
+    let mut iov = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
+    message.msg_iov = &raw mut iov;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    // SAFETY: only computes; a packet information and its header are far smaller than the buffer.
+    let (space, len) =
+        unsafe { (libc::CMSG_SPACE(size_of::<T>() as u32), libc::CMSG_LEN(size_of::<T>() as u32)) };
+    message.msg_controllen = space as _;
+    // SAFETY: the control buffer is aligned and has `space` bytes and more, so there is a first header, with room for
+    // `info` behind it; the kernel only reads what `message` names, all of which lives across the call.
+    let sent = unsafe {
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        (*header).cmsg_level = level;
+        (*header).cmsg_type = kind;
+        (*header).cmsg_len = len as _;
+        libc::CMSG_DATA(header).cast::<T>().write_unaligned(info);
+        libc::sendmsg(fd.as_raw_fd(), &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+    };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Writes a socket address as the kernel reads it. Returns its length.
+fn write_address(storage: &mut libc::sockaddr_storage, address: SocketAddr) -> libc::socklen_t {
+    let storage = (&raw mut *storage).cast::<u8>();
+    match address {
+        SocketAddr::V4(v4) => {
+            let raw = libc::sockaddr_in {
+                sin_family: libc::AF_INET as _,
+                sin_port: v4.port().to_be(),
+                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
+                sin_zero: [0; 8],
+            };
+            // SAFETY: a sockaddr_storage has room for every address, and is aligned for it.
+            unsafe { storage.cast::<libc::sockaddr_in>().write(raw) };
+            size_of::<libc::sockaddr_in>() as libc::socklen_t
+        }
+        SocketAddr::V6(v6) => {
+            let raw = libc::sockaddr_in6 {
+                sin6_family: libc::AF_INET6 as _,
+                sin6_port: v6.port().to_be(),
+                sin6_flowinfo: v6.flowinfo(),
+                sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
+                sin6_scope_id: v6.scope_id(),
+            };
+            // SAFETY: as above.
+            unsafe { storage.cast::<libc::sockaddr_in6>().write(raw) };
+            size_of::<libc::sockaddr_in6>() as libc::socklen_t
+        }
+    }
 }
 
 /// Takes the oldest entry off the socket's error queue.

@@ -23,6 +23,7 @@ wharf_switch::drop_reasons! {
         HostExhausted(Exhausted, "the host gave no socket"),
         HostRefused(Elsewhere, "the host refused to send the datagram"),
         PathMtuExceeded(Elsewhere, "a datagram that may not be fragmented is too large for its path"),
+        ContainerNotFound(Elsewhere, "a datagram for a container that does not answer on the link"),
         SenderUnreachable(Elsewhere, "a datagram from an address that the container could not have sent to"),
         AnswerTooLarge(Elsewhere, "an answer larger than a packet can be"),
         RelayMemoryExhausted(Exhausted, "the network's memory budget is used up"),

@@ -22,7 +22,7 @@ use crate::link::{Link, ndp};
 use crate::local::Local;
 use crate::transit::Transit;
 use crate::transit::fragments::Reassembly;
-use crate::transit::publish::PublicationId;
+use crate::transit::publish::{PublicationId, PublishedPort};
 use crate::transit::tcp::Inbound;
 use crate::wire::Packet;
 use crate::{Config, DropReason};
@@ -169,18 +169,18 @@ impl Gateway {
         self.transit.handle_host(&mut cx, event);
     }
 
-    /// Connects whoever comes to `listener` to `target`, from now on. Only the worker that owns ARP and Neighbor
-    /// Discovery, the first, finds the container.
+    /// Makes `listener` lead to a container's port, from now on. [`Ownership::of_port`](crate::Ownership::of_port) is the
+    /// worker to do this.
     ///
     /// # Errors
-    /// What [`Host::tcp_listen`] said.
+    /// What [`Host::tcp_listen`] or [`Host::udp_listen`] said.
     pub fn publish<H: Host>(
         &mut self,
         host: &mut H,
+        port: PublishedPort,
         listener: H::Listener,
-        target: SocketAddr,
     ) -> Result<PublicationId, HostError> {
-        self.transit.publish(host, listener, target)
+        self.transit.publish(host, port, listener)
     }
 
     /// Ends a [`publish`](Self::publish): whoever waits to be accepted is reset, and open connections go on.
@@ -219,7 +219,7 @@ impl Gateway {
     pub fn exhale<H: Host, O: Outbox>(&mut self, now: Instant, host: &mut H, out: &mut O) {
         let mut cx = Cx { now, host, out, env: &mut self.env };
         self.local.exhale(&mut cx);
-        self.transit.exhale(&mut cx);
+        self.transit.exhale(&mut cx, &mut self.link);
     }
 
     /// Whether [`Gateway::exhale`] would have something to do at once.
@@ -233,7 +233,7 @@ impl Gateway {
         while let Some((token, at)) = self.env.timers.poll(now) {
             let mut cx = Cx { now, host: &mut *host, out: &mut *out, env: &mut self.env };
             match token.owner {
-                Owner::Tcp | Owner::Listener => self.transit.handle_timer(&mut cx, token, at),
+                Owner::Tcp | Owner::Listener | Owner::Port => self.transit.handle_timer(&mut cx, token, at),
                 Owner::Udp | Owner::Echo | Owner::Dns => {}
             }
         }

@@ -32,8 +32,10 @@ pub enum Owner {
     Echo,
     /// The DNS forwarder.
     Dns,
-    /// A published port.
+    /// A published TCP port.
     Listener,
+    /// A published UDP port.
+    Port,
 }
 
 /// Names a socket's owner in readiness events and timers.
@@ -57,6 +59,7 @@ impl Token {
             Owner::Echo => 3,
             Owner::Dns => 4,
             Owner::Listener => 5,
+            Owner::Port => 6,
         };
         u64::from(self.flow.index) << 32 | owner << 28 | u64::from(self.flow.generation & GENERATION_MASK)
     }
@@ -70,12 +73,22 @@ impl Token {
             3 => Owner::Echo,
             4 => Owner::Dns,
             5 => Owner::Listener,
+            6 => Owner::Port,
             _ => return None,
         };
         let index = u32::try_from(number >> 32).ok()?;
         let generation = u32::try_from(number & u64::from(GENERATION_MASK)).ok()?;
         Some(Self { owner, flow: FlowId { index, generation } })
     }
+}
+
+/// What is spoken at a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// Connections.
+    Tcp,
+    /// Datagrams.
+    Udp,
 }
 
 /// A socket became usable.
@@ -187,6 +200,8 @@ pub enum HostError {
 pub struct Outgoing {
     /// Where to. For echo the port is 0.
     pub to: SocketAddr,
+    /// The host's address that it leaves from; `None` leaves that to the host.
+    pub from: Option<IpAddr>,
     /// TTL or hop limit.
     pub hop_limit: u8,
     /// Neither the host nor, in IPv4, a router may cut it into fragments.
@@ -200,6 +215,8 @@ pub struct Datagram {
     pub len: usize,
     /// Who sent it. For echo the port is 0.
     pub from: SocketAddr,
+    /// The host's address that it came to, if the socket is a published port's on all of them.
+    pub to: Option<IpAddr>,
     /// TTL or hop limit it arrived with.
     pub hop_limit: u8,
 }
@@ -224,7 +241,7 @@ pub enum Accept<S> {
 
 /// The host's sockets.
 pub trait Host {
-    /// A socket that listens already.
+    /// A socket of a published port: it listens already or, of UDP, is bound.
     type Listener;
     /// A connection that came in. It is watched by nobody yet, and may go to another worker's host.
     type Stream: core::fmt::Debug + Send;
@@ -284,6 +301,12 @@ pub trait Host {
     /// What the host said.
     fn udp_open(&mut self, token: Token, family: Family) -> Result<SocketId, HostError>;
 
+    /// Watches the UDP socket of a published port.
+    ///
+    /// # Errors
+    /// [`HostError::Exhausted`].
+    fn udp_listen(&mut self, token: Token, listener: Self::Listener) -> Result<SocketId, HostError>;
+
     /// Opens an unprivileged ICMP echo socket (Linux `SOCK_DGRAM`/`IPPROTO_ICMP`). Messages sent and received on it
     /// are whole ICMP messages; the host rewrites the identifier.
     ///
@@ -316,7 +339,7 @@ mod tests {
 
     #[test]
     fn token_survives_packing() {
-        for owner in [Owner::Tcp, Owner::Udp, Owner::Echo, Owner::Dns, Owner::Listener] {
+        for owner in [Owner::Tcp, Owner::Udp, Owner::Echo, Owner::Dns, Owner::Listener, Owner::Port] {
             let token = Token { owner, flow: FlowId { index: u32::MAX, generation: GENERATION_MASK } };
             assert_eq!(Token::unpack(token.pack()), Some(token));
         }

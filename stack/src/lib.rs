@@ -29,6 +29,6 @@ pub use drops::DropReason;
 pub use env::Outbox;
 pub use gateway::{Gateway, Load};
 pub use host::Host;
-pub use ownership::Ownership;
-pub use transit::publish::PublicationId;
+pub use ownership::{Addressee, Ownership};
+pub use transit::publish::{PublicationId, PublishedPort};
 pub use transit::tcp::Inbound;

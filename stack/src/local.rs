@@ -71,6 +71,11 @@ impl Local {
         }
     }
 
+    /// Whether a UDP port of the gateway's is one of its services'.
+    pub(crate) const fn is_service(port: u16) -> bool {
+        matches!(port, dns::PORT | dhcp4::SERVER_PORT)
+    }
+
     /// Whether a packet ends at the gateway.
     pub(crate) fn is_for_us(config: &Config, packet: &Packet) -> bool {
         let relayed = matches!(packet.protocol, IpProtocol::Tcp | IpProtocol::Udp)

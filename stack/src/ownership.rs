@@ -7,6 +7,8 @@
 //! | TCP | keyed hash of both ends: the clients of one published port spread over all workers |
 //! | ICMP error about TCP | as the segment it quotes |
 //! | UDP, echo to the outside | keyed hash of protocol, internal address, internal port or identifier |
+//! | UDP to a client that a container knows by the gateway's address | the same |
+//! | ARP reply, Neighbor Advertisement | everybody: any worker may have asked |
 //! | a fragment | keyed hash of source, destination, identification; once whole, as above |
 //! | ARP, and whatever else ends at the gateway itself | worker 0 |
 //!
@@ -14,18 +16,31 @@
 //! what it does not own.
 
 use core::hash::{BuildHasher, Hash};
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 
-use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol};
+use smoltcp::wire::{
+    ArpOperation, ArpPacket, EthernetFrame, EthernetProtocol, Icmpv6Message, IpProtocol, Ipv6Packet,
+};
 use wharf_switch::Frame;
 
 use crate::Config;
+use crate::host::Transport;
 use crate::keyed::KeyedState;
 use crate::local::{Local, dns};
 use crate::transit::flow::FlowKey;
+use crate::transit::publish::PublishedPort;
 use crate::transit::quoted::QuotedSegment;
-use crate::transit::tcp;
+use crate::transit::{tcp, udp};
 use crate::wire::Packet;
+
+/// Who must see a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addressee {
+    /// The worker with this number.
+    Worker(usize),
+    /// Every worker.
+    Everybody,
+}
 
 /// The rule of one network.
 #[derive(Debug)]
@@ -43,12 +58,17 @@ impl Ownership {
         Self { config, hasher, workers: workers.max(1) }
     }
 
-    /// The number of the worker that must see a frame for the gateway.
+    /// Who must see a frame for the gateway.
     #[must_use]
-    pub fn owner(&self, frame: &Frame) -> usize {
-        if self.workers == 1 {
-            return 0;
+    pub fn addressee(&self, frame: &Frame) -> Addressee {
+        match self.workers {
+            1 => Addressee::Worker(0),
+            _ if is_neighbors_answer(frame) => Addressee::Everybody,
+            _ => Addressee::Worker(self.owner(frame)),
         }
+    }
+
+    fn owner(&self, frame: &Frame) -> usize {
         let ethertype = EthernetFrame::new_checked(frame.bytes()).map(|ethernet| ethernet.ethertype());
         let packet = match ethertype {
             Ok(EthernetProtocol::Ipv4) => Packet::parse_ipv4(frame),
@@ -65,11 +85,24 @@ impl Ownership {
             let is_service = key.remote.port() == dns::PORT && Local::is_for_us(&self.config, &packet);
             return if is_service { 0 } else { self.pick(&key) };
         }
-        if Local::is_for_us(&self.config, &packet) {
+        if Local::is_for_us(&self.config, &packet) && !may_be_for_client(&self.config, &packet, frame) {
             return 0;
         }
         internal_port(&packet, frame)
             .map_or(0, |internal| self.pick(&(u8::from(packet.protocol), packet.src, internal)))
+    }
+
+    /// The number of the worker that watches a published port: of TCP the first, which hands connections to their owners,
+    /// of UDP the owner of what the container's port sends.
+    #[must_use]
+    pub fn of_port(&self, port: &PublishedPort) -> usize {
+        match port.transport {
+            Transport::Tcp => 0,
+            Transport::Udp => {
+                let (address, internal) = (port.target.ip(), port.target.port());
+                self.pick(&(u8::from(IpProtocol::Udp), address, internal))
+            }
+        }
     }
 
     /// The number of the worker that owns the TCP flow between these ends.
@@ -81,6 +114,33 @@ impl Ownership {
     fn pick(&self, key: &impl Hash) -> usize {
         usize::try_from(self.hasher.hash_one(key) % self.workers as u64).unwrap_or(0)
     }
+}
+
+/// Whether a frame answers a question of a gateway's about who is where, which may have been any worker's.
+fn is_neighbors_answer(frame: &Frame) -> bool {
+    let Ok(ethernet) = EthernetFrame::new_checked(frame.bytes()) else { return false };
+    match ethernet.ethertype() {
+        EthernetProtocol::Arp => {
+            ArpPacket::new_checked(ethernet.payload()).is_ok_and(|arp| arp.operation() == ArpOperation::Reply)
+        }
+        EthernetProtocol::Ipv6 => Ipv6Packet::new_checked(ethernet.payload()).is_ok_and(|packet| {
+            packet.next_header() == IpProtocol::Icmpv6
+                && packet.payload().first() == Some(&u8::from(Icmpv6Message::NeighborAdvert))
+        }),
+        EthernetProtocol::Ipv4 | EthernetProtocol::Unknown(_) => false,
+    }
+}
+
+/// Whether a packet to the gateway may be for a client of a published UDP port whom the container knows by the gateway's
+/// address.
+fn may_be_for_client(config: &Config, packet: &Packet, frame: &Frame) -> bool {
+    let is_gateway = match packet.dst {
+        IpAddr::V4(dst) => config.ipv4.is_some_and(|plan| plan.gateway == dst),
+        IpAddr::V6(dst) => config.ipv6.is_some_and(|plan| plan.gateway == dst),
+    };
+    is_gateway
+        && packet.protocol == IpProtocol::Udp
+        && udp::ends(packet, frame).is_some_and(|ends| !Local::is_service(ends.remote.port()))
 }
 
 /// The TCP flow that a packet is of, or about.
@@ -107,8 +167,11 @@ fn internal_port(packet: &Packet, frame: &Frame) -> Option<u16> {
 mod tests {
     use super::*;
     use crate::config::tests::config;
+    use crate::host::Family;
     use crate::wire::emit::{self, Path};
-    use smoltcp::wire::{EthernetAddress, Icmpv4Message, Icmpv4Packet, TcpControl, TcpRepr, TcpSeqNumber};
+    use smoltcp::wire::{
+        ArpRepr, EthernetAddress, Icmpv4Message, Icmpv4Packet, TcpControl, TcpRepr, TcpSeqNumber,
+    };
     use wharf_switch::Pool;
 
     fn datagram(dst: &str, src_port: u16, dst_port: u16) -> Frame {
@@ -213,10 +276,50 @@ mod tests {
     }
 
     #[test]
+    fn answers_to_clients_that_are_seen_as_the_gateway_belong_to_their_port() {
+        let ownership = Ownership::new(config(), 3);
+        for port in 1000..1100 {
+            let published = PublishedPort {
+                transport: Transport::Udp,
+                outside: Family::V4,
+                target: SocketAddr::from(([10, 0, 2, 100], port)),
+            };
+            let owner = ownership.of_port(&published);
+            assert_eq!(ownership.owner(&datagram("10.0.2.2", port, 5555)), owner);
+            assert_eq!(ownership.owner(&datagram("203.0.113.9", port, 5555)), owner);
+            assert_eq!(ownership.of_port(&PublishedPort { transport: Transport::Tcp, ..published }), 0);
+        }
+    }
+
+    #[test]
+    fn answers_about_who_is_where_are_everybodys() {
+        let ownership = Ownership::new(config(), 3);
+        let arp = |operation| {
+            let repr = ArpRepr::EthernetIpv4 {
+                operation,
+                source_hardware_addr: EthernetAddress([2, 0, 0, 0, 0, 9]),
+                source_protocol_addr: [10, 0, 2, 100].into(),
+                target_hardware_addr: config().mac,
+                target_protocol_addr: [10, 0, 2, 2].into(),
+            };
+            let mut frame = Pool::new(1).small();
+            frame.set_len(14 + repr.buffer_len());
+            let mut ethernet = EthernetFrame::new_unchecked(frame.bytes_mut());
+            ethernet.set_ethertype(EthernetProtocol::Arp);
+            repr.emit(&mut ArpPacket::new_unchecked(ethernet.payload_mut()));
+            frame
+        };
+        assert_eq!(ownership.addressee(&arp(ArpOperation::Reply)), Addressee::Everybody);
+        assert_eq!(ownership.addressee(&arp(ArpOperation::Request)), Addressee::Worker(0));
+    }
+
+    #[test]
     fn the_gateways_services_are_worker_zeros() {
         let ownership = Ownership::new(config(), 3);
         for port in 1000..1100 {
-            assert_eq!(ownership.owner(&datagram("10.0.2.3", port, 53)), 0);
+            for (service, its_port) in [("10.0.2.3", 53), ("10.0.2.2", 53), ("10.0.2.2", 67)] {
+                assert_eq!(ownership.owner(&datagram(service, port, its_port)), 0);
+            }
             assert_eq!(ownership.owner(&segment(("10.0.2.100", port), ("10.0.2.3", 53))), 0);
         }
     }

@@ -17,7 +17,7 @@ pub(crate) mod publish;
 pub(crate) mod quoted;
 mod recency;
 pub(crate) mod tcp;
-mod udp;
+pub(crate) mod udp;
 
 use core::net::SocketAddr;
 
@@ -25,7 +25,7 @@ use smoltcp::wire::IpProtocol;
 use wharf_switch::{Frame, Instant};
 
 use self::icmp_error::Cause;
-use self::publish::{PublicationId, Publications};
+use self::publish::{PublicationId, Publications, PublishedPort};
 use self::quoted::QuotedSegment;
 use self::tcp::Inbound;
 use crate::env::{Cx, Outbox};
@@ -47,33 +47,36 @@ pub(crate) struct Transit {
 impl Transit {
     pub(crate) fn new(config: &Config) -> Self {
         let (udp, echo) = (datagram::Relay::new(config), datagram::Relay::new(config));
-        Self { publications: Publications::new(), tcp: tcp::Relay::new(config), udp, echo }
+        Self { publications: Publications::new(config), tcp: tcp::Relay::new(config), udp, echo }
     }
 
     /// Whether a packet to the gateway's own address is for a client of a published port, whom the container sees under
     /// that address.
     pub(crate) fn is_for_client(&self, packet: &Packet, frame: &Frame) -> bool {
-        let key = match packet.protocol {
-            IpProtocol::Tcp => tcp::key_of(packet, frame),
+        let has = |key| self.tcp.has(&key);
+        match packet.protocol {
+            IpProtocol::Tcp => tcp::key_of(packet, frame).is_some_and(has),
             IpProtocol::Icmp | IpProtocol::Icmpv6 => {
-                QuotedSegment::parse(packet, frame).map(|quoted| quoted.key)
+                QuotedSegment::parse(packet, frame).is_some_and(|quoted| has(quoted.key))
             }
-            _ => None,
-        };
-        key.is_some_and(|key| self.tcp.has(&key))
+            IpProtocol::Udp => {
+                udp::ends(packet, frame).is_some_and(|ends| self.publications.ports.is_client(&ends))
+            }
+            _ => false,
+        }
     }
 
-    /// Connects whoever comes to `listener` to `target`.
+    /// Makes a socket of the host lead to a container's port.
     pub(crate) fn publish<H: Host>(
         &mut self,
         host: &mut H,
+        port: PublishedPort,
         listener: H::Listener,
-        target: SocketAddr,
     ) -> Result<PublicationId, HostError> {
-        self.publications.publish(host, listener, target)
+        self.publications.publish(host, port, listener)
     }
 
-    /// Connects nobody any more.
+    /// Ends that.
     pub(crate) fn withdraw<H: Host>(&mut self, host: &mut H, timers: &mut Timers, id: PublicationId) {
         self.publications.withdraw(host, timers, id);
     }
@@ -120,7 +123,7 @@ impl Transit {
         }
         match packet.protocol {
             IpProtocol::Tcp => self.tcp.handle_segment(cx, packet, frame),
-            IpProtocol::Udp => self.udp.handle_datagram(cx, packet, frame),
+            IpProtocol::Udp => self.udp.handle_datagram(cx, packet, frame, &mut self.publications.ports),
             IpProtocol::Icmp | IpProtocol::Icmpv6 => match QuotedSegment::parse(packet, frame) {
                 Some(quoted) if self.tcp.handle_unreachable(cx, &quoted) => Ok(()),
                 _ => self.echo.handle_message(cx, packet, frame),
@@ -137,7 +140,7 @@ impl Transit {
             Owner::Tcp => self.tcp.handle_host(cx, event),
             Owner::Udp => self.udp.handle_host(cx, event),
             Owner::Echo => self.echo.handle_host(cx, event),
-            Owner::Listener => self.publications.handle_host(event.token.flow),
+            Owner::Listener | Owner::Port => self.publications.handle_host(cx, event),
             Owner::Dns => {}
         }
     }
@@ -150,7 +153,7 @@ impl Transit {
     ) {
         match token.owner {
             Owner::Tcp => self.tcp.handle_timer(cx, token.flow, at),
-            Owner::Listener => self.publications.handle_timer(cx, token.flow, at),
+            Owner::Listener | Owner::Port => self.publications.handle_timer(cx, token, at),
             Owner::Udp | Owner::Echo | Owner::Dns => {}
         }
     }
@@ -159,25 +162,28 @@ impl Transit {
     pub(crate) fn expire<H: Host, O>(&mut self, cx: &mut Cx<'_, H, O>) {
         self.udp.expire(cx);
         self.echo.expire(cx);
+        self.publications.ports.expire(cx.now);
     }
 
     /// When [`Transit::expire`] has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.udp.next_deadline().into_iter().chain(self.echo.next_deadline()).min()
+        let mappings = self.udp.next_deadline().into_iter().chain(self.echo.next_deadline());
+        mappings.chain(self.publications.ports.next_deadline()).min()
     }
 
     /// Whether the entry of `token` for `at` among the timers is of use still.
     pub(crate) fn awaits(&self, token: Token, at: Instant) -> bool {
         match token.owner {
             Owner::Tcp => self.tcp.awaits(token.flow, at),
-            Owner::Listener => self.publications.awaits(token.flow, at),
+            Owner::Listener | Owner::Port => self.publications.awaits(token, at),
             Owner::Udp | Owner::Echo | Owner::Dns => false,
         }
     }
 
-    pub(crate) fn exhale<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {
+    pub(crate) fn exhale<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>, link: &mut Link) {
         self.tcp.exhale(cx);
         self.udp.exhale(cx);
+        self.publications.ports.exhale(cx, link);
         self.echo.exhale(cx);
     }
 

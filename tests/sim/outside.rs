@@ -471,6 +471,10 @@ impl Host for SimHost {
         Err(HostError::Exhausted)
     }
 
+    fn udp_listen(&mut self, _: Token, _: u16) -> Result<SocketId, HostError> {
+        Err(HostError::Exhausted)
+    }
+
     fn echo_open(&mut self, _: Token, _: Family) -> Result<SocketId, HostError> {
         Err(HostError::NotPermitted)
     }

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use smoltcp::wire::EthernetAddress;
 use wharf::dataplane::exchange::Exchange;
 use wharf::dataplane::worker::Worker;
-use wharf_stack::{Config, DropReason, Ipv4Plan, Ipv6Plan, Ownership, PublicationId};
+use wharf_stack::host::{self, Transport};
+use wharf_stack::{Config, DropReason, Ipv4Plan, Ipv6Plan, Ownership, PublicationId, PublishedPort};
 use wharf_switch::{Duration, Fdb, Instant, MemoryPort, Offloads, Pool, PortId, Tally};
 
 use crate::container::{self, Container, Opener, Part};
@@ -216,6 +217,10 @@ fn conversation(number: u64, random: &mut Random) -> (Part, Script) {
     (part, script)
 }
 
+fn tcp_port(target: SocketAddr) -> PublishedPort {
+    PublishedPort { transport: Transport::Tcp, outside: host::Family::of(target.ip()), target }
+}
+
 /// A container, its port and its two directions of link.
 struct Place {
     station: Box<dyn Station>,
@@ -251,7 +256,7 @@ impl World {
         let fdb = Arc::new(Fdb::new(64, [3; 16]));
         let host_random = Random::new(random.next());
         let scripts = || plan.mild.iter().chain(&plan.harsh);
-        let workers = Exchange::new(Ownership::new(config.clone(), plan.workers), plan.workers)
+        let workers = Exchange::new(Arc::new(Ownership::new(config.clone(), plan.workers)), plan.workers)
             .into_iter()
             .map(|exchange| {
                 let mut host = SimHost::new(host_random.clone());
@@ -398,7 +403,7 @@ impl World {
     fn publish_and_withdraw(&mut self) {
         let (now, worker) = (self.now, &mut self.workers[0]);
         for (_, port, target) in self.openings.extract_if(.., |(at, ..)| *at <= now) {
-            self.published.insert(port, worker.publish(port, target).unwrap());
+            self.published.insert(port, worker.publish(tcp_port(target), port).unwrap());
         }
         worker.host.let_callers_in(now);
         for (_, port) in self.closings.extract_if(.., |(at, _)| *at <= now) {

@@ -2,7 +2,7 @@
 //! A host whose sockets do what a test tells them, and which writes down what it is asked.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use wharf_stack::host::{
     Accept, Datagram, Family, Host, HostError, HostEvent, IcmpReport, Io, Outgoing, SocketId, StreamRead,
@@ -26,7 +26,7 @@ pub struct Socket {
     pub outbox: Vec<u8>,
     pub room: usize,
     pub finished: bool,
-    pub datagrams: VecDeque<(SocketAddr, u8, Vec<u8>)>,
+    pub datagrams: VecDeque<(Datagram, Vec<u8>)>,
     pub reports: VecDeque<IcmpReport>,
     /// Answers to the next sends of datagrams.
     pub refusals: VecDeque<HostError>,
@@ -96,7 +96,13 @@ impl ScriptHost {
 
     /// A datagram (UDP payload or echo message) comes to a socket.
     pub fn receives(&mut self, at: usize, from: SocketAddr, bytes: &[u8]) {
-        self.sockets[at].datagrams.push_back((from, 60, bytes.to_vec()));
+        self.receives_at(at, None, from, bytes);
+    }
+
+    /// The same, at one of the addresses that a published port has.
+    pub fn receives_at(&mut self, at: usize, to: Option<IpAddr>, from: SocketAddr, bytes: &[u8]) {
+        let datagram = Datagram { len: bytes.len(), from, to, hop_limit: 60 };
+        self.sockets[at].datagrams.push_back((datagram, bytes.to_vec()));
         self.announce(at, true, false, false);
     }
 
@@ -257,14 +263,19 @@ impl Host for ScriptHost {
         self.open(token, None)
     }
 
+    fn udp_listen(&mut self, token: Token, (): ()) -> Result<SocketId, HostError> {
+        self.open(token, None)
+    }
+
     fn echo_open(&mut self, token: Token, _: Family) -> Result<SocketId, HostError> {
         self.open(token, None)
     }
 
     fn send_to(&mut self, socket: SocketId, outgoing: Outgoing, data: &[u8]) -> Result<Io<()>, HostError> {
-        let Outgoing { to, hop_limit, dont_fragment } = outgoing;
+        let Outgoing { to, from, hop_limit, dont_fragment } = outgoing;
         let df = if dont_fragment { " df" } else { "" };
-        self.calls.push_back(format!("send-to {to} ttl {hop_limit}{df} {}", data.len()));
+        let from = from.map_or_else(String::new, |from| format!(" from {from}"));
+        self.calls.push_back(format!("send-to {to}{from} ttl {hop_limit}{df} {}", data.len()));
         match self.socket(socket).refusals.pop_front() {
             Some(error) => Err(error),
             None => Ok(Io::Done(())),
@@ -272,12 +283,12 @@ impl Host for ScriptHost {
     }
 
     fn recv_from(&mut self, socket: SocketId, buffer: &mut [u8]) -> Io<Datagram> {
-        let Some((from, hop_limit, bytes)) = self.socket(socket).datagrams.pop_front() else {
+        let Some((datagram, bytes)) = self.socket(socket).datagrams.pop_front() else {
             return Io::Blocked;
         };
         let len = bytes.len().min(buffer.len());
         buffer[..len].copy_from_slice(&bytes[..len]);
-        Io::Done(Datagram { len, from, hop_limit })
+        Io::Done(Datagram { len, ..datagram })
     }
 
     fn icmp_report(&mut self, socket: SocketId) -> Option<IcmpReport> {

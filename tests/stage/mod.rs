@@ -26,7 +26,8 @@ use std::sync::Arc;
 use smoltcp::wire::EthernetAddress;
 use wharf::dataplane::exchange::Exchange;
 use wharf::dataplane::worker::Worker;
-use wharf_stack::{Config, Ipv4Plan, Ipv6Plan, Ownership, PublicationId};
+use wharf_stack::host::{Family, Transport};
+use wharf_stack::{Config, Ipv4Plan, Ipv6Plan, Ownership, PublicationId, PublishedPort};
 use wharf_switch::offload::VNET_HEADER_LEN;
 use wharf_switch::{Duration, Fdb, Frame, Instant, Offloads, Pool, Port, PortId, Received, Sent, Tally};
 
@@ -99,6 +100,7 @@ pub struct Stage {
     pub now: Instant,
     pub workers: Vec<Worker<WirePort, ScriptHost>>,
     pub port: PortId,
+    ownership: Arc<Ownership>,
     published: Option<PublicationId>,
 }
 
@@ -111,7 +113,8 @@ impl Stage {
     pub fn with(config: Config, workers: usize, offloads: Offloads) -> Self {
         let pool = Pool::new(16);
         let fdb = Arc::new(Fdb::new(64, [3; 16]));
-        let exchanges = Exchange::new(Ownership::new(config.clone(), workers), workers);
+        let ownership = Arc::new(Ownership::new(config.clone(), workers));
+        let exchanges = Exchange::new(Arc::clone(&ownership), workers);
         let make = |exchange| {
             let share = Config { memory_bytes: config.memory_bytes / workers, ..config.clone() };
             Worker::new(share, Arc::clone(&fdb), pool.clone(), ScriptHost::default(), exchange)
@@ -128,13 +131,22 @@ impl Stage {
         for worker in &mut workers[1..] {
             worker.switch.attach_as(id, port()).unwrap();
         }
-        Self { now: Instant::from_secs(1), workers, port: id, published: None }
+        Self { now: Instant::from_secs(1), workers, port: id, ownership, published: None }
     }
 
-    /// Publishes a port of the container, one at a time.
+    /// Publishes a TCP port of the container, one at a time.
     pub fn publish(&mut self, target: SocketAddr) {
         assert!(self.published.is_none());
-        self.published = Some(self.workers[0].publish((), target).unwrap());
+        let port = PublishedPort { transport: Transport::Tcp, outside: Family::of(target.ip()), target };
+        self.published = Some(self.workers[0].publish(port, ()).unwrap());
+    }
+
+    /// Publishes a UDP port of the container to clients of a family. Its socket is the latest of the worker's, whose
+    /// number is returned.
+    pub fn publish_udp(&mut self, outside: Family, target: SocketAddr) -> (usize, PublicationId) {
+        let port = PublishedPort { transport: Transport::Udp, outside, target };
+        let worker = self.ownership.of_port(&port);
+        (worker, self.workers[worker].publish(port, ()).unwrap())
     }
 
     /// The port is published no longer.

@@ -15,11 +15,11 @@ pub(super) mod server;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use serde::{Deserialize as _, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
+use wharf_stack::host::Transport;
 
 use super::forward::{Forward, Forwards, Publisher};
-use crate::publish::Protocol;
 
 /// A request has less bytes than this.
 const MAX_REQUEST: usize = 4096;
@@ -51,7 +51,7 @@ fn parse(bytes: &[u8]) -> Parsed {
 #[derive(Serialize)]
 struct Entry {
     id: u64,
-    proto: Protocol,
+    proto: &'static str,
     host_addr: IpAddr,
     host_port: u16,
     guest_addr: IpAddr,
@@ -99,8 +99,8 @@ impl<P: Publisher> Api<P> {
     }
 
     fn add(&mut self, arguments: &Map<String, Value>) -> Result<String, Refused> {
-        let protocol = arguments.get("proto").and_then(|proto| Protocol::deserialize(proto).ok());
-        let protocol = protocol.ok_or("add_hostfwd: bad arguments.proto")?;
+        let transport =
+            arguments.get("proto").and_then(transport).ok_or("add_hostfwd: bad arguments.proto")?;
         let host = address(arguments.get("host_addr"), Ipv4Addr::UNSPECIFIED.into())
             .ok_or("add_hostfwd: bad arguments.host_addr")?;
         let host_port = port(arguments.get("host_port")).ok_or("add_hostfwd: bad arguments.host_port")?;
@@ -108,7 +108,7 @@ impl<P: Publisher> Api<P> {
             .ok_or("add_hostfwd: bad arguments.guest_addr")?;
         let guest_port = port(arguments.get("guest_port")).ok_or("add_hostfwd: bad arguments.guest_port")?;
         let (host, guest) = (SocketAddr::new(host, host_port), SocketAddr::new(guest, guest_port));
-        let forward = Forward { protocol, host, guest };
+        let forward = Forward { transport, host, guest };
         match self.forwards.add(forward) {
             Ok(id) => Ok(json!({ "return": { "id": id } }).to_string()),
             Err(error) => {
@@ -121,7 +121,7 @@ impl<P: Publisher> Api<P> {
     fn list(&self) -> String {
         let entry = |(id, forward): (u64, &Forward)| Entry {
             id,
-            proto: forward.protocol,
+            proto: name(forward.transport),
             host_addr: forward.host.ip(),
             host_port: forward.host.port(),
             guest_addr: forward.guest.ip(),
@@ -137,6 +137,18 @@ impl<P: Publisher> Api<P> {
         let id = arguments.get("id").and_then(Value::as_u64).filter(|&id| self.forwards.remove(id));
         id.ok_or("remove_hostfwd: bad arguments.id")?;
         Ok(json!({ "return": {} }).to_string())
+    }
+}
+
+fn transport(value: &Value) -> Option<Transport> {
+    let text = value.as_str()?;
+    [Transport::Tcp, Transport::Udp].into_iter().find(|&transport| name(transport) == text)
+}
+
+const fn name(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Tcp => "tcp",
+        Transport::Udp => "udp",
     }
 }
 

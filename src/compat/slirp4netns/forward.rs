@@ -5,14 +5,15 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use wharf_stack::Config;
+use wharf_stack::host::Transport;
 
 use crate::dataplane::{Published, Running};
-use crate::publish::{Bound, Protocol};
+use crate::publish::Bound;
 
 /// A port of the host that leads to one of the network's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Forward {
-    pub(super) protocol: Protocol,
+    pub(super) transport: Transport,
     pub(super) host: SocketAddr,
     pub(super) guest: SocketAddr,
 }
@@ -43,10 +44,7 @@ impl Publisher for Ports<'_> {
 
     fn publish(&mut self, forward: &Forward) -> io::Result<Published> {
         let target = self.target(forward.guest)?;
-        if forward.protocol == Protocol::Udp {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
-        let bound = Bound::listen(forward.host).map_err(io::Error::other)?;
+        let bound = Bound::new(forward.transport, forward.host).map_err(io::Error::other)?;
         self.running.publish(bound.leading_to(target))
     }
 

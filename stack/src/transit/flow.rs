@@ -31,6 +31,18 @@ impl FlowKey {
     }
 }
 
+/// The dynamic ports, each once, beginning anywhere: for an end whose own port is taken.
+pub(crate) fn dynamic_ports(first: u64) -> impl Iterator<Item = u16> {
+    let count = u64::from(u16::MAX - FIRST_DYNAMIC_PORT) + 1;
+    (0..count).filter_map(move |step| {
+        let offset = u16::try_from((first % count + step) % count).ok()?;
+        Some(FIRST_DYNAMIC_PORT + offset)
+    })
+}
+
+/// RFC 6335 section 6.
+const FIRST_DYNAMIC_PORT: u16 = 49_152;
+
 /// A bounded table of flows of one kind.
 #[derive(Debug)]
 pub(crate) struct FlowTable<K, F> {
@@ -75,6 +87,10 @@ impl<K: Copy + Eq + Hash, F> FlowTable<K, F> {
         self.flows.get(id)
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (FlowId, &F)> {
+        self.flows.iter()
+    }
+
     /// The id that the next [`FlowTable::insert`] will give, or `None` when the table is full.
     pub(crate) fn next_id(&self) -> Option<FlowId> {
         (!self.is_full()).then(|| self.flows.next_id())
@@ -101,6 +117,15 @@ impl<K: Copy + Eq + Hash, F> FlowTable<K, F> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_dynamic_port_is_tried_once() {
+        for first in [0, 5, 16_383, u64::MAX] {
+            let mut ports: Vec<u16> = dynamic_ports(first).collect();
+            ports.sort_unstable();
+            assert_eq!(ports, (49_152..=u16::MAX).collect::<Vec<_>>());
+        }
+    }
 
     #[test]
     fn a_stale_id_finds_nobody() {

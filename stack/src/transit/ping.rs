@@ -58,6 +58,7 @@ impl Relay<Echo> {
             frame,
             internal_port: request.ident,
             to,
+            from: None,
             lifetime: Lifetime::Lasting,
             data: message.bytes(),
         };

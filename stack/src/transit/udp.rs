@@ -17,6 +17,8 @@ use super::datagram::{self, Key, Lifetime, Outbound, Protocol, Relay};
 use crate::DropReason;
 use crate::env::{Cx, Outbox};
 use crate::host::{Datagram, Family, Host, HostError, IcmpReport, Owner, SocketId, Token};
+use crate::transit::flow::FlowKey;
+use crate::transit::publish::Ports;
 use crate::wire::Packet;
 use crate::wire::emit::{self, Path};
 
@@ -30,12 +32,13 @@ const TIMEOUT_QUERY: Duration = Duration::from_secs(30);
 pub(crate) struct Udp;
 
 impl Relay<Udp> {
-    /// A datagram from a container to the outside.
+    /// A datagram from a container to the outside, or to a client of a published port.
     pub(crate) fn handle_datagram<H: Host, O: Outbox>(
         &mut self,
         cx: &mut Cx<'_, H, O>,
         packet: &Packet,
         frame: &Frame,
+        published: &mut Ports,
     ) -> Result<(), DropReason> {
         if !packet.transport_checksum_is_right(frame) {
             return Err(DropReason::UdpChecksumWrong);
@@ -44,17 +47,32 @@ impl Relay<Udp> {
         if datagram.src_port() == 0 || datagram.dst_port() == 0 {
             return Err(DropReason::UdpMalformed);
         }
-        let to = SocketAddr::new(datagram::resolve(cx, packet, frame)?, datagram.dst_port());
-        let outbound = Outbound {
+        let outbound = |to: SocketAddr, from| Outbound {
             packet,
             frame,
             internal_port: datagram.src_port(),
             to,
+            from,
             lifetime: if to.port() == 53 { Lifetime::Brief } else { Lifetime::Lasting },
             data: datagram.payload(),
         };
-        self.send(cx, &outbound)
+        let ends = FlowKey::of(packet, (datagram.src_port(), datagram.dst_port()));
+        if let Some(client) = published.answer(cx.now, &ends) {
+            return published.send(cx, client.port, &outbound(client.from, client.to));
+        }
+        let to = SocketAddr::new(datagram::resolve(cx, packet, frame)?, datagram.dst_port());
+        let key = Key { internal: ends.container, outside: Family::of(to.ip()) };
+        match published.begin(cx, &key, ends, to) {
+            Some(client) => published.send(cx, client.port, &outbound(client.from, client.to)),
+            None => self.send(cx, &outbound(to, None)),
+        }
     }
+}
+
+/// The ends of a container's datagram.
+pub(crate) fn ends(packet: &Packet, frame: &Frame) -> Option<FlowKey> {
+    let datagram = UdpPacket::new_checked(packet.payload(frame)).ok()?;
+    Some(FlowKey::of(packet, (datagram.src_port(), datagram.dst_port())))
 }
 
 impl Protocol for Udp {

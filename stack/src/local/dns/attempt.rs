@@ -83,7 +83,7 @@ impl Attempt {
             return Ok(Self { query, server, id, socket, wire: Wire::Stream(stream) });
         }
         let socket = host.udp_open(token, Family::of(server.ip()))?;
-        let outgoing = Outgoing { to: server, hop_limit: HOP_LIMIT, dont_fragment: false };
+        let outgoing = Outgoing { to: server, from: None, hop_limit: HOP_LIMIT, dont_fragment: false };
         match host.send_to(socket, outgoing, &question) {
             // A full buffer loses the datagram, as the network may; the next attempt comes with its timer.
             Ok(Io::Done(()) | Io::Blocked) => Ok(Self { query, server, id, socket, wire: Wire::Datagram }),

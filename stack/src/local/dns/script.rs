@@ -79,6 +79,10 @@ impl Host for ScriptedHost {
         match listener {}
     }
 
+    fn udp_listen(&mut self, _: Token, listener: Infallible) -> Result<SocketId, HostError> {
+        match listener {}
+    }
+
     fn tcp_accept(&mut self, _: SocketId) -> Accept<Infallible> {
         Accept::Blocked
     }
@@ -154,7 +158,7 @@ impl Host for ScriptedHost {
         match self.socket(socket).inbound.pop_front() {
             Some((from, bytes)) => {
                 buffer[..bytes.len()].copy_from_slice(&bytes);
-                Io::Done(Datagram { len: bytes.len(), from, hop_limit: 60 })
+                Io::Done(Datagram { len: bytes.len(), from, to: None, hop_limit: 60 })
             }
             None => Io::Blocked,
         }

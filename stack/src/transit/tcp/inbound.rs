@@ -33,14 +33,13 @@ use crate::env::{Cx, Outbox};
 use crate::host::{Host, HostEvent, Owner, Token};
 use crate::local::dns;
 use crate::timers::Alarm;
+use crate::transit::flow::dynamic_ports;
 use crate::transit::quoted::QuotedSegment;
 use crate::wire::Packet;
 use crate::wire::emit::HOP_LIMIT;
 
 /// Ports tried in place of one that is taken. With many workers most of them are another's.
-const PORTS_TRIED: u16 = 1024;
-/// RFC 6335 section 6: the dynamic ports.
-const FIRST_DYNAMIC_PORT: u16 = 49_152;
+const PORTS_TRIED: usize = 1024;
 
 /// A client of a published port, on its way to the worker that will own its flow.
 #[derive(Debug)]
@@ -122,9 +121,7 @@ impl Relay {
             return Some(key);
         }
         let first = self.isn.hash_one((key, cx.now.as_nanos()));
-        (0..PORTS_TRIED).find_map(|step| {
-            let offset = first.wrapping_add(step.into()) % u64::from(u16::MAX - FIRST_DYNAMIC_PORT + 1);
-            let port = FIRST_DYNAMIC_PORT + u16::try_from(offset).ok()?;
+        dynamic_ports(first).take(PORTS_TRIED).find_map(|port| {
             let other = FlowKey { remote: SocketAddr::new(key.remote.ip(), port), ..key };
             (!is_taken(&other) && is_ours(other.container, other.remote)).then_some(other)
         })

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Who has sent a datagram to a published port, and under which end the container knows them.
+//!
+//! # How it works
+//! A client is one end outside that speaks to one address of the host. The container sees it under an end that no other
+//! client of the same container's port has: its own, or the gateway's address with its own port, and another port where
+//! that is taken. So an answer finds its client, and leaves from the address that the client has spoken to.
+//!
+//! # Bounds
+//! [`MAX_CLIENTS`] for each worker; the one that was silent for longest gives way to a new one. Each is forgotten after
+//! [`TIMEOUT`].
+//!
+//! # Sources
+//! RFC 4787 (REQ-5).
+
+use core::hash::BuildHasher;
+use core::net::{IpAddr, SocketAddr};
+
+use wharf_switch::{Duration, Instant};
+
+use crate::Config;
+use crate::host::FlowId;
+use crate::keyed::{KeyedMap, KeyedState};
+use crate::local::Local;
+use crate::transit::flow::{FlowKey, FlowTable, dynamic_ports};
+use crate::transit::recency::Recency;
+
+const MAX_CLIENTS: usize = 4096;
+/// RFC 4787 REQ-5: a mapping timer of 5 minutes is recommended.
+const TIMEOUT: Duration = Duration::from_secs(300);
+
+/// What a client is told apart by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Client {
+    /// The published port.
+    pub(crate) port: FlowId,
+    pub(crate) from: SocketAddr,
+    /// The host's address that it speaks to, where the port is published on several.
+    pub(crate) to: Option<IpAddr>,
+}
+
+#[derive(Debug)]
+struct Known {
+    client: Client,
+    ends: FlowKey,
+}
+
+/// The clients of one worker's published ports.
+#[derive(Debug)]
+pub(super) struct Clients {
+    known: FlowTable<Client, Known>,
+    /// The same, by the ends that the container knows.
+    by_ends: KeyedMap<FlowKey, FlowId>,
+    ages: Recency,
+    hasher: KeyedState,
+}
+
+impl Clients {
+    pub(super) fn new(config: &Config) -> Self {
+        let hasher = KeyedState::new(&config.seed, b"clients of published ports");
+        Self {
+            known: FlowTable::new(hasher, MAX_CLIENTS),
+            by_ends: KeyedMap::with_hasher(hasher),
+            ages: Recency::default(),
+            hasher,
+        }
+    }
+
+    /// The end under which the container at `ends` knows the client. A client that is new gets the end of `ends`, or one
+    /// with another port.
+    pub(super) fn seen(
+        &mut self,
+        config: &Config,
+        now: Instant,
+        client: Client,
+        ends: FlowKey,
+    ) -> SocketAddr {
+        let anywhere = Client { to: None, ..client };
+        let known = self.known.find(&client).or_else(|| self.known.find(&anywhere));
+        if let Some((id, known)) = known.and_then(|id| Some((id, self.known.get(id)?))) {
+            self.ages.touch(id, now);
+            return known.ends.remote;
+        }
+        self.add(config, now, client, ends)
+    }
+
+    /// The container itself has begun with a client that it knows as the remote end of `ends`.
+    pub(super) fn expect(&mut self, config: &Config, now: Instant, client: Client, ends: FlowKey) {
+        match self.known.find(&client) {
+            Some(id) => self.ages.touch(id, now),
+            None => {
+                self.add(config, now, client, ends);
+            }
+        }
+    }
+
+    fn add(&mut self, config: &Config, now: Instant, client: Client, ends: FlowKey) -> SocketAddr {
+        if self.known.is_full()
+            && let Some((oldest, _)) = self.ages.oldest()
+        {
+            self.forget(oldest);
+        }
+        let ends = self.free_ends(config, now, ends);
+        if let Some(id) = self.known.insert(client, Known { client, ends }) {
+            self.by_ends.insert(ends, id);
+            self.ages.touch(id, now);
+        }
+        ends.remote
+    }
+
+    /// `ends` if no other client has them and no service of the gateway, else with another port of the remote's.
+    fn free_ends(&self, config: &Config, now: Instant, ends: FlowKey) -> FlowKey {
+        let is_ours = config.listens_to(ends.remote.ip());
+        let is_taken = |ends: &FlowKey| {
+            (is_ours && Local::is_service(ends.remote.port())) || self.by_ends.contains_key(ends)
+        };
+        if !is_taken(&ends) {
+            return ends;
+        }
+        let others = dynamic_ports(self.hasher.hash_one((ends, now.as_nanos())))
+            .map(|port| FlowKey { remote: SocketAddr::new(ends.remote.ip(), port), ..ends });
+        // There are more ports than clients.
+        others.take(MAX_CLIENTS + 1).find(|other| !is_taken(other)).unwrap_or(ends)
+    }
+
+    /// The end under which the container knows whom it has itself begun with.
+    pub(super) fn expected(&self, client: &Client) -> Option<SocketAddr> {
+        self.known.find(client).and_then(|id| self.known.get(id)).map(|known| known.ends.remote)
+    }
+
+    /// Whom the container means by the remote end of `ends`.
+    pub(super) fn find(&self, ends: &FlowKey) -> Option<Client> {
+        let known = self.known.get(*self.by_ends.get(ends)?)?;
+        Some(known.client)
+    }
+
+    /// [`find`](Self::find), for whom the container has an answer.
+    pub(super) fn answer(&mut self, now: Instant, ends: &FlowKey) -> Option<Client> {
+        let &id = self.by_ends.get(ends)?;
+        self.ages.touch(id, now);
+        self.known.get(id).map(|known| known.client)
+    }
+
+    fn forget(&mut self, id: FlowId) {
+        self.ages.remove(id);
+        let Some(client) = self.known.get(id).map(|known| known.client) else { return };
+        if let Some(known) = self.known.remove(id, &client) {
+            self.by_ends.remove(&known.ends);
+        }
+    }
+
+    /// Forgets the clients of a port.
+    pub(super) fn forget_port(&mut self, port: FlowId) {
+        let ids: Vec<FlowId> =
+            self.known.iter().filter(|(_, known)| known.client.port == port).map(|(id, _)| id).collect();
+        ids.into_iter().for_each(|id| self.forget(id));
+    }
+
+    /// Forgets who was silent for too long.
+    pub(super) fn expire(&mut self, now: Instant) {
+        while let Some((id, used_at)) = self.ages.oldest()
+            && used_at + TIMEOUT <= now
+        {
+            self.forget(id);
+        }
+    }
+
+    /// When [`Clients::expire`] has something to do.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.ages.oldest().map(|(_, used_at)| used_at + TIMEOUT)
+    }
+}
