@@ -67,7 +67,8 @@ fn run(mut command: Command) -> Finished {
 }
 
 /// What the tests use besides the programs of the machine.
-const SCRIPTS: [(&str, &str); 4] = [
+const SCRIPTS: [(&str, &str); 5] = [
+    ("datagrams.py", include_str!("datagrams.py")),
     ("server.py", include_str!("server.py")),
     ("git_server.py", include_str!("git_server.py")),
     ("lease.sh", include_str!("lease.sh")),
@@ -289,6 +290,11 @@ impl Lab {
 pub(crate) fn server_stream(lab: &Lab, size: u64) -> String {
     let sum = lab.on_server(&format!("curl -sS http://127.0.0.1/{size} | sha256sum"));
     sum.text().split_whitespace().next().unwrap().to_owned()
+}
+
+/// The command line of a role of `datagrams.py`.
+pub(crate) fn datagrams(role: &str) -> String {
+    format!("python3 {} {role}", script("datagrams.py"))
 }
 
 /// The command line of the test server with UDP echo at some addresses.

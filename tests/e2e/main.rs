@@ -13,6 +13,7 @@ mod loss;
 mod names;
 mod path_mtu;
 mod published;
+mod published_udp;
 mod slirp4netns;
 mod streams;
 mod surface;

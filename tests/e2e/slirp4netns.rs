@@ -4,7 +4,7 @@
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::lab::{Finished, Lab, Running, scratch, script};
+use super::lab::{Finished, Lab, Running, datagrams, scratch, script};
 
 const OURS: &str = "$WHARF slirp4netns";
 const THEIRS: &str = "/usr/bin/slirp4netns";
@@ -42,10 +42,13 @@ impl<'a> Served<'a> {
         // The gateway ends with this test's end of the standard input, and the rest with the script.
         let inside = format!(
             "in_target timeout 50 python3 {} & server=$!
+             in_target timeout 50 {} & datagrams=$!
              until in_target ss -Htln \"sport = :80\" | grep -q .; do sleep 0.05; done
+             until in_target ss -Huln \"sport = :53\" | grep -q .; do sleep 0.05; done
              echo ready
-             cat <&3 >/dev/null; kill $server $target",
-            script("server.py")
+             cat <&3 >/dev/null; kill $server $datagrams $target",
+            script("server.py"),
+            datagrams("serve 53")
         );
         let all =
             format!("exec 3<&0\n{}", with_gateway(program, &format!("-e 3 -a {socket} {options}"), &inside));
@@ -158,4 +161,39 @@ fn a_privileged_port_is_published_where_the_host_allows_it() {
         assert_eq!(served.publish("tcp", ("0.0.0.0", 80), ("", 80)), PUBLISHED, "{program}");
         assert_eq!(lab.on_host("curl -sS -m 20 http://127.0.0.1/ip").text(), "::ffff:10.0.2.2", "{program}");
     }
+}
+
+#[test]
+fn clients_of_a_published_udp_port_are_seen_as_those_of_tcp() {
+    let lab = Lab::new();
+    lab.on_host("ip addr add 203.0.113.9/24 dev out0").text();
+    let closed = "--disable-host-loopback --enable-sandbox --enable-seccomp --mtu=65520";
+    for (program, options) in [(THEIRS, ""), (OURS, ""), (OURS, closed)] {
+        let served = Served::new(&lab, program, options);
+        assert_eq!(served.publish("udp", ("0.0.0.0", 5353), ("", 53)), PUBLISHED, "{program} {options}");
+        let outside = lab.on_server(&datagrams("ask 203.0.113.1 5353 4001 hello"));
+        assert_eq!(outside.text(), "203.0.113.1 5353 203.0.113.2 4001\n", "{program} {options}");
+        // Theirs carries no large ones, answers from any address, and no client of the loopback if it has all of them.
+        if program == OURS {
+            let loopback = lab.on_host(&datagrams("ask 127.0.0.1 5353 4002 hello"));
+            assert_eq!(loopback.text(), "127.0.0.1 5353 10.0.2.2 4002\n", "{program} {options}");
+            let large = lab.on_server(&datagrams("ask 203.0.113.1 5353 4003 +9000"));
+            assert_eq!(large.text(), "203.0.113.1 5353 203.0.113.2 4003\n", "{program} {options}");
+            let second = lab.on_server(&datagrams("ask 203.0.113.9 5353 4004 hello"));
+            assert_eq!(second.text(), "203.0.113.9 5353 203.0.113.2 4004\n", "{options}");
+        }
+    }
+}
+
+#[test]
+fn ipv6_clients_of_a_published_udp_port_are_answered() {
+    let lab = Lab::new();
+    let served =
+        Served::new(&lab, OURS, "-6 --macaddress=52:54:00:12:34:56 --enable-sandbox --enable-seccomp");
+    assert_eq!(served.publish("udp", ("::", 5353), ("", 53)), PUBLISHED);
+    let across = lab.on_server(&datagrams("ask 2001:db8:1::1 5353 4001 hello"));
+    assert_eq!(across.text(), "2001:db8:1::1 5353 10.0.2.2 4001\n");
+    served.publish("udp", ("::", 5354), ("fd00::5054:ff:fe12:3456", 53));
+    let same = lab.on_server(&datagrams("ask 2001:db8:1::1 5354 4002 hello"));
+    assert_eq!(same.text(), "2001:db8:1::1 5354 2001:db8:1::2 4002\n");
 }

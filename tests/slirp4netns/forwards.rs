@@ -2,7 +2,7 @@
 //! Ports that are published through the API socket, and their clients.
 
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -13,7 +13,7 @@ use super::gateway::{BOTH, Gateway, Program, Served, Target, socket};
 const FAILED: &str = "{\"error\":{\"desc\":\"bad request: add_hostfwd: slirp_add_hostfwd failed\"}}";
 const DONE: &str = "{\"return\":{}}";
 
-/// A namespace with the test server (HTTP on 80, echo on 8), its gateway, and the gateway's API socket.
+/// A namespace with the test server (HTTP on 80, TCP echo on 8, UDP echo on 7), its gateway, and the gateway's API socket.
 struct Network {
     // Ended in this order.
     _gateway: Gateway,
@@ -66,6 +66,10 @@ fn free_port() -> u16 {
     }
 }
 
+fn free_udp_port() -> u16 {
+    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
 /// Under which address the server sees a client of this address and port of the host.
 fn seen_at(address: &str, port: u16) -> String {
     let url = format!("http://{address}:{port}/ip");
@@ -95,6 +99,38 @@ fn published_ports_lead_to_the_interface_until_they_are_removed() {
         drop(TcpListener::bind(("127.0.0.1", port)).unwrap());
         assert_eq!(network.publish("127.0.0.1", port), added(2), "{program:?}");
         assert_eq!(seen_at("127.0.0.1", port), "::ffff:10.0.2.2");
+    }
+}
+
+/// A UDP client on the host that is answered what it says.
+fn is_echoed(port: u16) -> std::io::Result<()> {
+    let client = UdpSocket::bind("127.0.0.1:0")?;
+    client.connect(("127.0.0.1", port))?;
+    client.set_read_timeout(Some(PATIENCE))?;
+    client.send(b"hello")?;
+    let mut answer = [0; 100];
+    let len = client.recv(&mut answer)?;
+    assert_eq!(&answer[..len], b"hello");
+    Ok(())
+}
+
+#[test]
+fn published_udp_ports_lead_to_the_interface_until_they_are_removed() {
+    let closed = ["--enable-sandbox", "--enable-seccomp", "--disable-host-loopback"];
+    // Where the host's loopback is closed, theirs answers no client there.
+    for (program, options) in [(Program::Theirs, &[][..]), (Program::Ours, &[]), (Program::Ours, &closed)] {
+        let network = Network::new("published-udp", program, options);
+        let port = free_udp_port();
+        let to_echo =
+            format!("\"proto\":\"udp\",\"host_addr\":\"127.0.0.1\",\"host_port\":{port},\"guest_port\":7");
+        for id in 1..4 {
+            assert_eq!(network.add(&to_echo), added(id), "{program:?} {options:?}");
+            assert_eq!(network.add(&to_echo), FAILED, "{program:?} {options:?}");
+            is_echoed(port).unwrap();
+            is_echoed(port).unwrap();
+            assert_eq!(network.remove(id), DONE);
+            assert!(is_echoed(port).is_err(), "{program:?}: the host refuses");
+        }
     }
 }
 

@@ -83,7 +83,7 @@ impl Target {
             fs::write(&path, include_str!("../e2e/server.py")).unwrap();
             path
         });
-        let mut command = self.command(&["python3", server.to_str().unwrap()]);
+        let mut command = self.command(&["python3", server.to_str().unwrap(), "10.0.2.100"]);
         let served = Served(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap());
         self.inside("until ss -Htln 'sport = :80' | grep -q .; do sleep 0.02; done").text();
         served
