@@ -3,10 +3,10 @@
 //! who their clients are.
 
 use super::caller::eventually;
-use super::host::{Host, with_each_helper};
+use super::host::{Helper, Host, with_each_helper};
 use super::podman;
 use super::rootlesskit::{self, CONTROL};
-use super::script::{OUTSIDE, ask};
+use super::script::{OUTSIDE, ask, ask_over_udp};
 
 const SLIRP: &str = "-v /usr:/usr:ro --network slirp4netns:port_handler=slirp4netns";
 
@@ -19,12 +19,26 @@ fn assert_that_clients_are_seen(host: &Host) {
     assert!(OUTSIDE.ends_with(digest.text()), "{digest:?}");
 }
 
+/// UDP port 8011 of the machine leads to a server that says whom it sees.
+fn assert_that_udp_clients_are_seen(host: &Host) {
+    assert_eq!(host.on_server(&ask_over_udp("203.0.113.1", 8011)).text(), "203.0.113.2\n");
+    // With the host's loopback closed, as callers have it, theirs answers nobody there.
+    if host.helper == Helper::Wharf {
+        assert_eq!(host.by_user(&ask_over_udp("127.0.0.1", 8011)).text(), "10.0.2.2\n");
+    }
+}
+
 #[test]
 fn podmans_containers_see_who_their_clients_are() {
     with_each_helper(|host| {
         let host = host.with_image();
-        podman::start_server(host, &format!("--name web {SLIRP} -p 8080-8082:80-82"), "127.0.0.1:8080");
+        podman::start_server(
+            host,
+            &format!("--name web {SLIRP} -p 8080-8082:80-82 -p 8011:11/udp"),
+            "127.0.0.1:8080",
+        );
         assert_that_clients_are_seen(host);
+        assert_that_udp_clients_are_seen(host);
         let listening = host.by_user("ss -Htln 'sport >= :8080 and sport <= :8082' | grep -c .");
         assert_eq!(listening.text(), "3\n");
         host.by_user("podman restart -t 0 web").text();
@@ -59,9 +73,10 @@ fn what_rootlesskit_starts_sees_who_its_clients_are() {
         let options = "--slirp4netns-sandbox=auto --slirp4netns-seccomp=auto --disable-host-loopback";
         rootlesskit::start_server(
             host,
-            &format!("{options} --port-driver=slirp4netns -p 0.0.0.0:8080:80/tcp"),
+            &format!("{options} --port-driver=slirp4netns -p 0.0.0.0:8080:80/tcp -p 0.0.0.0:8011:11/udp"),
         );
         assert_that_clients_are_seen(host);
+        assert_that_udp_clients_are_seen(host);
         let added = host.by_user(&format!("{CONTROL} add-ports 127.0.0.1:8081:80/tcp"));
         assert_eq!(host.by_user(&ask("127.0.0.1:8081")).text(), "::ffff:10.0.2.2");
         let again = host.by_user(&format!("{CONTROL} add-ports 127.0.0.1:8081:80/tcp"));
