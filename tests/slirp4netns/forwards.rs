@@ -4,10 +4,11 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use super::api::ask;
-use super::caller::{PATIENCE, finish, user_command};
+use super::caller::{PATIENCE, finish, is_root, user_command};
 use super::gateway::{BOTH, Gateway, Program, Served, Target, socket};
 
 const FAILED: &str = "{\"error\":{\"desc\":\"bad request: add_hostfwd: slirp_add_hostfwd failed\"}}";
@@ -237,5 +238,29 @@ fn the_guests_address_is_any_of_the_network() {
     }
     for guest in ["10.0.2.2", "10.0.2.3", "10.0.2.255", "192.0.2.1", "fd00::100"] {
         assert_eq!(to(guest).0, FAILED, "{guest}");
+    }
+}
+
+/// CAP_NET_BIND_SERVICE is what the sandbox leaves to root.
+#[test]
+fn root_publishes_privileged_ports_from_within_the_sandbox() {
+    if !is_root() {
+        return;
+    }
+    for program in BOTH {
+        let (target, api) = (Target::new(), socket(&format!("privileged-{program:?}")));
+        let mut command = Command::new("timeout");
+        command.args(["--foreground", "60"]).arg(program.path());
+        command.args(["-e", "0", "-r", "1", "-c", "--enable-sandbox", "--enable-seccomp", "-a"]);
+        command.arg(&api).args([&target.pid(), "tap0"]);
+        let _gateway = Gateway::start_command(&mut command);
+        let _server = target.serve_everything();
+        let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+        let port = (512..1024).rev().find(is_free).expect("a free port");
+        let arguments =
+            format!("\"proto\":\"tcp\",\"host_addr\":\"127.0.0.1\",\"host_port\":{port},\"guest_port\":80");
+        let request = format!("{{\"execute\":\"add_hostfwd\",\"arguments\":{{{arguments}}}}}");
+        assert_eq!(ask(&api, &request), added(1), "{program:?}");
+        assert_eq!(seen_at("127.0.0.1", port), "::ffff:10.0.2.2", "{program:?}");
     }
 }
