@@ -42,7 +42,7 @@ use crate::dataplane::{self, PollMode, remarks::Remarks};
 use crate::host;
 use crate::resolv::follow::Follower;
 use crate::resolv::{self, ResolvConf};
-use crate::sys::random;
+use crate::sys::{random, tun};
 
 /// What it is called as.
 pub(super) const NAME: &str = "slirp4netns";
@@ -145,7 +145,7 @@ fn serve(options: Options) -> Result<(), Failure> {
     let ends = Ends { exit: options.exit, guest: guest.life };
     tend::tend(ends, server.map(|server| (server, api)), follower, &running).failed("poll")?;
     running.stop();
-    Ok(())
+    guest.tap.map_or(Ok(()), tun::clear_offloads).failed("ioctl(TUNSETOFFLOAD)")
 }
 
 /// Tells the caller that the network works; who does not listen is not waited for.

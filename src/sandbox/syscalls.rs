@@ -208,9 +208,17 @@ pub const GROUPS: &[Group] = &[
         ],
     },
     Group {
-        by: "run: the sandbox's init and the terminal",
+        by: "the sandbox's init, the terminal, the TAP",
         calls: &[
-            only(libc::SYS_ioctl, &[&[is(1, request(libc::TIOCGPGRP))], &[is(1, request(libc::TIOCSPGRP))]]),
+            only(
+                libc::SYS_ioctl,
+                &[
+                    &[is(1, request(libc::TIOCGPGRP))],
+                    &[is(1, request(libc::TIOCSPGRP))],
+                    // A TAP that outlives us is left as it was found.
+                    &[is(1, request(libc::TUNSETOFFLOAD)), is(2, 0)],
+                ],
+            ),
             only(
                 libc::SYS_kill,
                 &[

@@ -144,8 +144,17 @@ pub fn set_offloads(queue: impl AsFd, udp: bool) -> io::Result<Offloads> {
             return Ok(set);
         }
     }
-    set_offload_mask(&queue, 0)?;
+    clear_offloads(&queue)?;
     Ok(Offloads::default())
+}
+
+/// Takes back what [`set_offloads`] offered. A device that outlives its queue keeps the offer, and the next program that
+/// attaches would be given unfinished checksums without knowing.
+///
+/// # Errors
+/// What the kernel says.
+pub fn clear_offloads(queue: impl AsFd) -> io::Result<()> {
+    set_offload_mask(queue, 0)
 }
 
 fn set_offload_mask(queue: impl AsFd, mask: libc::c_uint) -> io::Result<()> {

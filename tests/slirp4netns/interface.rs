@@ -57,6 +57,21 @@ fn an_interface_that_exists_is_attached_to_as_it_is() {
     assert!(again.stderr.contains("ioctl(TUNSETIFF): Device or resource busy"), "{again:?}");
 }
 
+/// A device keeps what was offered to it: the next program would get unfinished checksums.
+#[test]
+fn an_interface_that_outlives_the_gateway_is_left_as_it_was() {
+    let offloads = "ethtool -k tap0 | grep -E '^(tx-checksumming|tcp-segmentation-offload):'";
+    for confined in [&[][..], &["--enable-sandbox", "--enable-seccomp"]] {
+        let target = Target::new();
+        target.inside("ip tuntap add name tap0 mode tap; ip link set tap0 up").text();
+        let before = target.inside(offloads).text().to_owned();
+        let gateway = Gateway::start(Program::Ours, confined, &target);
+        assert_ne!(target.inside(offloads).text(), before);
+        assert_eq!(gateway.end().0.code(), Some(0), "{confined:?}");
+        assert_eq!(target.inside(offloads).text(), before, "{confined:?}");
+    }
+}
+
 #[test]
 fn a_namespace_is_found_by_its_path_too() {
     for program in BOTH {

@@ -37,6 +37,8 @@ struct Attached {
 /// What is at the other end.
 pub(super) struct Guest {
     pub(super) device: Device,
+    /// The same TAP once more, to be left as it was found.
+    pub(super) tap: Option<OwnedFd>,
     /// Hangs up when the guest is gone; namespaces do not.
     pub(super) life: Option<OwnedFd>,
 }
@@ -47,7 +49,7 @@ pub(super) fn attach(options: &Options) -> Result<Option<Guest>, Failure> {
         Target::Bess(path) => {
             let Some(socket) = bess::accept(path, options.exit.as_ref())? else { return Ok(None) };
             let life = Some(socket.try_clone().failed("dup")?);
-            return Ok(Some(Guest { device: Device::Messages(Messages::new(socket)), life }));
+            return Ok(Some(Guest { device: Device::Messages(Messages::new(socket)), tap: None, life }));
         }
         Target::Tap(tap) => inherited(tap.try_clone().failed("dup")?)?,
         Target::Pid(pid) => {
@@ -57,7 +59,8 @@ pub(super) fn attach(options: &Options) -> Result<Option<Guest>, Failure> {
         }
         Target::Path(path) => opened_inside(options, path, options.userns.clone())?,
     };
-    Ok(Some(Guest { device: Device::Tap(tap), life: None }))
+    let again = tap.as_fd().try_clone_to_owned().failed("dup")?;
+    Ok(Some(Guest { device: Device::Tap(tap), tap: Some(again), life: None }))
 }
 
 /// Opens the TAP in a namespace, and configures it if that is asked for.
@@ -166,6 +169,7 @@ fn inherited(tap: OwnedFd) -> Result<Tap, Failure> {
     let flags = rustix::fs::fcntl_getfl(&tap).failed("fcntl(F_GETFL)")?;
     rustix::fs::fcntl_setfl(&tap, flags | rustix::fs::OFlags::NONBLOCK).failed("fcntl(F_SETFL)")?;
     if !interface.has_vnet_header {
+        tun::clear_offloads(&tap).failed("ioctl(TUNSETOFFLOAD)")?;
         return Ok(Tap::new(tap, wharf_switch::Offloads::NONE));
     }
     tun::set_vnet_header_len(&tap).failed("ioctl(TUNSETVNETHDRSZ)")?;
