@@ -8,6 +8,8 @@
 //! # Bounds
 //! One descriptor per socket. `RLIMIT_NOFILE` is the limit; running into it is [`HostError::Exhausted`].
 
+mod train;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -20,6 +22,8 @@ use wharf_stack::host::{
 };
 
 use crate::sys::socket;
+
+use self::train::{Kind, Train};
 
 /// The host's addresses that sockets are bound to, for each family; without one the host chooses. What goes to the host's
 /// loopback comes from there in any case: some who listen there look who asks.
@@ -51,6 +55,9 @@ pub struct Sockets {
     sources: Sources,
     slots: Vec<Option<Slot>>,
     free: Vec<u32>,
+    train: Train,
+    /// Datagrams of trains that the host did not take.
+    lost: u64,
 }
 
 #[derive(Debug)]
@@ -62,7 +69,12 @@ struct Slot {
     /// Set on the socket for datagrams; `None` is the host's default.
     hop_limit: Option<u8>,
     dont_fragment: Option<bool>,
+    /// Datagrams may leave together.
+    takes_trains: bool,
 }
+
+/// A train may meet the errors of several earlier datagrams.
+const TRAIN_ATTEMPTS: usize = 8;
 
 /// Where the datagrams of a socket leave from, unless they say it themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,16 +88,50 @@ enum Source {
 }
 
 impl Slot {
+    /// The host's address that a datagram leaves from, where the socket does not say it. `chosen` is ours for its
+    /// destination.
+    fn departure(&self, outgoing: Outgoing, chosen: Option<SocketAddr>) -> Option<IpAddr> {
+        match self.source {
+            Source::Open | Source::Bound => None,
+            Source::EachItsOwn => outgoing.from.or(chosen.map(|chosen| chosen.ip())),
+        }
+    }
+
     fn send(&self, data: &[u8], to: SocketAddr, from: Option<IpAddr>) -> Result<(), Errno> {
         match from {
             Some(from) => {
-                socket::send_datagram_from(self.fd.as_fd(), data, to, from).map_err(|error| io_errno(&error))
+                let from = Some(from);
+                socket::send_datagrams(self.fd.as_fd(), data, None, to, from)
+                    .map_err(|error| io_errno(&error))
             }
             None => {
                 let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
                 rustix::net::sendto(&self.fd, data, flags, &to).map(drop)
             }
         }
+    }
+
+    /// Sends a train. Returns how many of its datagrams the host did not take.
+    fn send_train(&mut self, kind: Kind, bytes: &[u8], from: Option<IpAddr>) -> u64 {
+        let to = kind.outgoing.to;
+        let segment = u16::try_from(kind.len).ok();
+        for _ in 0..TRAIN_ATTEMPTS {
+            let sent = socket::send_datagrams(self.fd.as_fd(), bytes, segment, to, from);
+            match sent.map_err(|error| io_errno(&error)) {
+                Ok(()) => return 0,
+                // The interface that it leaves by cannot.
+                Err(Errno::IO | Errno::OPNOTSUPP) => {
+                    self.takes_trains = false;
+                    break;
+                }
+                // The path to this destination may be too narrow (kernels differ in how they say that), or a queue full.
+                Err(Errno::INVAL | Errno::MSGSIZE | Errno::AGAIN | Errno::NOBUFS) => break,
+                // An earlier datagram's, which is in the error queue.
+                Err(_) => {}
+            }
+        }
+        let lost = bytes.chunks(kind.len).filter(|data| self.send(data, to, from).is_err());
+        lost.count() as u64
     }
 
     /// Makes the socket send as `outgoing` says. Where that is as before, it costs no call.
@@ -139,7 +185,7 @@ impl Sockets {
     /// Sockets whose readiness goes to `epoll`.
     #[must_use]
     pub fn new(epoll: OwnedFd, sources: Sources) -> Self {
-        Self { epoll, sources, slots: Vec::new(), free: Vec::new() }
+        Self { epoll, sources, slots: Vec::new(), free: Vec::new(), train: Train::default(), lost: 0 }
     }
 
     /// The epoll instance.
@@ -193,7 +239,14 @@ impl Sockets {
     }
 
     fn insert(&mut self, fd: OwnedFd, family: Family) -> Result<SocketId, HostError> {
-        let slot = Some(Slot { fd, family, source: Source::Open, hop_limit: None, dont_fragment: None });
+        let slot = Some(Slot {
+            fd,
+            family,
+            source: Source::Open,
+            hop_limit: None,
+            dont_fragment: None,
+            takes_trains: false,
+        });
         let index = if let Some(index) = self.free.pop() {
             if let Some(place) = usize::try_from(index).ok().and_then(|at| self.slots.get_mut(at)) {
                 *place = slot;
@@ -212,6 +265,21 @@ impl Sockets {
             self.free.push(socket.0);
         }
         slot
+    }
+
+    /// Sends what waits to leave together.
+    fn send_off(&mut self) {
+        let mut train = std::mem::take(&mut self.train);
+        if let Some((kind, bytes)) = train.close() {
+            let chosen = self.sources.toward(kind.outgoing.to);
+            if let Some(slot) = self.slot_mut(kind.socket) {
+                let from = slot.departure(kind.outgoing, chosen);
+                let lost = slot.send_train(kind, bytes, from);
+                self.lost += lost;
+            }
+        }
+        train.clear();
+        self.train = train;
     }
 
     /// What every stream of ours has set.
@@ -406,7 +474,11 @@ impl Host for Sockets {
     }
 
     fn udp_open(&mut self, token: Token, family: Family) -> Result<SocketId, HostError> {
-        self.open_datagram(token, family, None)
+        let socket = self.open_datagram(token, family, None)?;
+        if let Some(slot) = self.slot_mut(socket) {
+            slot.takes_trains = true;
+        }
+        Ok(socket)
     }
 
     fn udp_listen(&mut self, token: Token, listener: Listener) -> Result<SocketId, HostError> {
@@ -418,6 +490,7 @@ impl Host for Sockets {
         let socket = self.keep_datagram(token, fd, family)?;
         if let Some(slot) = self.slot_mut(socket) {
             slot.source = if is_wildcard { Source::EachItsOwn } else { Source::Bound };
+            slot.takes_trains = true;
         }
         Ok(socket)
     }
@@ -431,25 +504,35 @@ impl Host for Sockets {
     }
 
     fn send_to(&mut self, socket: SocketId, outgoing: Outgoing, data: &[u8]) -> Result<Io<()>, HostError> {
+        if self.train.join(socket, outgoing, data) {
+            return Ok(Io::Done(()));
+        }
+        self.send_off();
         let chosen = self.sources.toward(outgoing.to);
         let Some(slot) = self.slot_mut(socket) else { return Ok(Io::Broken) };
-        let from = match slot.source {
-            Source::Open => {
-                slot.source = Source::Bound;
-                if let Some(chosen) = chosen {
-                    rustix::net::bind(&slot.fd, &chosen).map_err(host_error)?;
-                }
-                None
+        if slot.source == Source::Open {
+            slot.source = Source::Bound;
+            if let Some(chosen) = chosen {
+                rustix::net::bind(&slot.fd, &chosen).map_err(host_error)?;
             }
-            Source::Bound => None,
-            Source::EachItsOwn => outgoing.from.or(chosen.map(|chosen| chosen.ip())),
-        };
+        }
+        let from = slot.departure(outgoing, chosen);
         slot.prepare(outgoing);
         match slot.send(data, outgoing.to, from) {
-            Ok(()) => Ok(Io::Done(())),
+            Ok(()) => {
+                if slot.takes_trains {
+                    self.train.follow(Kind { socket, outgoing, len: data.len() });
+                }
+                Ok(Io::Done(()))
+            }
             Err(Errno::AGAIN | Errno::INTR) => Ok(Io::Blocked),
             Err(errno) => Err(host_error(errno)),
         }
+    }
+
+    fn flush(&mut self) -> u64 {
+        self.send_off();
+        std::mem::take(&mut self.lost)
     }
 
     fn recv_from(&mut self, socket: SocketId, buffer: &mut [u8]) -> Io<Datagram> {
@@ -477,6 +560,7 @@ impl Host for Sockets {
     }
 
     fn close(&mut self, socket: SocketId) {
+        self.send_off();
         drop(self.take(socket));
     }
 }

@@ -80,6 +80,55 @@ fn unspecified_and_mapped_addresses_reach_loopback_listeners() {
     drop((listener, listener6));
 }
 
+/// Why datagrams may leave together: they arrive as they were.
+#[test]
+fn datagrams_that_leave_together_arrive_one_by_one_in_order() {
+    own_network();
+    for local in ["127.0.0.1:0", "[::1]:0"] {
+        let server = UdpSocket::bind(local).unwrap();
+        server.set_read_timeout(Some(PATIENCE)).unwrap();
+        let to = server.local_addr().unwrap();
+        let mut sockets = sockets();
+        let socket = sockets.udp_open(token(Owner::Udp), Family::of(to.ip())).unwrap();
+        let datagrams = [1400, 1400, 1400, 9, 9, 1400, 0, 2000, 1400, 1400];
+        let datagrams: Vec<Vec<u8>> = (0..).zip(datagrams).map(|(mark, len)| vec![mark; len]).collect();
+        for data in &datagrams {
+            assert_eq!(sockets.send_to(socket, outgoing(to), data), Ok(Io::Done(())));
+        }
+        assert_eq!(sockets.flush(), 0);
+        let mut buffer = [0; 4000];
+        for data in &datagrams {
+            let len = server.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..len], data);
+        }
+    }
+}
+
+/// What waits to leave together is not lost to the refusal of an earlier datagram.
+#[test]
+fn datagrams_that_leave_together_survive_an_earlier_refusal() {
+    own_network();
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    server.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (to, nobody) = (server.local_addr().unwrap(), SocketAddr::from(([127, 0, 0, 1], 9)));
+    let mut sockets = sockets();
+    let socket = sockets.udp_open(token(Owner::Udp), Family::V4).unwrap();
+    assert_eq!(sockets.send_to(socket, outgoing(nobody), b"x"), Ok(Io::Done(())));
+    // The refusal may stand in the way of the first, which is told.
+    while sockets.send_to(socket, outgoing(to), b"lead").is_err() {}
+    assert_eq!(sockets.send_to(socket, outgoing(nobody), b"y"), Ok(Io::Done(())));
+    while sockets.send_to(socket, outgoing(to), b"lead").is_err() {}
+    for data in [b"one!", b"two!"] {
+        assert_eq!(sockets.send_to(socket, outgoing(to), data), Ok(Io::Done(())));
+    }
+    assert_eq!(sockets.flush(), 0);
+    let mut buffer = [0; 16];
+    for expected in [b"lead", b"lead", b"one!", b"two!"] {
+        let len = server.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..len], expected);
+    }
+}
+
 /// Why a datagram is sent again after a refusal.
 #[test]
 fn a_refusal_fails_the_next_send_to_somebody_else_and_names_its_own_destination() {

@@ -128,6 +128,7 @@ impl<P: Port, H: Host> Worker<P, H> {
     /// Does what there is to do, a bounded amount of it.
     pub fn turn(&mut self, now: Instant, events: &[HostEvent]) -> Outlook {
         let mut worked = self.inhale(now) | self.collect(now) | !events.is_empty();
+        self.gateway.flush(&mut self.host);
         for &event in events {
             let mut out = Exit { switch: &mut self.switch, now };
             self.gateway.handle_host(now, event, &mut self.host, &mut out);
@@ -137,6 +138,7 @@ impl<P: Port, H: Host> Worker<P, H> {
         let mut out = Exit { switch: &mut self.switch, now };
         self.gateway.exhale(now, &mut self.host, &mut out);
         self.gateway.handle_timers(now, &mut self.host, &mut out);
+        self.gateway.flush(&mut self.host);
         let more = !self.ready.is_empty() || self.gateway.has_more() || self.exchange.has_more();
         Outlook { more, worked, deadline: self.gateway.next_deadline() }
     }

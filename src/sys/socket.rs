@@ -243,38 +243,73 @@ pub fn receive_datagram(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Rec
     Ok(ReceivedDatagram { len, from, to, hop_limit })
 }
 
-/// Sends one datagram from an address of the host's.
+/// Sends datagrams: as many of `segment` bytes as `data` has, the last of which may be shorter; without `segment` one. They
+/// leave from an address of the host's if one is given.
 ///
 /// # Errors
-/// What the kernel said; it may be about an earlier datagram.
-pub fn send_datagram_from(fd: BorrowedFd<'_>, data: &[u8], to: SocketAddr, from: IpAddr) -> io::Result<()> {
+/// What the kernel said; it may be about an earlier datagram. `EINVAL`, `EIO` or `EMSGSIZE` when it cannot segment here.
+pub fn send_datagrams(
+    fd: BorrowedFd<'_>,
+    data: &[u8],
+    segment: Option<u16>,
+    to: SocketAddr,
+    from: Option<IpAddr>,
+) -> io::Result<()> {
+    let mut controls = Controls::new();
+    if let Some(segment) = segment {
+        controls.push((libc::SOL_UDP, libc::UDP_SEGMENT), segment);
+    }
     match from {
-        IpAddr::V4(from) => {
+        None => {}
+        Some(IpAddr::V4(from)) => {
             let spec_dst = libc::in_addr { s_addr: u32::from_ne_bytes(from.octets()) };
             let info = libc::in_pktinfo {
                 ipi_ifindex: 0,
                 ipi_spec_dst: spec_dst,
                 ipi_addr: libc::in_addr { s_addr: 0 },
             };
-            send_with_control(fd, data, to, (libc::IPPROTO_IP, libc::IP_PKTINFO), info)
+            controls.push((libc::IPPROTO_IP, libc::IP_PKTINFO), info);
         }
-        IpAddr::V6(from) => {
+        Some(IpAddr::V6(from)) => {
             let ipi6_addr = libc::in6_addr { s6_addr: from.octets() };
             let info = libc::in6_pktinfo { ipi6_addr, ipi6_ifindex: 0 };
-            send_with_control(fd, data, to, (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO), info)
+            controls.push((libc::IPPROTO_IPV6, libc::IPV6_PKTINFO), info);
         }
+    }
+    send_message(fd, data, to, &controls)
+}
+
+/// Control messages of a send, one behind the other.
+struct Controls {
+    buffer: ControlBuffer,
+    len: usize,
+}
+
+impl Controls {
+    fn new() -> Self {
+        Self { buffer: ControlBuffer([0; 256]), len: 0 }
+    }
+
+    /// Adds a message whose data is `data`; there is room for a few small ones.
+    fn push<T: Copy>(&mut self, (level, kind): (i32, i32), data: T) {
+        // SAFETY: only computes.
+        let (space, len) =
+            unsafe { (libc::CMSG_SPACE(size_of::<T>() as u32), libc::CMSG_LEN(size_of::<T>() as u32)) };
+        assert!(self.len + space as usize <= self.buffer.0.len(), "few control messages");
+        // SAFETY: the buffer is aligned for headers, as is every multiple of CMSG_SPACE, and has `space` bytes from here
+        // on: room for a header and for `data` behind it.
+        unsafe {
+            let header = self.buffer.0.as_mut_ptr().add(self.len).cast::<libc::cmsghdr>();
+            (*header).cmsg_level = level;
+            (*header).cmsg_type = kind;
+            (*header).cmsg_len = len as _;
+            libc::CMSG_DATA(header).cast::<T>().write_unaligned(data);
+        }
+        self.len += space as usize;
     }
 }
 
-/// Sends one datagram with one control message, whose data is `info`.
-fn send_with_control<T: Copy>(
-    fd: BorrowedFd<'_>,
-    data: &[u8],
-    to: SocketAddr,
-    (level, kind): (i32, i32),
-    info: T,
-) -> io::Result<()> {
-    let mut control = ControlBuffer([0; 256]);
+fn send_message(fd: BorrowedFd<'_>, data: &[u8], to: SocketAddr, controls: &Controls) -> io::Result<()> {
     // SAFETY: all-zero is a valid value of these plain C structures.
     let (mut name, mut message) =
         unsafe { (mem::zeroed::<libc::sockaddr_storage>(), mem::zeroed::<libc::msghdr>()) };
@@ -283,21 +318,11 @@ fn send_with_control<T: Copy>(
     let mut iov = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
     message.msg_iov = &raw mut iov;
     message.msg_iovlen = 1;
-    message.msg_control = control.0.as_mut_ptr().cast();
-    // SAFETY: only computes; a packet information and its header are far smaller than the buffer.
-    let (space, len) =
-        unsafe { (libc::CMSG_SPACE(size_of::<T>() as u32), libc::CMSG_LEN(size_of::<T>() as u32)) };
-    message.msg_controllen = space as _;
-    // SAFETY: the control buffer is aligned and has `space` bytes and more, so there is a first header, with room for
-    // `info` behind it; the kernel only reads what `message` names, all of which lives across the call.
-    let sent = unsafe {
-        let header = libc::CMSG_FIRSTHDR(&raw const message);
-        (*header).cmsg_level = level;
-        (*header).cmsg_type = kind;
-        (*header).cmsg_len = len as _;
-        libc::CMSG_DATA(header).cast::<T>().write_unaligned(info);
-        libc::sendmsg(fd.as_raw_fd(), &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
-    };
+    message.msg_control = controls.buffer.0.as_ptr().cast_mut().cast();
+    message.msg_controllen = controls.len as _;
+    // SAFETY: the kernel only reads what `message` names, all of which lives across the call.
+    let sent =
+        unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

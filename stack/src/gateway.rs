@@ -153,6 +153,11 @@ impl Gateway {
         self.transit.handle_packet(cx, packet, frame)
     }
 
+    /// The host sends what it kept back to send it together: nothing of its kind follows soon.
+    pub fn flush<H: Host>(&mut self, host: &mut H) {
+        self.env.drops.count_many(DropReason::HostExhausted, host.flush());
+    }
+
     /// A socket of ours became usable.
     pub fn handle_host<H: Host, O: Outbox>(
         &mut self,

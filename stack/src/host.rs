@@ -323,6 +323,12 @@ pub trait Host {
     /// Why the host would not send it.
     fn send_to(&mut self, socket: SocketId, outgoing: Outgoing, data: &[u8]) -> Result<Io<()>, HostError>;
 
+    /// Sends what [`Host::send_to`] has taken but kept back, to send it with others of its kind. Called after every burst of
+    /// frames and at the end of a turn. Returns how many datagrams the host did not take.
+    fn flush(&mut self) -> u64 {
+        0
+    }
+
     /// Receives one datagram.
     fn recv_from(&mut self, socket: SocketId, buffer: &mut [u8]) -> Io<Datagram>;
 

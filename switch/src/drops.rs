@@ -105,8 +105,13 @@ impl<R: Reason> Default for DropCounters<R> {
 impl<R: Reason> DropCounters<R> {
     /// Counts one frame.
     pub fn count(&mut self, reason: R) {
+        self.count_many(reason, 1);
+    }
+
+    /// Counts `number` frames.
+    pub fn count_many(&mut self, reason: R, number: u64) {
         if let Some(count) = self.counts.get_mut(reason.index()) {
-            *count += 1;
+            *count += number;
         }
     }
 
