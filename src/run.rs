@@ -181,11 +181,12 @@ fn gateway(
     let remarks = Remarks::new(
         doctor::when_needed(config.memory_bytes).map(|(reason, advice)| (reason, advice.to_string())),
     );
+    let offloads = taps.first().map_or(wharf_switch::Offloads::NONE, Tap::offloads_of);
+    let queues = taps.into_iter().map(|queue| Device::Tap(Tap::new(queue, offloads))).collect();
     // Everything that the next would forbid is open now, and there is still one thread.
     if options.sandbox {
         sandbox::confine(init, &resolv::directories());
     }
-    let queues = taps.into_iter().map(|queue| Device::Tap(Tap::new(queue, Tap::OFFLOADS))).collect();
     let dataplane = dataplane::Options { poll: options.poll, sources: Sources::default() };
     let running = dataplane::start(config, queues, &dataplane, remarks).doing("starting the gateway")?;
     for publication in publications {

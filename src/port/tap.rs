@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use crate::sys::tun;
 use rustix::io::Errno;
 use wharf_switch::{Frame, Offloads, Port, Received, Sent};
 
@@ -14,8 +15,14 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// What a TAP takes unfinished that was opened with `IFF_VNET_HDR`.
-    pub const OFFLOADS: Offloads = Offloads { uso: false, ..Offloads::ALL };
+    /// What a TAP takes unfinished that was opened with `IFF_VNET_HDR`, on any kernel.
+    const OFFLOADS: Offloads = Offloads { uso: false, ..Offloads::ALL };
+
+    /// What this queue takes unfinished, opened with `IFF_VNET_HDR`. A packet socket may stand for it.
+    pub fn offloads_of(queue: impl AsFd) -> Offloads {
+        let uso = tun::takes_udp_segmentation(queue).unwrap_or(false);
+        Offloads { uso, ..Self::OFFLOADS }
+    }
 
     /// A port on an open queue. `offloads` is what the *container's* side takes from us; its `vnet_header` must be whether
     /// the queue was opened with `IFF_VNET_HDR`.

@@ -148,6 +148,16 @@ pub fn set_offloads(queue: impl AsFd, udp: bool) -> io::Result<Offloads> {
     Ok(Offloads::default())
 }
 
+/// Whether the kernel takes UDP super-frames from us (Linux 6.2). The device itself is left to send us none.
+///
+/// # Errors
+/// As of [`set_offloads`].
+pub fn takes_udp_segmentation(queue: impl AsFd) -> io::Result<bool> {
+    let takes = set_offloads(&queue, true)?.udp;
+    set_offloads(queue, false)?;
+    Ok(takes)
+}
+
 /// Takes back what [`set_offloads`] offered. A device that outlives its queue keeps the offer, and the next program that
 /// attaches would be given unfinished checksums without knowing.
 ///

@@ -182,7 +182,7 @@ mod tests {
             dst: dst.parse().unwrap(),
         };
         let mut frame = Pool::new(1).small();
-        emit::udp(&mut frame, &path, (src_port, dst_port), 64, 0);
+        emit::udp(&mut frame, &path, (src_port, dst_port), 64, 0, 0);
         frame
     }
 

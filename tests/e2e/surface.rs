@@ -132,6 +132,38 @@ print("unchanged")
     }
 }
 
+/// Those that leave and arrive together are still those that they were.
+#[test]
+fn bursts_of_datagrams_pass_both_ways_unchanged_and_in_order() {
+    let mut lab = Lab::new();
+    lab.serve_everything();
+    let script = r#"python3 -c '
+import socket, sys
+for to in sys.argv[1:]:
+    s = socket.socket(socket.AF_INET6 if ":" in to else socket.AF_INET, socket.SOCK_DGRAM)
+    s.settimeout(10)
+    s.connect((to, 7))
+    for size in [1, 64, 1200, 1400]:
+        # Few enough for the smallest receive buffer on the way.
+        sent = [bytes([i, size & 255]) * (size // 2) + bytes([i]) for i in range(40)] + [b"short", b"shorter", bytes(size)]
+        for data in sent:
+            s.send(data)
+        assert [s.recv(65535) for _ in sent] == sent, (to, size)
+print("unchanged")
+' "#;
+    let (both, translated) = ("198.51.100.1 2001:db8:2::1", "64:ff9b:1::198.51.100.1");
+    for (options, to) in [
+        (&[][..], both),
+        (&["--mtu", "1500"], both),
+        (&["--mtu", "1300"], both),
+        (&["--device", "veth"], both),
+        (&["--ipv6-only"], translated),
+    ] {
+        let result = lab.inside(options, &format!("{script}{to}"));
+        assert_eq!(result.text(), "unchanged\n", "{options:?}: {result:?}");
+    }
+}
+
 #[test]
 fn a_degraded_point_is_said_once_when_it_is_first_needed() {
     let lab = Lab::new();

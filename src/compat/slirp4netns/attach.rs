@@ -86,7 +86,8 @@ fn opened_inside(options: &Options, netns: &Path, userns: Option<PathBuf>) -> Re
     let tap = received.failed("recvmsg")?.and_then(|(_, mut fds)| fds.pop());
     let tap = tap.ok_or_else(|| Failure::new("the child sent no TAP"))?;
     eprintln!("received tapfd={}", tap.as_raw_fd());
-    Ok(Tap::new(tap, Tap::OFFLOADS))
+    let offloads = Tap::offloads_of(&tap);
+    Ok(Tap::new(tap, offloads))
 }
 
 /// Waits for the child, whose failure is ours.
@@ -174,5 +175,6 @@ fn inherited(tap: OwnedFd) -> Result<Tap, Failure> {
     }
     tun::set_vnet_header_len(&tap).failed("ioctl(TUNSETVNETHDRSZ)")?;
     tun::set_offloads(&tap, false).failed("ioctl(TUNSETOFFLOAD)")?;
-    Ok(Tap::new(tap, Tap::OFFLOADS))
+    let offloads = Tap::offloads_of(&tap);
+    Ok(Tap::new(tap, offloads))
 }

@@ -22,7 +22,7 @@ use core::net::{IpAddr, SocketAddr};
 use smoltcp::wire::IpProtocol;
 use wharf_switch::{Duration, Frame, Instant};
 
-use self::endpoint::{Endpoint, View};
+use self::endpoint::{Endpoint, Run, View};
 use super::flow::FlowTable;
 use super::icmp_error::{self, Cause};
 use super::outside;
@@ -45,6 +45,8 @@ pub(super) trait Protocol {
     const PURPOSE: &'static [u8];
     /// Bytes behind the IP header that the host's socket keeps to itself.
     const HEADER_LEN: usize;
+    /// How many datagrams may go to a container in one super-frame.
+    const MOST_JOINED: usize;
     /// Why a packet is dropped for which the host allows no socket.
     const NOT_PERMITTED: DropReason;
 
@@ -58,7 +60,7 @@ pub(super) trait Protocol {
 
     /// Writes the headers for the container around what the host received. It stands in `frame` already, at
     /// [`Path::payload_start`] and [`Protocol::HEADER_LEN`] further, and fits into a packet.
-    fn emit(frame: &mut Frame, path: &Path, key: &Key, datagram: &Datagram) -> Result<(), DropReason>;
+    fn emit(frame: &mut Frame, path: &Path, key: &Key, run: &Run) -> Result<(), DropReason>;
 }
 
 /// How long a mapping is kept.

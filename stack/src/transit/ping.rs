@@ -17,10 +17,11 @@ use core::net::{IpAddr, SocketAddr};
 use smoltcp::wire::{Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, IpProtocol};
 use wharf_switch::{Checksum, Duration, Frame};
 
+use super::datagram::endpoint::Run;
 use super::datagram::{self, Key, Lifetime, Outbound, Protocol, Relay};
 use crate::DropReason;
 use crate::env::{Cx, Outbox};
-use crate::host::{Datagram, Family, Host, HostError, IcmpReport, Owner, SocketId, Token};
+use crate::host::{Family, Host, HostError, IcmpReport, Owner, SocketId, Token};
 use crate::wire::Packet;
 use crate::wire::emit::{self, Path};
 
@@ -73,6 +74,7 @@ impl Protocol for Echo {
     const PURPOSE: &'static [u8] = b"echo mappings";
     const HEADER_LEN: usize = 0;
     const NOT_PERMITTED: DropReason = DropReason::EchoNotPermitted;
+    const MOST_JOINED: usize = 1;
 
     fn timeout(_: Lifetime) -> Duration {
         TIMEOUT
@@ -92,13 +94,13 @@ impl Protocol for Echo {
         (protocol, [kind, 0, 0, 0, i0, i1, s0, s1])
     }
 
-    fn emit(frame: &mut Frame, path: &Path, key: &Key, datagram: &Datagram) -> Result<(), DropReason> {
+    fn emit(frame: &mut Frame, path: &Path, key: &Key, run: &Run) -> Result<(), DropReason> {
         let received = frame.bytes().get(path.payload_start()..).unwrap_or_default();
-        if !is_reply(received.get(..datagram.len).unwrap_or_default(), key.outside) {
+        if !is_reply(received.get(..run.len).unwrap_or_default(), key.outside) {
             return Err(DropReason::IcmpUnknown);
         }
         let protocol = if path.dst.is_ipv4() { IpProtocol::Icmp } else { IpProtocol::Icmpv6 };
-        let bytes = emit::ip(frame, path, protocol, datagram.hop_limit, datagram.len);
+        let bytes = emit::ip(frame, path, protocol, run.lead.hop_limit, run.len);
         match (path.src, path.dst) {
             (IpAddr::V6(src), IpAddr::V6(dst)) => {
                 let mut view = Icmpv6Packet::new_unchecked(bytes);

@@ -13,10 +13,11 @@ use core::net::SocketAddr;
 use smoltcp::wire::{IpProtocol, UdpPacket};
 use wharf_switch::{Duration, Frame};
 
+use super::datagram::endpoint::Run;
 use super::datagram::{self, Key, Lifetime, Outbound, Protocol, Relay};
 use crate::DropReason;
 use crate::env::{Cx, Outbox};
-use crate::host::{Datagram, Family, Host, HostError, IcmpReport, Owner, SocketId, Token};
+use crate::host::{Family, Host, HostError, IcmpReport, Owner, SocketId, Token};
 use crate::transit::flow::FlowKey;
 use crate::transit::publish::Ports;
 use crate::wire::Packet;
@@ -82,6 +83,7 @@ impl Protocol for Udp {
     const PURPOSE: &'static [u8] = b"udp mappings";
     const HEADER_LEN: usize = emit::UDP_HEADER_LEN;
     const NOT_PERMITTED: DropReason = DropReason::HostRefused;
+    const MOST_JOINED: usize = 64;
 
     fn timeout(lifetime: Lifetime) -> Duration {
         match lifetime {
@@ -101,9 +103,9 @@ impl Protocol for Udp {
         (IpProtocol::Udp, [s0, s1, d0, d1, 0, 8, 0, 0])
     }
 
-    fn emit(frame: &mut Frame, path: &Path, key: &Key, datagram: &Datagram) -> Result<(), DropReason> {
-        let ports = (datagram.from.port(), key.internal.port());
-        emit::udp(frame, path, ports, datagram.hop_limit, datagram.len);
+    fn emit(frame: &mut Frame, path: &Path, key: &Key, run: &Run) -> Result<(), DropReason> {
+        let ports = (run.lead.from.port(), key.internal.port());
+        emit::udp(frame, path, ports, run.lead.hop_limit, run.len, run.lead.len);
         Ok(())
     }
 }

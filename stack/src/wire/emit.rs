@@ -158,12 +158,15 @@ pub(crate) fn tcp(frame: &mut Frame, path: &Path, header: &TcpRepr<'_>, payload_
 }
 
 /// Writes the headers of a UDP datagram whose `payload_len` bytes stand at [`Path::udp_payload_start`] already.
+///
+/// A payload longer than `segment` is that of several datagrams, which makes it a super-frame.
 pub(crate) fn udp(
     frame: &mut Frame,
     path: &Path,
     (src_port, dst_port): (u16, u16),
     hop_limit: u8,
     payload_len: usize,
+    segment: usize,
 ) {
     let len = UDP_HEADER_LEN + payload_len;
     let sum = pseudo_header_sum(path, IpProtocol::Udp, len);
@@ -174,6 +177,14 @@ pub(crate) fn udp(
     packet.set_checksum(sum);
     let start = path.payload_start();
     frame.offload.checksum = Checksum::Partial { start: len16(start), offset: UDP_CHECKSUM_OFFSET };
+    if payload_len > segment {
+        frame.offload.segmentation = NonZeroU16::new(len16(segment)).map(|size| Segmentation {
+            kind: SegmentationKind::UdpL4,
+            size,
+            header_len: len16(start + UDP_HEADER_LEN),
+            ecn: false,
+        });
+    }
 }
 
 /// A whole UDP datagram that starts at the gateway.
@@ -184,6 +195,6 @@ pub(crate) fn datagram(pool: &Pool, path: &Path, ports: (u16, u16), payload: &[u
     if let Some(room) = frame.bytes_mut().get_mut(start..) {
         room.copy_from_slice(payload);
     }
-    udp(&mut frame, path, ports, HOP_LIMIT, payload.len());
+    udp(&mut frame, path, ports, HOP_LIMIT, payload.len(), payload.len());
     frame
 }

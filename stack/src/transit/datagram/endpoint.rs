@@ -9,6 +9,8 @@
 //! it to be too small. What a router further on finds out comes by the error queue. Larger ones than the usual link takes
 //! are the exception: see [`USUAL_MTU`].
 //!
+//! Towards the container datagrams that are alike go together, as one super-frame: see [`Run`].
+//!
 //! # Bounds
 //! A visit delivers at most [`DATAGRAMS_PER_VISIT`].
 //!
@@ -19,7 +21,7 @@ use core::marker::PhantomData;
 use core::net::{IpAddr, SocketAddr};
 
 use smoltcp::wire::EthernetAddress;
-use wharf_switch::frame::MAX_FRAME_LEN;
+use wharf_switch::frame::{ETHERNET_HEADER_LEN, MAX_FRAME_LEN};
 use wharf_switch::{Frame, Instant};
 
 use super::{Key, Outbound, Protocol};
@@ -64,6 +66,31 @@ pub(in crate::transit) struct Delivered {
     pub(in crate::transit) any: bool,
     /// There may be more.
     pub(in crate::transit) more: bool,
+}
+
+/// Datagrams of one sender, received one after the other, each as long as the first but perhaps the last.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::transit) struct Run {
+    /// The first.
+    pub(in crate::transit) lead: Datagram,
+    /// Bytes of all of them.
+    pub(in crate::transit) len: usize,
+    count: usize,
+}
+
+impl Run {
+    fn new(lead: Datagram) -> Self {
+        Self { lead, len: lead.len, count: 1 }
+    }
+
+    /// Whether `next` may go with them to a container whose packets take `room` bytes of payload.
+    fn admits<P: Protocol>(&self, next: &Datagram, room: usize, largest: usize) -> bool {
+        let Self { lead, len, count } = *self;
+        let is_alike = Datagram { len: lead.len, ..*next } == lead && (1..=lead.len).contains(&next.len);
+        // What was shorter than the first was the last, and what is larger than the link leaves in fragments.
+        let is_open = count < P::MOST_JOINED && len == count * lead.len;
+        is_alike && is_open && P::HEADER_LEN + lead.len <= room && P::HEADER_LEN + len + next.len <= largest
+    }
 }
 
 /// A socket, and the container that it stands for.
@@ -165,41 +192,91 @@ impl<P: Protocol> Endpoint<P> {
         view: &mut impl View,
     ) -> Delivered {
         let mut any = false;
-        let mut frame = cx.env.pool.large();
+        let mut more = true;
         let start = self.path(cx, self.key.internal.ip()).payload_start() + P::HEADER_LEN;
+        let (mut frame, mut next) = (cx.env.pool.large(), cx.env.pool.large());
+        let mut run: Option<Run> = None;
         for _ in 0..DATAGRAMS_PER_VISIT {
-            frame.clear();
-            frame.set_len(MAX_FRAME_LEN);
-            let room = frame.bytes_mut().get_mut(start..).unwrap_or_default();
-            match cx.host.recv_from(self.socket, room) {
-                Io::Done(datagram) => match self.emit(cx, &mut frame, datagram, ident, view) {
-                    Ok(()) => any = true,
-                    Err(reason) => cx.discard(reason),
-                },
-                // An error comes before the datagrams that wait, and need not be in the queue.
-                Io::Broken => self.report_errors(cx, view),
-                Io::Blocked => return Delivered { any, more: false },
+            next.clear();
+            next.set_len(MAX_FRAME_LEN);
+            let datagram =
+                match cx.host.recv_from(self.socket, next.bytes_mut().get_mut(start..).unwrap_or_default()) {
+                    Io::Done(datagram) => datagram,
+                    // An error comes before the datagrams that wait, and need not be in the queue.
+                    Io::Broken => {
+                        self.report_errors(cx, view);
+                        continue;
+                    }
+                    Io::Blocked => {
+                        more = false;
+                        break;
+                    }
+                };
+            match &mut run {
+                Some(run) if self.joins(cx, run, &datagram) => {
+                    let from = next.bytes().get(start..start + datagram.len).unwrap_or_default();
+                    if let Some(to) =
+                        frame.bytes_mut().get_mut(start + run.len..start + run.len + datagram.len)
+                    {
+                        to.copy_from_slice(from);
+                    }
+                    run.len += datagram.len;
+                    run.count += 1;
+                }
+                _ => {
+                    any |= self.emit(cx, &mut frame, run.replace(Run::new(datagram)), ident, view);
+                    core::mem::swap(&mut frame, &mut next);
+                }
             }
         }
-        Delivered { any, more: true }
+        any |= self.emit(cx, &mut frame, run, ident, view);
+        Delivered { any, more }
     }
 
-    /// Sends to the container what the host received into `frame`.
+    /// Whether a datagram may go in one super-frame with those before it.
+    fn joins<H, O>(&self, cx: &Cx<'_, H, O>, run: &Run, datagram: &Datagram) -> bool {
+        let path = self.path(cx, self.key.internal.ip());
+        let room = (cx.env.config.mtu_bytes + ETHERNET_HEADER_LEN).saturating_sub(path.payload_start());
+        run.admits::<P>(datagram, room, path.max_payload())
+    }
+
+    /// Sends to the container what the host received into `frame`. Returns whether there was something for it.
     fn emit<H, O: Outbox>(
         &self,
         cx: &mut Cx<'_, H, O>,
         frame: &mut Frame,
-        mut datagram: Datagram,
+        run: Option<Run>,
+        ident: &mut u32,
+        view: &mut impl View,
+    ) -> bool {
+        let Some(run) = run else { return false };
+        let result = self.try_emit(cx, frame, run, ident, view);
+        if let Err(reason) = result {
+            cx.discard(reason);
+        }
+        result.is_ok()
+    }
+
+    fn try_emit<H, O: Outbox>(
+        &self,
+        cx: &mut Cx<'_, H, O>,
+        frame: &mut Frame,
+        mut run: Run,
         ident: &mut u32,
         view: &mut impl View,
     ) -> Result<(), DropReason> {
-        datagram.from = view.sender(&cx.env.config, cx.now, &datagram)?;
-        let path = self.path(cx, datagram.from.ip());
-        if P::HEADER_LEN + datagram.len > path.max_payload() {
+        run.lead.from = view.sender(&cx.env.config, cx.now, &run.lead)?;
+        let path = self.path(cx, run.lead.from.ip());
+        if P::HEADER_LEN + run.len > path.max_payload() {
             return Err(DropReason::AnswerTooLarge);
         }
-        datagram.hop_limit = datagram.hop_limit.saturating_sub(1).max(1);
-        P::emit(frame, &path, &self.key, &datagram)?;
+        run.lead.hop_limit = run.lead.hop_limit.saturating_sub(1).max(1);
+        P::emit(frame, &path, &self.key, &run)?;
+        if run.count > 1 {
+            // Its segments fit the link.
+            cx.send(frame);
+            return Ok(());
+        }
         *ident = ident.wrapping_add(1);
         fragments::send(cx, frame, &path, *ident)
     }
