@@ -483,10 +483,6 @@ impl Host for Sockets {
 
     fn udp_listen(&mut self, token: Token, listener: Listener) -> Result<SocketId, HostError> {
         let Listener { fd, family, is_wildcard } = listener;
-        if is_wildcard {
-            socket::report_own_addresses(fd.as_fd(), family == Family::V6)
-                .map_err(|error| host_error(io_errno(&error)))?;
-        }
         let socket = self.keep_datagram(token, fd, family)?;
         if let Some(slot) = self.slot_mut(socket) {
             slot.source = if is_wildcard { Source::EachItsOwn } else { Source::Bound };

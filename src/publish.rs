@@ -13,7 +13,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{
@@ -25,6 +25,7 @@ use wharf_stack::host::{Family, Transport};
 
 use crate::host::Listener;
 use crate::netns::plan::Plan;
+use crate::sys::socket::report_own_addresses;
 
 /// Clients that may wait for the gateway.
 pub const BACKLOG: i32 = 4096;
@@ -136,7 +137,12 @@ impl Bound {
     pub fn leading_to(self, target: SocketAddr) -> Publication {
         let address = self.at.ip();
         let (family, is_wildcard) = (Family::of(address), address.is_unspecified());
-        let port = PublishedPort { transport: self.transport, outside: family, target };
+        let port = PublishedPort {
+            transport: self.transport,
+            outside: family,
+            target,
+            is_local: address.is_loopback(),
+        };
         Publication { listener: Listener { fd: self.socket, family, is_wildcard }, port }
     }
 }
@@ -213,6 +219,11 @@ fn open(transport: Transport, at: SocketAddr) -> Result<OwnedFd, Errno> {
     if transport == Transport::Tcp {
         // Connections of an earlier run that wait for their end do not keep the port.
         sockopt::set_socket_reuseaddr(&socket, true)?;
+    }
+    if transport == Transport::Udp && at.ip().is_unspecified() {
+        // Before anything can have come: every datagram says to which address.
+        report_own_addresses(socket.as_fd(), at.is_ipv6())
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
     }
     bind_socket(&socket, &at)?;
     if transport == Transport::Tcp {

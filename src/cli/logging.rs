@@ -36,12 +36,30 @@ impl LogArgs {
 
 pub(crate) fn start(args: &LogArgs) {
     let Some(level) = args.level() else { return };
-    let builder = fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
+    let builder = fmt()
+        .with_max_level(level)
+        .with_writer(|| Unheard(std::io::stderr()))
+        .log_internal_errors(false)
+        .with_target(false);
     if args.log_json {
         builder.json().flatten_event(true).init();
     } else {
         let colours = rustix::termios::isatty(std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
         builder.with_ansi(colours).event_format(Plain { colours }).init();
+    }
+}
+
+/// Standard error, where it is no matter that nobody listens or that a disk is full.
+struct Unheard(std::io::Stderr);
+
+impl std::io::Write for Unheard {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        Ok(self.0.write(bytes).unwrap_or(bytes.len()))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        drop(self.0.flush());
+        Ok(())
     }
 }
 

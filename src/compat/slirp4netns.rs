@@ -108,7 +108,7 @@ pub(super) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             Failure::new(&error.to_string())
         }
     };
-    eprintln!("{failure}");
+    say(&failure);
     ExitCode::from(u8::try_from(failure.status).unwrap_or(1))
 }
 
@@ -119,17 +119,19 @@ fn print(text: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// A line on standard error. Nobody may be listening, or the disk that it goes to be full: the network works on.
+fn say(line: &dyn std::fmt::Display) {
+    drop(writeln!(io::stderr(), "{line}"));
+}
+
 fn serve(options: Options) -> Result<(), Failure> {
-    for warning in &options.warnings {
-        print(&format!("WARNING: {warning}\n"));
-    }
     let sources = plan::sources(&options).map_err(|error| Failure::new(&error.to_string()))?;
     let seed = random::seed().failed("getrandom")?;
     let host = ResolvConf::read(Path::new(resolv::PATH)).unwrap_or_default();
     let follow = options.dns.then(|| host.nameservers.clone());
     let mut config = plan::config(&options, host, seed);
     let Some(guest) = attach::attach(&options)? else { return Ok(()) };
-    print(&plan::describe(&options, &config, sources));
+    let description = plan::describe(&options, &config, sources);
     let server = options.api_socket.as_deref().map(Server::listen).transpose().failed("api socket")?;
     let follower = Follower::new(follow);
     config.max_sockets = host::raise_open_files(rustix::process::getrlimit(Resource::Nofile));
@@ -137,15 +139,22 @@ fn serve(options: Options) -> Result<(), Failure> {
     let dataplane = dataplane::Options { poll: PollMode::default(), sources };
     let running = dataplane::start(config.clone(), vec![guest.device], &dataplane, Remarks::default())
         .failed("data plane")?;
+    // Standard output may be the ready descriptor, where nothing else is to be read.
+    let is_heard = !options.ready.as_ref().is_some_and(Inherited::is_stdout);
     if let Some(Inherited::Open(ready)) = options.ready {
         tell(ready);
+    }
+    if is_heard {
+        print(&description);
     }
     let address = plan::interface_address(options.cidr);
     let api = Api::new(Ports { running: &running, config, guest: address.into() }, address);
     let ends = Ends { exit: options.exit, guest: guest.life };
     tend::tend(ends, server.map(|server| (server, api)), follower, &running).failed("poll")?;
     running.stop();
-    guest.tap.map_or(Ok(()), tun::clear_offloads).failed("ioctl(TUNSETOFFLOAD)")
+    // The device may be gone by now.
+    let _ = guest.tap.map(tun::clear_offloads);
+    Ok(())
 }
 
 /// Tells the caller that the network works; who does not listen is not waited for.

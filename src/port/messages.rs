@@ -10,6 +10,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send, sockopt};
 use wharf_switch::{Frame, Offloads, Port, Received, Sent};
@@ -35,6 +36,12 @@ impl Messages {
         Self { socket, backlog: Backlog::default() }
     }
 
+    fn has_hung_up(&self) -> bool {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::empty())];
+        let polled = poll(&mut fds, Some(&Timespec::default()));
+        polled.is_err() || fds.iter().any(|fd| !fd.revents().is_empty())
+    }
+
     fn transmit(&self, bytes: &[u8]) -> Sent {
         match send(&self.socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Ok(_) => Sent::Sent,
@@ -55,8 +62,8 @@ impl Port for Messages {
         // With `MSG_TRUNC` the length is the message's, not that of what fitted.
         let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
         match recv(&self.socket, frame.plain_receive_buffer(), flags) {
-            // An empty message looks like the end, and is as useless.
-            Ok((_, 0)) => Received::Closed,
+            // An empty message, or the end.
+            Ok((_, 0)) if self.has_hung_up() => Received::Closed,
             Ok((_, received)) => match frame.accept_plain(received) {
                 Ok(()) => Received::Frame,
                 Err(reason) => Received::Dropped(reason),
@@ -111,8 +118,10 @@ mod tests {
         send(&peer, &[9; 60], SendFlags::empty()).unwrap();
         assert_eq!(port.recv(&mut frame), Received::Frame);
         assert_eq!(frame.bytes(), [9; 60]);
-        send(&peer, &[9; 13], SendFlags::empty()).unwrap();
-        assert_eq!(port.recv(&mut frame), Received::Dropped(DropReason::FrameTruncated));
+        for len in [13, 0] {
+            send(&peer, &vec![9; len], SendFlags::empty()).unwrap();
+            assert_eq!(port.recv(&mut frame), Received::Dropped(DropReason::FrameTruncated), "{len}");
+        }
         send(&peer, &vec![9; 100_000], SendFlags::empty()).unwrap();
         assert_eq!(port.recv(&mut frame), Received::Dropped(DropReason::FrameTooLong));
         drop(peer);

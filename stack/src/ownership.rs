@@ -283,6 +283,7 @@ mod tests {
                 transport: Transport::Udp,
                 outside: Family::V4,
                 target: SocketAddr::from(([10, 0, 2, 100], port)),
+                is_local: false,
             };
             let owner = ownership.of_port(&published);
             assert_eq!(ownership.owner(&datagram("10.0.2.2", port, 5555)), owner);

@@ -159,3 +159,23 @@ fn a_port_that_cannot_be_published_is_named_and_no_command_runs() {
     let result = lab.inside(&["-p", "127.0.0.1:5353:53"], "echo started");
     assert_eq!(result.text(), "started\n");
 }
+
+#[test]
+fn a_port_published_on_the_loopback_alone_still_speaks_to_the_outside() {
+    let mut lab = Lab::new();
+    lab.serve_everything();
+    let script = r#"python3 -c '
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(10)
+s.bind(("", 53))
+s.sendto(b"an answer", ("198.51.100.1", 7))
+print(s.recv(100).decode())
+'"#;
+    for options in [
+        &["-p", "127.0.0.1:5353:53/udp"][..],
+        &["-p", "127.0.0.1:5353:53/udp", "-p", "203.0.113.1:5353:53/udp"],
+    ] {
+        assert_eq!(lab.inside(options, script).text(), "an answer\n", "{options:?}");
+    }
+}

@@ -64,7 +64,7 @@ fn streams_arrive_unchanged_both_ways_and_its_end_is_the_gateways() {
     let seen = boot(&lab, OURS, "--enable-sandbox --enable-seccomp", "streams", &script);
     assert_eq!(seen.text(), format!("{digest}  -\n{digest}\n"), "{seen:?}");
     for words in
-        ["waiting for a connection to", "the guest has closed its connection", "status 0", "No such file"]
+        ["Waiting for connection to", "the guest has closed its connection", "status 0", "No such file"]
     {
         assert!(seen.stderr.contains(words), "{words}: {seen:?}");
     }

@@ -161,3 +161,13 @@ fn what_still_runs_inside_ends_with_the_command() {
         eventually("every process of the sandbox is gone", || !super::caller::is_alive(pid));
     }
 }
+
+#[test]
+fn a_status_is_not_lost_when_nobody_hears_what_wharf_says() {
+    let finished = outside("$WHARF run -v -p 0:80 -- sh -c 'sleep 0.2; exit 3' 2>/dev/full");
+    assert_eq!(finished.status, Some(3), "{finished:?}");
+    let finished = outside(
+        "exec 3>&1; { $WHARF run -v -p 0:80 -- sh -c 'sleep 0.2; exit 3'; echo $? >&3; } 2>&1 >/dev/null | true",
+    );
+    assert_eq!(finished.stdout, "3\n", "{finished:?}");
+}

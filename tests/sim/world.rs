@@ -218,7 +218,12 @@ fn conversation(number: u64, random: &mut Random) -> (Part, Script) {
 }
 
 fn tcp_port(target: SocketAddr) -> PublishedPort {
-    PublishedPort { transport: Transport::Tcp, outside: host::Family::of(target.ip()), target }
+    PublishedPort {
+        transport: Transport::Tcp,
+        outside: host::Family::of(target.ip()),
+        target,
+        is_local: false,
+    }
 }
 
 /// A container, its port and its two directions of link.

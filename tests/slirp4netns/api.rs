@@ -86,3 +86,14 @@ fn the_socket_replaces_an_old_one_and_goes_with_the_gateway() {
         assert!(!path.exists(), "{confined:?}");
     }
 }
+
+#[test]
+fn a_gateway_that_ends_leaves_its_successors_socket() {
+    let path = socket("successor");
+    let args = ["-c", "--enable-sandbox", "-a", path.to_str().unwrap()];
+    let (first, second) = (Target::new(), Target::new());
+    let ending = Gateway::start(Program::Ours, &args, &first);
+    let _successor = Gateway::start(Program::Ours, &args, &second);
+    assert_eq!(ending.end().0.code(), Some(0));
+    assert!(ask(&path, "{\"execute\":\"list_hostfwd\"}").contains("\"entries\":[]"));
+}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! When it is ready, and when it ends.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Stdio;
 
@@ -62,4 +62,29 @@ fn it_outlives_its_target() {
     drop(target);
     assert!(is_alive(pid));
     assert_eq!(gateway.end().0.code(), Some(0));
+}
+
+#[test]
+fn it_works_on_when_nobody_hears_what_it_says() {
+    let target = Target::new();
+    let mut command = user_command("sh");
+    command.args(["-c", "exec \"$@\" 2>/dev/full", "sh"]).arg(Program::Ours.path());
+    command.args(["-e", "0", "-r", "1", "-c", &target.pid(), "tap0"]);
+    let gateway = Gateway::start_command(&mut command);
+    target.inside("ping -c1 -W5 10.0.2.2").text();
+    assert_eq!(gateway.end().0.code(), Some(0));
+}
+
+#[test]
+fn nothing_but_the_word_comes_to_the_ready_descriptor() {
+    let target = Target::new();
+    let mut command = user_command(Program::Ours.path());
+    command.args(["--enable-ipv6", "-e", "0", "-r", "1", "-c", &target.pid(), "tap0", "too", "many"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let mut said = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(said, "1");
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
 }

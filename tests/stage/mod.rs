@@ -137,14 +137,19 @@ impl Stage {
     /// Publishes a TCP port of the container, one at a time.
     pub fn publish(&mut self, target: SocketAddr) {
         assert!(self.published.is_none());
-        let port = PublishedPort { transport: Transport::Tcp, outside: Family::of(target.ip()), target };
+        let port = PublishedPort {
+            transport: Transport::Tcp,
+            outside: Family::of(target.ip()),
+            target,
+            is_local: false,
+        };
         self.published = Some(self.workers[0].publish(port, ()).unwrap());
     }
 
     /// Publishes a UDP port of the container to clients of a family. Its socket is the latest of the worker's, whose
     /// number is returned.
     pub fn publish_udp(&mut self, outside: Family, target: SocketAddr) -> (usize, PublicationId) {
-        let port = PublishedPort { transport: Transport::Udp, outside, target };
+        let port = PublishedPort { transport: Transport::Udp, outside, target, is_local: false };
         let worker = self.ownership.of_port(&port);
         (worker, self.workers[worker].publish(port, ()).unwrap())
     }

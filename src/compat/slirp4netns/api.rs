@@ -19,7 +19,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use wharf_stack::host::Transport;
 
-use super::forward::{Forward, Forwards, Publisher};
+use super::forward::{Forward, Forwards, Publisher, name};
+use super::say;
 
 /// A request has less bytes than this.
 const MAX_REQUEST: usize = 4096;
@@ -40,11 +41,13 @@ enum Parsed {
     Broken,
 }
 
+/// What follows the first value is nobody's: programs in C send the zero behind their text too.
 fn parse(bytes: &[u8]) -> Parsed {
-    match serde_json::from_slice(bytes) {
-        Ok(value) => Parsed::Whole(value),
-        Err(error) if error.is_eof() => Parsed::Part,
-        Err(_) => Parsed::Broken,
+    match serde_json::Deserializer::from_slice(bytes).into_iter().next() {
+        Some(Ok(value)) => Parsed::Whole(value),
+        None => Parsed::Part,
+        Some(Err(error)) if error.is_eof() => Parsed::Part,
+        Some(Err(_)) => Parsed::Broken,
     }
 }
 
@@ -112,7 +115,7 @@ impl<P: Publisher> Api<P> {
         match self.forwards.add(forward) {
             Ok(id) => Ok(json!({ "return": { "id": id } }).to_string()),
             Err(error) => {
-                eprintln!("add_hostfwd: {forward:?}: {}", super::said(&error));
+                say(&format_args!("add_hostfwd: {forward}: {}", super::said(&error)));
                 Err("add_hostfwd: slirp_add_hostfwd failed")
             }
         }
@@ -143,13 +146,6 @@ impl<P: Publisher> Api<P> {
 fn transport(value: &Value) -> Option<Transport> {
     let text = value.as_str()?;
     [Transport::Tcp, Transport::Udp].into_iter().find(|&transport| name(transport) == text)
-}
-
-const fn name(transport: Transport) -> &'static str {
-    match transport {
-        Transport::Tcp => "tcp",
-        Transport::Udp => "udp",
-    }
 }
 
 /// An address, which need not be there.
@@ -273,7 +269,10 @@ mod tests {
         for len in 0..request.len() - 2 {
             assert_eq!(api.answer(&request[..len], false), None, "{len}");
         }
-        assert!(api.answer(request, false).is_some());
+        for ending in ["", "\n", "\0", " and more"] {
+            let whole = [request.trim_ascii_end(), ending.as_bytes()].concat();
+            assert!(api.answer(&whole, false).is_some_and(|answer| answer.contains("entries")), "{ending:?}");
+        }
         assert!(api.answer(b"{]", false).is_some());
     }
 }

@@ -7,7 +7,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -92,6 +92,11 @@ pub(super) enum Inherited {
 }
 
 impl Inherited {
+    /// Whether it is standard output.
+    pub(super) fn is_stdout(&self) -> bool {
+        matches!(self, Self::Open(fd) if fd.as_raw_fd() == 1)
+    }
+
     fn adopt(number: RawFd) -> Self {
         inherited(number).map_or(Self::Closed, Self::Open)
     }

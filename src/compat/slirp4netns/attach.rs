@@ -20,7 +20,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 
 use super::args::{Options, Target};
-use super::{Failed, Failure, bess, plan};
+use super::{Failed, Failure, bess, plan, say};
 use crate::channel::Channel;
 use crate::netns::Netlink;
 use crate::port::{Device, Messages, Tap};
@@ -74,7 +74,7 @@ fn opened_inside(options: &Options, netns: &Path, userns: Option<PathBuf>) -> Re
             exit_now(match in_child(options, netns, userns, &theirs) {
                 Ok(()) => 0,
                 Err(failure) => {
-                    eprintln!("{failure}");
+                    say(&failure);
                     1
                 }
             })
@@ -85,7 +85,7 @@ fn opened_inside(options: &Options, netns: &Path, userns: Option<PathBuf>) -> Re
     wait_for(child)?;
     let tap = received.failed("recvmsg")?.and_then(|(_, mut fds)| fds.pop());
     let tap = tap.ok_or_else(|| Failure::new("the child sent no TAP"))?;
-    eprintln!("received tapfd={}", tap.as_raw_fd());
+    say(&format_args!("received tapfd={}", tap.as_raw_fd()));
     let offloads = Tap::offloads_of(&tap);
     Ok(Tap::new(tap, offloads))
 }
@@ -117,7 +117,7 @@ fn in_child(
     if options.configure {
         configure(options, &name)?;
     }
-    eprintln!("sent tapfd={} for {name}", tap.as_raw_fd());
+    say(&format_args!("sent tapfd={} for {name}", tap.as_raw_fd()));
     channel.send(&Attached { name }, &[tap.as_fd()]).failed("sendmsg")
 }
 

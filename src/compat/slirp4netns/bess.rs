@@ -12,7 +12,7 @@ use rustix::net::{
 };
 
 use super::args::Inherited;
-use super::{Failed as _, Failure};
+use super::{Failed as _, Failure, say};
 
 /// Waits at `path` for the one program that connects. `None` when the caller is gone before.
 pub(super) fn accept(path: &Path, exit: Option<&Inherited>) -> Result<Option<OwnedFd>, Failure> {
@@ -27,7 +27,7 @@ pub(super) fn accept(path: &Path, exit: Option<&Inherited>) -> Result<Option<Own
     let here = path.display().to_string();
     bind(&listener, &SocketAddrUnix::new(path).failed(&here)?).failed(&here)?;
     listen(&listener, 0).failed("listen")?;
-    eprintln!("waiting for a connection to {here}");
+    say(&format_args!("Waiting for connection to {here}"));
     let guest = wait(&listener, exit).then(|| accept_with(&listener, flags).failed("accept"));
     // Nobody else will be let in.
     remove(path);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Published ports, by the numbers that clients of the API socket know them by.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,6 +17,21 @@ pub(super) struct Forward {
     pub(super) transport: Transport,
     pub(super) host: SocketAddr,
     pub(super) guest: SocketAddr,
+}
+
+impl fmt::Display for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { transport, host, guest } = self;
+        write!(f, "{} port {host} to {guest}", name(*transport))
+    }
+}
+
+/// The protocol's name, as clients write it.
+pub(super) const fn name(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Tcp => "tcp",
+        Transport::Udp => "udp",
+    }
 }
 
 /// Who makes a port lead somewhere.

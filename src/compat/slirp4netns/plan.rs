@@ -86,7 +86,8 @@ pub(super) fn config(options: &Options, host: ResolvConf, seed: [u8; 32]) -> Con
 /// What is said on standard output, for people.
 pub(super) fn describe(options: &Options, config: &Config, sources: Sources) -> String {
     let plan = ipv4(options.cidr);
-    let mut lines = vec![
+    let mut lines: Vec<_> = options.warnings.iter().map(|warning| format!("WARNING: {warning}")).collect();
+    lines.extend([
         "Starting slirp".to_owned(),
         format!("* MTU:             {}", options.mtu_bytes),
         format!("* Network:         {}", options.cidr.address()),
@@ -96,7 +97,7 @@ pub(super) fn describe(options: &Options, config: &Config, sources: Sources) -> 
         format!("* DHCP begin:      {}", plan.first_lease),
         format!("* DHCP end:        {}", plan.last_lease),
         format!("* Recommended IP:  {}", interface_address(options.cidr)),
-    ];
+    ]);
     lines.extend(options.api_socket.as_ref().map(|path| format!("* API Socket:      {}", path.display())));
     lines.extend(sources.ipv4.map(|address| format!("* Outbound IPv4:   {address}")));
     lines.extend(sources.ipv6.map(|address| format!("* Outbound IPv6:   {address}")));

@@ -10,6 +10,7 @@ use super::api::Api;
 use super::api::server::Server;
 use super::args::Inherited;
 use super::forward::Publisher;
+use super::say;
 use crate::dataplane::Running;
 use crate::resolv::follow::Follower;
 
@@ -29,7 +30,7 @@ pub(super) fn tend<P: Publisher>(
     running: &Running,
 ) -> rustix::io::Result<()> {
     match exit {
-        Some(Inherited::Closed) => {}
+        Some(Inherited::Closed) => say(&"exitfd event"),
         Some(Inherited::Open(exit)) => {
             attend([Some(&exit), guest.as_ref()], &mut served, &mut resolv_conf, running)?;
         }
@@ -38,7 +39,7 @@ pub(super) fn tend<P: Publisher>(
     if let Some((server, _)) = served {
         server.remove();
     }
-    eprintln!("do_slirp is exiting");
+    say(&"do_slirp is exiting");
     Ok(())
 }
 
@@ -51,11 +52,11 @@ fn attend<P: Publisher>(
     loop {
         let ready = wait(ends, served.as_ref().map(|(server, _)| server), resolv_conf)?;
         if ready.exit {
-            eprintln!("exitfd event");
+            say(&"exitfd event");
             return Ok(());
         }
         if ready.guest {
-            eprintln!("the guest has closed its connection");
+            say(&"the guest has closed its connection");
             return Ok(());
         }
         if let Some((server, api)) = served {

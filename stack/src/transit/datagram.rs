@@ -9,8 +9,8 @@
 //! What a single socket does is in [`endpoint`].
 //!
 //! # Bounds
-//! [`Protocol::MAX_MAPPINGS`] sockets, and a [`Protocol::SHARE`] of the host's; each ends when it was idle for [`Protocol::timeout`]. In a full table the one
-//! that was idle for longest gives way to a new one.
+//! [`Protocol::MAX_MAPPINGS`] sockets, and a [`Protocol::SHARE`] of the host's; each ends when it was idle for
+//! [`Protocol::timeout`]. In a full table the one that was idle for longest gives way to a new one.
 //!
 //! # Sources
 //! RFC 4787 (REQ-1, -6, -8, -11).

@@ -36,6 +36,8 @@ pub struct PublishedPort {
     pub outside: Family,
     /// The container's end.
     pub target: SocketAddr,
+    /// The host's end is on its loopback, from which nothing leaves the host.
+    pub is_local: bool,
 }
 
 /// Names a port as long as it is published; one that is published later has another name.

@@ -21,6 +21,7 @@ use rustix::net::{SocketFlags, accept_with};
 
 use super::{Api, MAX_REQUEST};
 use crate::compat::slirp4netns::forward::Publisher;
+use crate::compat::slirp4netns::say;
 
 const MAX_CLIENTS: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -33,6 +34,8 @@ pub(in crate::compat::slirp4netns) struct Server {
     /// Held open, as its path may lead nowhere later.
     directory: OwnedFd,
     name: std::ffi::OsString,
+    /// Device and number of the file.
+    file: Option<(u64, u64)>,
 }
 
 #[derive(Debug)]
@@ -63,7 +66,8 @@ impl Server {
         let _ = rustix::fs::unlinkat(&directory, &name, AtFlags::empty());
         let listener = UnixListener::bind(path)?;
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, clients: Vec::new(), directory, name })
+        let file = identity(&directory, &name);
+        Ok(Self { listener, clients: Vec::new(), directory, name, file })
     }
 
     /// Where the socket lies.
@@ -93,7 +97,7 @@ impl Server {
         while self.clients.len() < MAX_CLIENTS
             && let Ok(stream) = accept_with(&self.listener, flags)
         {
-            eprintln!("apifd event");
+            say(&"apifd event");
             let phase = Phase::Asking(Vec::new());
             self.clients.push(Client { stream: stream.into(), until: now + PATIENCE, phase });
         }
@@ -102,9 +106,18 @@ impl Server {
 
     /// Removes the socket's file.
     pub(in crate::compat::slirp4netns) fn remove(self) {
-        // Somebody else may have removed it.
+        // Somebody else may have removed it, and a successor put its own there.
+        if identity(&self.directory, &self.name) != self.file {
+            return;
+        }
         let _ = rustix::fs::unlinkat(self.directory.as_fd(), &self.name, AtFlags::empty());
     }
+}
+
+/// What tells a file from another of the same name.
+fn identity(directory: &OwnedFd, name: &std::ffi::OsStr) -> Option<(u64, u64)> {
+    let status = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    Some((status.st_dev, status.st_ino))
 }
 
 impl Client {
@@ -118,7 +131,7 @@ impl Client {
                         let answer = api.answer(request, received == 0);
                         answer.map(|answer| {
                             let request = String::from_utf8_lossy(request);
-                            eprintln!("api_handler: got request: {}", request.trim_end());
+                            say(&format_args!("api_handler: got request: {}", request.trim_end()));
                             Phase::Answering(answer.into_bytes())
                         })
                     })

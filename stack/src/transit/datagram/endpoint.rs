@@ -252,7 +252,7 @@ impl<P: Protocol> Endpoint<P> {
         let Some(run) = run else { return false };
         let result = self.try_emit(cx, frame, run, ident, view);
         if let Err(reason) = result {
-            cx.discard(reason);
+            (0..run.count).for_each(|_| cx.discard(reason));
         }
         result.is_ok()
     }

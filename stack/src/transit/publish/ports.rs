@@ -6,7 +6,7 @@
 //! The mapping is endpoint-independent (RFC 4787 REQ-1), like any of the [datagram relay](crate::transit::datagram), but
 //! its external port is the published one, and it never ends by itself. A container's datagram is an answer to one of the
 //! [`clients`](super::clients), or else goes where it says; a port that is published more than once speaks to strangers
-//! through the first of its sockets.
+//! through the first of its sockets that is not on the host's loopback.
 //!
 //! Datagrams for a container that the link has not found yet wait in the host's socket. That a container's port is closed
 //! cannot be passed on: no ordinary socket sends ICMP errors.
@@ -37,8 +37,8 @@ use crate::{Config, DropReason};
 #[derive(Debug)]
 pub(crate) struct Ports {
     sockets: Visits<Endpoint<Udp>>,
-    /// The socket by which a container's port speaks to strangers.
-    by_key: KeyedMap<Key, FlowId>,
+    /// The sockets by which a container's port may speak to strangers, the first of which it does.
+    by_key: KeyedMap<Key, Vec<FlowId>>,
     clients: Clients,
     /// Names the fragments of large datagrams.
     ident: u32,
@@ -65,18 +65,20 @@ impl Ports {
         let key = Key { internal: port.target, outside: port.outside };
         // Looked up before anything is sent there.
         let id = self.sockets.add(Endpoint::new(key, socket, EthernetAddress::default()), port.target);
-        self.by_key.entry(key).or_insert(id);
+        // From the host's loopback nothing reaches anybody else.
+        if !port.is_local {
+            self.by_key.entry(key).or_default().push(id);
+        }
         Ok(token)
     }
 
     pub(super) fn remove(&mut self, timers: &mut Timers, id: FlowId) -> Option<SocketId> {
         let removed = self.sockets.remove(timers, id)?;
         self.clients.forget_port(id);
-        if self.by_key.get(&removed.key) == Some(&id) {
-            let other = self.sockets.iter().find(|(_, entry)| entry.socket.key == removed.key);
-            match other.map(|(other, _)| other) {
-                Some(other) => drop(self.by_key.insert(removed.key, other)),
-                None => drop(self.by_key.remove(&removed.key)),
+        if let Some(speakers) = self.by_key.get_mut(&removed.key) {
+            speakers.retain(|&speaker| speaker != id);
+            if speakers.is_empty() {
+                self.by_key.remove(&removed.key);
             }
         }
         Some(removed.socket)
@@ -100,7 +102,7 @@ impl Ports {
         ends: FlowKey,
         to: SocketAddr,
     ) -> Option<Client> {
-        let &port = self.by_key.get(key)?;
+        let &port = self.by_key.get(key)?.first()?;
         let client = Client { port, from: to, to: None };
         // Else who answers would be taken for somebody else: one behind NAT64 for a client of the other family.
         if seen_as(&cx.env.config, to.ip(), ends.container.ip()) != ends.remote.ip() {

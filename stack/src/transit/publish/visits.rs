@@ -94,10 +94,6 @@ impl<T> Visits<T> {
         self.entries.get_mut(id)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (FlowId, &Entry<T>)> {
-        self.entries.iter()
-    }
-
     fn set_state(&mut self, id: FlowId, state: State) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         let was = core::mem::replace(&mut entry.state, state);
