@@ -52,9 +52,9 @@ fn main() {
 
         let fdb = Arc::new(Fdb::new(1024, [3; 16]));
         let mut switch = Switch::new(GATEWAY_MAC, fdb, pool.clone());
-        let port = switch.attach(MemoryPort::default()).unwrap_or(PortId::GATEWAY);
+        let port = switch.attach(MemoryPort::default(), None).unwrap_or(PortId::GATEWAY);
         stage(&mut criterion, "decide", bytes, || {
-            black_box(switch.decide(port, &frame, now).is_ok());
+            black_box(switch.decide(port, &mut frame, now).is_ok());
         });
         assert_eq!(switch.fdb().lookup(Vlan::UNTAGGED, CONTAINER_MAC, now), Some(port));
 

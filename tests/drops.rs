@@ -13,13 +13,14 @@
 mod stage;
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use smoltcp::wire::{EthernetAddress, IpProtocol, Ipv6Cidr};
 use stage::frames::{self, ETHERNET, IPV4, Tcp};
 use stage::{CONTAINER_MAC, GATEWAY_MAC, Stage, config};
 use wharf_stack::host::{Family, HostError};
 use wharf_switch::offload::VNET_HEADER_LEN;
-use wharf_switch::{Duration, Offloads, Reason};
+use wharf_switch::{Duration, Isolation, Offloads, Policy, Reason, Vlan};
 
 type Gateway = wharf_stack::DropReason;
 type Switch = wharf_switch::DropReason;
@@ -436,6 +437,36 @@ fn super_frame(flags: u8, kind: u8, size: u16, mut frame: Vec<u8>) -> Stage {
     stage
 }
 
+/// A stage whose port has a policy, beside a second port, and that got these frames.
+fn policed(policy: Policy, frames: &[Vec<u8>]) -> Stage {
+    let mut stage = Stage::new(config());
+    stage.add_port(Offloads::ALL);
+    let port = stage.port;
+    assert!(stage.workers[0].switch.set_policy(port, Some(Arc::new(policy))));
+    frames.iter().for_each(|frame| stage.receive(frame));
+    stage
+}
+
+/// How the switch comes to drop a frame because of what its owner lets the port do.
+fn provoke_policy(reason: Switch) -> Stage {
+    use Switch as R;
+    match reason {
+        R::VlanUnknown => got(&[across(0x8100, CONTAINER_MAC, &[0, 5, 8, 0])]),
+        R::VlanTagNested => got(&[across(0x8100, CONTAINER_MAC, &[0, 5, 0x81, 0, 0, 6, 8, 0])]),
+        R::PortIsolated => {
+            let isolated = Policy { isolation: Isolation::Isolated, ..Policy::default() };
+            let mut stage = policed(isolated.clone(), &[]);
+            let other = stage.add_port(Offloads::ALL);
+            let switch = &mut stage.workers[0].switch;
+            switch.set_policy(other, Some(Arc::new(isolated)));
+            switch.fdb().learn(Vlan::UNTAGGED, EthernetAddress([2, 0, 0, 0, 0, 0x99]), other, stage.now);
+            stage.receive(&across(0x88b5, CONTAINER_MAC, &[0; 46]));
+            stage
+        }
+        other => panic!("nobody provokes {other:?}"),
+    }
+}
+
 /// How the switch comes to drop a frame for `reason`.
 fn provoke_switch(reason: Switch) -> Stage {
     use Switch as R;
@@ -457,7 +488,7 @@ fn provoke_switch(reason: Switch) -> Stage {
         R::SamePort => got(&[frames::ethernet(CONTAINER_MAC, CONTAINER_MAC, 0x0800, &[0; 46])]),
         R::NobodyElse => got(&[across(0x0800, CONTAINER_MAC, &[0; 46])]),
         R::SourceIsGateway => got(&[across(0x0800, GATEWAY_MAC, &[0; 46])]),
-        R::VlanUnknown => got(&[across(0x8100, CONTAINER_MAC, &[0; 46])]),
+        R::VlanUnknown | R::VlanTagNested | R::PortIsolated => provoke_policy(reason),
         R::EgressFull => {
             let mut stage = Stage::new(config());
             stage.wire().limit = 0;

@@ -11,6 +11,9 @@
 
 use core::num::NonZeroU16;
 
+use crate::frame::ETHERNET_HEADER_LEN;
+use crate::vlan::TAG_LEN;
+
 /// Bytes of the virtio-net header without `num_buffers`.
 pub const VNET_HEADER_LEN: usize = 10;
 
@@ -110,6 +113,36 @@ impl Offload {
         let header_len = u16::from_ne_bytes([h0, h1]);
         let ecn = gso_type & GSO_ECN != 0;
         Ok(Self { checksum, segmentation: Some(Segmentation { kind, size, header_len, ecn }) })
+    }
+
+    /// What the frame owes with a VLAN tag: everything lies behind it.
+    #[must_use]
+    pub(crate) fn with_tag(self) -> Self {
+        self.moved(|offset| offset.saturating_add(TAG_LEN))
+    }
+
+    /// What the frame owes without the VLAN tag it has; `None` when the checksum would be summed from within the tag
+    /// or before.
+    #[must_use]
+    pub(crate) fn without_tag(self) -> Option<Self> {
+        match self.checksum {
+            Checksum::Partial { start, .. }
+                if usize::from(start) < ETHERNET_HEADER_LEN + usize::from(TAG_LEN) =>
+            {
+                None
+            }
+            _ => Some(self.moved(|offset| offset.saturating_sub(TAG_LEN))),
+        }
+    }
+
+    fn moved(mut self, shift: impl Fn(u16) -> u16) -> Self {
+        if let Checksum::Partial { start, .. } = &mut self.checksum {
+            *start = shift(*start);
+        }
+        if let Some(segmentation) = &mut self.segmentation {
+            segmentation.header_len = shift(segmentation.header_len);
+        }
+        self
     }
 
     /// Writes the virtio-net header.

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the owner of a switch lets a port do.
+//!
+//! # How it works
+//! A [`Policy`] does not change: a new one takes its place ([`Switch::set_policy`](crate::Switch::set_policy)), with
+//! every worker, each of which has the same `Arc`.
+//!
+//! A port without a policy is for a container that is alone on its switch: untagged and not isolated. Nothing in this file costs it more than the look for a policy.
+
+use crate::Vlan;
+use crate::vlan::Membership;
+
+/// Whether a port reaches its neighbours (RFC 5517 section 3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Isolation {
+    /// It reaches the gateway and every port of its VLANs.
+    #[default]
+    Promiscuous,
+    /// It reaches the gateway and promiscuous ports.
+    Isolated,
+}
+
+/// What a port may do. By default an access port on [`Vlan::UNTAGGED`].
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// Which VLANs it is on.
+    pub membership: Membership,
+    /// Which ports it reaches there.
+    pub isolation: Isolation,
+}
+
+/// Whether a port with this policy, or without any, is on the VLAN.
+pub(crate) fn is_on(policy: Option<&Policy>, vlan: Vlan) -> bool {
+    policy.map_or(vlan == Vlan::UNTAGGED, |policy| policy.membership.includes(vlan))
+}
+
+/// Whether a port with this policy, or without any, is kept from other such ports.
+pub(crate) fn is_isolated(policy: Option<&Policy>) -> bool {
+    policy.is_some_and(|policy| policy.isolation == Isolation::Isolated)
+}
