@@ -20,7 +20,7 @@ use stage::frames::{self, ETHERNET, IPV4, Tcp};
 use stage::{CONTAINER_MAC, GATEWAY_MAC, Stage, config};
 use wharf_stack::host::{Family, HostError};
 use wharf_switch::offload::VNET_HEADER_LEN;
-use wharf_switch::{Duration, Isolation, Offloads, Policy, Reason, Vlan};
+use wharf_switch::{Duration, Isolation, Offloads, Policy, Rate, Reason, StormControl, StormRates, Vlan};
 
 type Gateway = wharf_stack::DropReason;
 type Switch = wharf_switch::DropReason;
@@ -447,6 +447,15 @@ fn policed(policy: Policy, frames: &[Vec<u8>]) -> Stage {
     stage
 }
 
+/// The second of two frames to `destination` is one too many.
+fn storm(destination: EthernetAddress) -> Stage {
+    let one = Some(Rate::per_sec(1));
+    let rates = StormRates { broadcast: one, multicast: one, unknown_unicast: one };
+    let storm = Arc::new(StormControl::new(rates));
+    let frame = frames::ethernet(destination, CONTAINER_MAC, 0x88b5, &[0; 46]);
+    policed(Policy { storm, ..Policy::default() }, &[frame.clone(), frame])
+}
+
 /// How the switch comes to drop a frame because of what its owner lets the port do.
 fn provoke_policy(reason: Switch) -> Stage {
     use Switch as R;
@@ -463,6 +472,9 @@ fn provoke_policy(reason: Switch) -> Stage {
             stage.receive(&across(0x88b5, CONTAINER_MAC, &[0; 46]));
             stage
         }
+        R::BroadcastStorm => storm(EthernetAddress::BROADCAST),
+        R::MulticastStorm => storm(EthernetAddress([0x01, 0, 0x5e, 0, 0, 0xfb])),
+        R::UnknownUnicastStorm => storm(EthernetAddress([2, 0, 0, 0, 0, 0x99])),
         other => panic!("nobody provokes {other:?}"),
     }
 }
@@ -488,7 +500,12 @@ fn provoke_switch(reason: Switch) -> Stage {
         R::SamePort => got(&[frames::ethernet(CONTAINER_MAC, CONTAINER_MAC, 0x0800, &[0; 46])]),
         R::NobodyElse => got(&[across(0x0800, CONTAINER_MAC, &[0; 46])]),
         R::SourceIsGateway => got(&[across(0x0800, GATEWAY_MAC, &[0; 46])]),
-        R::VlanUnknown | R::VlanTagNested | R::PortIsolated => provoke_policy(reason),
+        R::VlanUnknown
+        | R::VlanTagNested
+        | R::PortIsolated
+        | R::BroadcastStorm
+        | R::MulticastStorm
+        | R::UnknownUnicastStorm => provoke_policy(reason),
         R::EgressFull => {
             let mut stage = Stage::new(config());
             stage.wire().limit = 0;

@@ -12,9 +12,10 @@
 //! | known on the very port | dropped | - |
 //! | unknown | the other ports | the ports |
 //!
-//! "The other ports" of an isolated port are the promiscuous ones.
+//! "The other ports" of an isolated port are the promiscuous ones. What is flooded is metered
+//! ([`storm`](crate::storm)).
 //!
-//! A port without a policy skips every step that is behind `if let Some(policy)`: classification.
+//! A port without a policy skips every step that is behind `if let Some(policy)`: classification, meters.
 //!
 //! # Sources
 //! IEEE 802.1D-2004 sections 7.7 (forwarding), 7.8 (learning), 7.12.6 (reserved addresses); RFC 5517 section 3
@@ -22,9 +23,10 @@
 
 use smoltcp::wire::{EthernetAddress, EthernetFrame};
 
+use crate::storm::Flooded;
 use crate::table::Table;
 use crate::vlan::{self, Membership};
-use crate::{DropReason, Fdb, Frame, Instant, PortId, Vlan};
+use crate::{DropReason, Fdb, Frame, Instant, Policy, PortId, Vlan};
 
 /// Where a frame goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +84,11 @@ impl<P> Forwarding<'_, P> {
             vlan::classify(frame, membership, tagged)?;
         }
         self.fdb.learn(frame.vlan, source, ingress, self.now);
-        self.find(ingress, destination, frame.vlan)
+        let egress = self.find(ingress, destination, frame.vlan)?;
+        if let Some(policy) = policy {
+            self.meter(policy, egress, destination, frame)?;
+        }
+        Ok(egress)
     }
 
     /// Reads the destination.
@@ -112,6 +118,23 @@ impl<P> Forwarding<'_, P> {
             None => Err(DropReason::NobodyElse),
         }
     }
+
+    /// Takes from the port's budget what goes to many.
+    fn meter(
+        &self,
+        policy: &Policy,
+        egress: Egress,
+        destination: EthernetAddress,
+        frame: &Frame,
+    ) -> Result<(), DropReason> {
+        let flooded = match egress {
+            _ if destination.is_broadcast() => Flooded::Broadcast,
+            _ if destination.is_multicast() => Flooded::Multicast,
+            Egress::Flood { .. } => Flooded::UnknownUnicast,
+            Egress::Gateway | Egress::One(_) => return Ok(()),
+        };
+        policy.storm.check(flooded, frame, self.now)
+    }
 }
 
 /// 01:80:c2:00:00:00 to 01:80:c2:00:00:0f.
@@ -124,7 +147,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{Isolation, Policy, Pool, VlanSet};
+    use crate::{Isolation, Pool, Rate, StormControl, StormRates, VlanSet};
 
     const GATEWAY: EthernetAddress = EthernetAddress([0x02, 0, 0, 0, 0, 0xfe]);
     const A: EthernetAddress = EthernetAddress([0x02, 0, 0, 0, 0, 0x0a]);
@@ -330,5 +353,24 @@ mod tests {
         let among_themselves = Rig::new([isolated(), isolated()]);
         assert_eq!(among_themselves.from(0, A, EthernetAddress::BROADCAST), Ok(Egress::Gateway));
         assert_eq!(among_themselves.from(0, A, B), Err(DropReason::NobodyElse));
+    }
+
+    #[test]
+    fn storms_are_metered_by_what_is_flooded() {
+        let one = Some(Rate::per_sec(1));
+        let rates = StormRates { broadcast: one, multicast: one, unknown_unicast: one };
+        let storm = Arc::new(StormControl::new(rates));
+        let rig = Rig::new([Some(Policy { storm, ..Policy::default() }), None]);
+        let group = EthernetAddress([0x01, 0, 0x5e, 1, 1, 1]);
+        for (destination, first, reason) in [
+            (EthernetAddress::BROADCAST, flood(true), DropReason::BroadcastStorm),
+            (group, flood(true), DropReason::MulticastStorm),
+            (B, flood(false), DropReason::UnknownUnicastStorm),
+        ] {
+            assert_eq!(rig.from(0, A, destination), first);
+            assert_eq!(rig.from(0, A, destination), Err(reason));
+        }
+        rig.fdb.learn(Vlan::UNTAGGED, B, port(1), NOW);
+        assert!((0..10).all(|_| rig.from(0, A, B).is_ok() && rig.from(0, A, GATEWAY).is_ok()));
     }
 }

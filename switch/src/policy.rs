@@ -3,12 +3,15 @@
 //!
 //! # How it works
 //! A [`Policy`] does not change: a new one takes its place ([`Switch::set_policy`](crate::Switch::set_policy)), with
-//! every worker, each of which has the same `Arc`.
+//! every worker, each of which has the same `Arc`. What a port has used up of its rates lives on in the policy that
+//! was made from a clone.
 //!
 //! A port without a policy is for a container that is alone on its switch: untagged and not isolated. Nothing in this file costs it more than the look for a policy.
 
-use crate::Vlan;
+use std::sync::Arc;
+
 use crate::vlan::Membership;
+use crate::{StormControl, Vlan};
 
 /// Whether a port reaches its neighbours (RFC 5517 section 3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,13 +23,15 @@ pub enum Isolation {
     Isolated,
 }
 
-/// What a port may do. By default an access port on [`Vlan::UNTAGGED`].
+/// What a port may do. By default an access port on [`Vlan::UNTAGGED`] with storm control.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
     /// Which VLANs it is on.
     pub membership: Membership,
     /// Which ports it reaches there.
     pub isolation: Isolation,
+    /// How many frames it may have flooded.
+    pub storm: Arc<StormControl>,
 }
 
 /// Whether a port with this policy, or without any, is on the VLAN.

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use smoltcp::wire::EthernetAddress;
 use wharf_switch::{
     Delivered, Fdb, Frame, Instant, Isolation, Membership, MemoryPort, Offloads, Policy, Pool, PortId,
-    Received, Switch, Vlan,
+    Received, StormControl, StormRates, Switch, Vlan,
 };
 
 const GATEWAY: EthernetAddress = EthernetAddress([0x02, 0xff, 0, 0, 0, 0xfe]);
@@ -36,7 +36,11 @@ fn policies() -> impl Strategy<Value = Option<Policy>> {
         .prop_map(|(tagged, native)| Membership::Trunk { tagged: tagged.into_iter().collect(), native });
     let membership = prop_oneof![vlans().prop_map(Membership::Access), trunk];
     let isolation = prop_oneof![Just(Isolation::Promiscuous), Just(Isolation::Isolated)];
-    let policy = (membership, isolation).prop_map(|(membership, isolation)| Policy { membership, isolation });
+    let policy = (membership, isolation).prop_map(|(membership, isolation)| Policy {
+        membership,
+        isolation,
+        storm: Arc::new(StormControl::new(StormRates::UNLIMITED)),
+    });
     prop::option::weighted(0.9, policy)
 }
 
