@@ -20,7 +20,9 @@ use stage::frames::{self, ETHERNET, IPV4, Tcp};
 use stage::{CONTAINER_MAC, GATEWAY_MAC, Stage, config};
 use wharf_stack::host::{Family, HostError};
 use wharf_switch::offload::VNET_HEADER_LEN;
-use wharf_switch::{Duration, Isolation, Offloads, Policy, Rate, Reason, StormControl, StormRates, Vlan};
+use wharf_switch::{
+    Duration, Guard, Isolation, Macs, Offloads, Policy, Rate, Reason, StormControl, StormRates, Vlan,
+};
 
 type Gateway = wharf_stack::DropReason;
 type Switch = wharf_switch::DropReason;
@@ -453,17 +455,18 @@ fn storm(destination: EthernetAddress) -> Stage {
     let rates = StormRates { broadcast: one, multicast: one, unknown_unicast: one };
     let storm = Arc::new(StormControl::new(rates));
     let frame = frames::ethernet(destination, CONTAINER_MAC, 0x88b5, &[0; 46]);
-    policed(Policy { storm, ..Policy::default() }, &[frame.clone(), frame])
+    policed(Policy { storm, guard: Guard::OFF, ..Policy::default() }, &[frame.clone(), frame])
 }
 
 /// How the switch comes to drop a frame because of what its owner lets the port do.
 fn provoke_policy(reason: Switch) -> Stage {
     use Switch as R;
+    let guarded = |frame| policed(Policy::default(), &[frame]);
     match reason {
         R::VlanUnknown => got(&[across(0x8100, CONTAINER_MAC, &[0, 5, 8, 0])]),
         R::VlanTagNested => got(&[across(0x8100, CONTAINER_MAC, &[0, 5, 0x81, 0, 0, 6, 8, 0])]),
         R::PortIsolated => {
-            let isolated = Policy { isolation: Isolation::Isolated, ..Policy::default() };
+            let isolated = Policy { isolation: Isolation::Isolated, guard: Guard::OFF, ..Policy::default() };
             let mut stage = policed(isolated.clone(), &[]);
             let other = stage.add_port(Offloads::ALL);
             let switch = &mut stage.workers[0].switch;
@@ -475,6 +478,28 @@ fn provoke_policy(reason: Switch) -> Stage {
         R::BroadcastStorm => storm(EthernetAddress::BROADCAST),
         R::MulticastStorm => storm(EthernetAddress([0x01, 0, 0x5e, 0, 0, 0xfb])),
         R::UnknownUnicastStorm => storm(EthernetAddress([2, 0, 0, 0, 0, 0x99])),
+        R::SourceMacForged => {
+            let macs = Macs::Only(EthernetAddress([2, 0, 0, 0, 0, 0x65]));
+            let policy = Policy { guard: Guard { macs, ..Guard::default() }, ..Policy::default() };
+            policed(policy, &[across(0x88b5, CONTAINER_MAC, &[0; 46])])
+        }
+        R::Ipv4SourceForged => guarded(udp("198.51.100.7:9", b"")),
+        R::Ipv6SourceForged => guarded(udp("[2001:db8::7]:9", b"")),
+        R::ArpForged => guarded(frames::arp(2, CONTAINER_MAC, [10, 0, 2, 2], [10, 0, 2, 2])),
+        R::NdpForged => guarded(ndp("fe80::ff:fe00:64", 255, 136, &about(0x40, "fd00:db8::2"))),
+        R::NdpFragmented => {
+            // A fragment header in front of the message, with nothing to follow.
+            let mut frame = ndp("fe80::ff:fe00:64", 255, 135, &about(0, "fd00:db8::2"));
+            frame[ETHERNET + 5] += 8;
+            frame[ETHERNET + 6] = 44;
+            frame.splice(ETHERNET + 40..ETHERNET + 40, [58, 0, 0, 0, 0, 0, 0, 1]);
+            guarded(frame)
+        }
+        R::DhcpServerForbidden => {
+            guarded(frames::udp(end("[fe80::ff:fe00:64]:547"), end("[ff02::1]:546"), 64, b""))
+        }
+        R::RouterForbidden => guarded(ndp("fe80::ff:fe00:64", 255, 134, &[0; 12])),
+        R::HeadersUnreadable => guarded(damaged(udp("198.51.100.7:9", b""), ETHERNET)),
         other => panic!("nobody provokes {other:?}"),
     }
 }
@@ -505,7 +530,16 @@ fn provoke_switch(reason: Switch) -> Stage {
         | R::PortIsolated
         | R::BroadcastStorm
         | R::MulticastStorm
-        | R::UnknownUnicastStorm => provoke_policy(reason),
+        | R::UnknownUnicastStorm
+        | R::SourceMacForged
+        | R::Ipv4SourceForged
+        | R::Ipv6SourceForged
+        | R::ArpForged
+        | R::NdpForged
+        | R::NdpFragmented
+        | R::DhcpServerForbidden
+        | R::RouterForbidden
+        | R::HeadersUnreadable => provoke_policy(reason),
         R::EgressFull => {
             let mut stage = Stage::new(config());
             stage.wire().limit = 0;

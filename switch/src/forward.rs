@@ -2,7 +2,8 @@
 //! The forwarding decision: where one frame goes.
 //!
 //! # How it works
-//! [`Forwarding::decide`] classifies the frame into a VLAN ([`vlan`]), learns the source address, then reads the destination. All of it is within the VLAN:
+//! [`Forwarding::decide`] classifies the frame into a VLAN ([`vlan`]), checks its sender ([`guard`](crate::guard)), learns the source
+//! address, then reads the destination. All of it is within the VLAN:
 //!
 //! | destination | from a port | from the gateway |
 //! |---|---|---|
@@ -15,7 +16,7 @@
 //! "The other ports" of an isolated port are the promiscuous ones. What is flooded is metered
 //! ([`storm`](crate::storm)).
 //!
-//! A port without a policy skips every step that is behind `if let Some(policy)`: classification, meters.
+//! A port without a policy skips every step that is behind `if let Some(policy)`: classification, guards, meters.
 //!
 //! # Sources
 //! IEEE 802.1D-2004 sections 7.7 (forwarding), 7.8 (learning), 7.12.6 (reserved addresses); RFC 5517 section 3
@@ -26,7 +27,7 @@ use smoltcp::wire::{EthernetAddress, EthernetFrame};
 use crate::storm::Flooded;
 use crate::table::Table;
 use crate::vlan::{self, Membership};
-use crate::{DropReason, Fdb, Frame, Instant, Policy, PortId, Vlan};
+use crate::{DropReason, Fdb, Frame, Instant, Macs, Policy, PortId, Vlan};
 
 /// Where a frame goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +84,10 @@ impl<P> Forwarding<'_, P> {
             let membership = policy.map_or(&Membership::UNTAGGED, |policy| &policy.membership);
             vlan::classify(frame, membership, tagged)?;
         }
+        if let Some(policy) = policy {
+            self.check_mac(policy.guard.macs, ingress, source, frame.vlan)?;
+            policy.guard.check(frame.bytes())?;
+        }
         self.fdb.learn(frame.vlan, source, ingress, self.now);
         let egress = self.find(ingress, destination, frame.vlan)?;
         if let Some(policy) = policy {
@@ -119,6 +124,25 @@ impl<P> Forwarding<'_, P> {
         }
     }
 
+    /// Checks that the port may send from this address. The gateway's was looked at before.
+    fn check_mac(
+        &self,
+        macs: Macs,
+        ingress: PortId,
+        source: EthernetAddress,
+        vlan: Vlan,
+    ) -> Result<(), DropReason> {
+        let is_own = match macs {
+            Macs::Any => true,
+            Macs::Only(own) => own == source,
+            Macs::FirstCome => match self.fdb.lookup(vlan, source, self.now) {
+                Some(port) => port == ingress,
+                None => !self.table.is_bound_elsewhere(source, ingress),
+            },
+        };
+        if is_own { Ok(()) } else { Err(DropReason::SourceMacForged) }
+    }
+
     /// Takes from the port's budget what goes to many.
     fn meter(
         &self,
@@ -147,7 +171,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{Isolation, Pool, Rate, StormControl, StormRates, VlanSet};
+    use crate::{Guard, Isolation, Pool, Rate, StormControl, StormRates, VlanSet};
 
     const GATEWAY: EthernetAddress = EthernetAddress([0x02, 0, 0, 0, 0, 0xfe]);
     const A: EthernetAddress = EthernetAddress([0x02, 0, 0, 0, 0, 0x0a]);
@@ -190,12 +214,21 @@ mod tests {
         }
     }
 
+    /// A policy without guards.
+    fn open() -> Policy {
+        Policy { guard: Guard::OFF, ..Policy::default() }
+    }
+
     fn on(number: u16) -> Option<Policy> {
-        Some(Policy { membership: Membership::Access(Vlan::new(number).unwrap()), ..Policy::default() })
+        Some(Policy { membership: Membership::Access(Vlan::new(number).unwrap()), ..open() })
     }
 
     fn isolated() -> Option<Policy> {
-        Some(Policy { isolation: Isolation::Isolated, ..Policy::default() })
+        Some(Policy { isolation: Isolation::Isolated, ..open() })
+    }
+
+    fn with_macs(macs: Macs) -> Option<Policy> {
+        Some(Policy { guard: Guard { macs, ..Guard::OFF }, ..open() })
     }
 
     fn port(index: u32) -> PortId {
@@ -281,7 +314,7 @@ mod tests {
 
     #[test]
     fn false_sources_are_neither_forwarded_nor_learned() {
-        for policy in [None, Some(Policy::default())] {
+        for policy in [None, Some(open())] {
             let rig = Rig::new([policy, None]);
             let group = EthernetAddress([0x03, 0, 0, 0, 0, 1]);
             assert_eq!(rig.from(0, group, B), Err(DropReason::SourceMacGroup));
@@ -327,8 +360,7 @@ mod tests {
         let vlan = |number| Vlan::new(number).unwrap();
         let tags: VlanSet = [vlan(5), vlan(6)].into_iter().collect();
         let trunk = Membership::Trunk { tagged: tags, native: Some(Vlan::UNTAGGED) };
-        let rig =
-            Rig::new([Some(Policy { membership: trunk, ..Policy::default() }), on(5), on(6), on(7), None]);
+        let rig = Rig::new([Some(Policy { membership: trunk, ..open() }), on(5), on(6), on(7), None]);
         assert_eq!(rig.from(1, B, A), flood(false));
         for (vid, expected) in
             [(5, Ok(Egress::One(port(1)))), (6, flood(false)), (7, Err(DropReason::VlanUnknown))]
@@ -343,7 +375,7 @@ mod tests {
 
     #[test]
     fn isolated_ports_reach_the_gateway_and_promiscuous_ports_only() {
-        let rig = Rig::new([isolated(), isolated(), Some(Policy::default())]);
+        let rig = Rig::new([isolated(), isolated(), Some(open())]);
         assert_eq!(rig.from(0, A, GATEWAY), Ok(Egress::Gateway));
         assert_eq!(rig.from(0, A, EthernetAddress::BROADCAST), flood(true));
         assert_eq!(rig.from(1, B, A), Err(DropReason::PortIsolated));
@@ -356,11 +388,38 @@ mod tests {
     }
 
     #[test]
+    fn a_port_sends_from_its_own_mac_address_only() {
+        let rig = Rig::new([with_macs(Macs::Only(A)), with_macs(Macs::Only(B)), with_macs(Macs::FirstCome)]);
+        let other = EthernetAddress([2; 6]);
+        assert_eq!(rig.from(0, A, GATEWAY), Ok(Egress::Gateway));
+        assert_eq!(rig.from(0, other, GATEWAY), Err(DropReason::SourceMacForged));
+        assert_eq!(rig.from(2, A, GATEWAY), Err(DropReason::SourceMacForged), "known on another port");
+        assert_eq!(
+            rig.from(2, B, GATEWAY),
+            Err(DropReason::SourceMacForged),
+            "silent, but bound to another port"
+        );
+        assert_eq!(rig.from(2, other, GATEWAY), Ok(Egress::Gateway));
+        assert_eq!(rig.fdb.lookup(Vlan::UNTAGGED, A, NOW), Some(port(0)));
+    }
+
+    #[test]
+    fn guards_look_behind_a_tag_and_nothing_is_learned_from_a_forgery() {
+        let membership = Membership::Trunk { tagged: VlanSet::all(), native: None };
+        let rig = Rig::new([Some(Policy { membership, ..Policy::default() }), on(5)]);
+        let mut forged = tagged(B, A, 5);
+        forged.bytes_mut()[18..22].copy_from_slice(&[0x45, 0, 0, 40]);
+        forged.bytes_mut()[30..34].copy_from_slice(&[192, 0, 2, 1]);
+        assert_eq!(rig.decide(port(0), &mut forged), Err(DropReason::Ipv4SourceForged));
+        assert_eq!(rig.fdb.entries(NOW).count(), 0);
+    }
+
+    #[test]
     fn storms_are_metered_by_what_is_flooded() {
         let one = Some(Rate::per_sec(1));
         let rates = StormRates { broadcast: one, multicast: one, unknown_unicast: one };
         let storm = Arc::new(StormControl::new(rates));
-        let rig = Rig::new([Some(Policy { storm, ..Policy::default() }), None]);
+        let rig = Rig::new([Some(Policy { storm, ..open() }), None]);
         let group = EthernetAddress([0x01, 0, 0x5e, 1, 1, 1]);
         for (destination, first, reason) in [
             (EthernetAddress::BROADCAST, flood(true), DropReason::BroadcastStorm),

@@ -6,12 +6,13 @@
 //! every worker, each of which has the same `Arc`. What a port has used up of its rates lives on in the policy that
 //! was made from a clone.
 //!
-//! A port without a policy is for a container that is alone on its switch: untagged and not isolated. Nothing in this file costs it more than the look for a policy.
+//! A port without a policy is for a container that is alone on its switch: untagged, not isolated, and checked for the
+//! gateway's MAC address only. Nothing in this file costs it more than the look for a policy.
 
 use std::sync::Arc;
 
 use crate::vlan::Membership;
-use crate::{StormControl, Vlan};
+use crate::{Guard, StormControl, Vlan};
 
 /// Whether a port reaches its neighbours (RFC 5517 section 3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,7 +24,7 @@ pub enum Isolation {
     Isolated,
 }
 
-/// What a port may do. By default an access port on [`Vlan::UNTAGGED`] with storm control.
+/// What a port may do. By default an access port on [`Vlan::UNTAGGED`] with storm control and every guard.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
     /// Which VLANs it is on.
@@ -32,6 +33,8 @@ pub struct Policy {
     pub isolation: Isolation,
     /// How many frames it may have flooded.
     pub storm: Arc<StormControl>,
+    /// What it may say of itself.
+    pub guard: Guard,
 }
 
 /// Whether a port with this policy, or without any, is on the VLAN.

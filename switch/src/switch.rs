@@ -309,7 +309,7 @@ mod tests {
     use crate::fdb::MAX_PORTS;
     use crate::frame::ETHERNET_HEADER_LEN;
     use crate::offload::checksum::{Verdict, verify_checksum};
-    use crate::{Checksum, Membership, MemoryPort, Offloads, Segmentation, SegmentationKind, Vlan};
+    use crate::{Checksum, Guard, Membership, MemoryPort, Offloads, Segmentation, SegmentationKind, Vlan};
 
     const GATEWAY: EthernetAddress = EthernetAddress([0x02, 0, 0, 0, 0, 0xfe]);
     const NOW: Instant = Instant::from_secs(1);
@@ -488,16 +488,16 @@ mod tests {
         assert_eq!(&sent[10 + 20..10 + 22], [0xff, 0xff]);
     }
 
-    /// A policy for a trunk of VLANs 5 and 6.
+    /// A policy without guards for a trunk of VLANs 5 and 6.
     fn trunk() -> Option<Arc<Policy>> {
         let tagged = [5, 6].into_iter().filter_map(Vlan::new).collect();
         let membership = Membership::Trunk { tagged, native: None };
-        Some(Arc::new(Policy { membership, ..Policy::default() }))
+        Some(Arc::new(Policy { membership, guard: Guard::OFF, ..Policy::default() }))
     }
 
     fn access(number: u16) -> Option<Arc<Policy>> {
         let membership = Membership::Access(Vlan::new(number).unwrap());
-        Some(Arc::new(Policy { membership, ..Policy::default() }))
+        Some(Arc::new(Policy { membership, guard: Guard::OFF, ..Policy::default() }))
     }
 
     /// The super-frame with the tag of VLAN 5 and priority 3, and its offsets moved.

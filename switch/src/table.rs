@@ -7,9 +7,11 @@
 use core::fmt;
 use std::sync::Arc;
 
+use smoltcp::wire::EthernetAddress;
+
 use crate::fdb::MAX_PORTS;
 use crate::policy::{is_isolated, is_on};
-use crate::{DropReason, Policy, PortId, Vlan};
+use crate::{DropReason, Macs, Policy, PortId, Vlan};
 
 /// Frames and bytes through one port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -183,5 +185,13 @@ impl<P> Table<P> {
     /// Whether the port is attached and on the VLAN.
     pub(crate) fn is_member(&self, id: PortId, vlan: Vlan) -> bool {
         self.policy(id).is_ok_and(|policy| is_on(policy, vlan))
+    }
+
+    /// Whether the MAC address is bound to a port other than `except`.
+    pub(crate) fn is_bound_elsewhere(&self, mac: EthernetAddress, except: PortId) -> bool {
+        self.ids().filter(|&id| id != except).any(|id| {
+            let policy = self.policy(id).ok().flatten();
+            policy.is_some_and(|policy| policy.guard.macs == Macs::Only(mac))
+        })
     }
 }

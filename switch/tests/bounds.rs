@@ -12,7 +12,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use smoltcp::wire::EthernetAddress;
 use wharf_switch::{
-    Delivered, Fdb, Frame, Instant, Isolation, Membership, MemoryPort, Offloads, Policy, Pool, PortId,
+    Delivered, Fdb, Frame, Guard, Instant, Isolation, Membership, MemoryPort, Offloads, Policy, Pool, PortId,
     Received, StormControl, StormRates, Switch, Vlan,
 };
 
@@ -40,6 +40,7 @@ fn policies() -> impl Strategy<Value = Option<Policy>> {
         membership,
         isolation,
         storm: Arc::new(StormControl::new(StormRates::UNLIMITED)),
+        guard: Guard::OFF,
     });
     prop::option::weighted(0.9, policy)
 }
