@@ -21,7 +21,8 @@ use stage::{CONTAINER_MAC, GATEWAY_MAC, Stage, config};
 use wharf_stack::host::{Family, HostError};
 use wharf_switch::offload::VNET_HEADER_LEN;
 use wharf_switch::{
-    Duration, Guard, Isolation, Macs, Offloads, Policy, Rate, Reason, StormControl, StormRates, Vlan,
+    Duration, Guard, Isolation, Macs, Membership, Offloads, Policy, Rate, Reason, StormControl, StormRates,
+    Vlan,
 };
 
 type Gateway = wharf_stack::DropReason;
@@ -478,6 +479,28 @@ fn provoke_policy(reason: Switch) -> Stage {
         R::BroadcastStorm => storm(EthernetAddress::BROADCAST),
         R::MulticastStorm => storm(EthernetAddress([0x01, 0, 0x5e, 0, 0, 0xfb])),
         R::UnknownUnicastStorm => storm(EthernetAddress([2, 0, 0, 0, 0, 0x99])),
+        R::GroupUnheard => {
+            // The one router on the VLAN sends what nobody else has asked for.
+            let membership = Membership::Access(Vlan::new(5).unwrap());
+            let policy = Policy { membership, guard: Guard::OFF, ..Policy::default() };
+            let mut stage = policed(policy.clone(), &[]);
+            let other = stage.add_port(Offloads::ALL);
+            stage.workers[0].switch.set_policy(other, Some(Arc::new(policy)));
+            let to_group = |protocol, payload: &[u8]| {
+                let mut frame = frames::ip(
+                    address(CONTAINER),
+                    address("239.1.2.3"),
+                    IpProtocol::from(protocol),
+                    1,
+                    payload,
+                );
+                frame[..6].copy_from_slice(&[0x01, 0, 0x5e, 1, 2, 3]);
+                frame
+            };
+            stage.receive(&to_group(2, &[0x11, 0, 0xee, 0xff, 0, 0, 0, 0]));
+            stage.receive(&to_group(47, b"stream"));
+            stage
+        }
         R::SourceMacForged => {
             let macs = Macs::Only(EthernetAddress([2, 0, 0, 0, 0, 0x65]));
             let policy = Policy { guard: Guard { macs, ..Guard::default() }, ..Policy::default() };
@@ -531,6 +554,7 @@ fn provoke_switch(reason: Switch) -> Stage {
         | R::BroadcastStorm
         | R::MulticastStorm
         | R::UnknownUnicastStorm
+        | R::GroupUnheard
         | R::SourceMacForged
         | R::Ipv4SourceForged
         | R::Ipv6SourceForged

@@ -61,7 +61,7 @@ impl<P: Port> Outbox for Exit<'_, P> {
         self.switch.tally.originated += 1;
         match self.switch.decide(PortId::GATEWAY, frame, self.now) {
             Ok(egress) => {
-                self.switch.deliver(egress, frame, PortId::GATEWAY);
+                self.switch.deliver(egress, frame, PortId::GATEWAY, self.now);
             }
             Err(reason) => self.switch.discard(reason),
         }
@@ -179,7 +179,7 @@ impl<P: Port, H: Host> Worker<P, H> {
     /// Sends the received frame where it belongs.
     fn forward(&mut self, now: Instant, ingress: PortId) {
         let delivered = match self.switch.decide(ingress, &mut self.frame, now) {
-            Ok(egress) => self.switch.deliver(egress, &mut self.frame, ingress),
+            Ok(egress) => self.switch.deliver(egress, &mut self.frame, ingress, now),
             Err(reason) => return self.switch.discard(reason),
         };
         if delivered.gateway {

@@ -85,6 +85,7 @@ drop_reasons! {
         BroadcastStorm(Policy, "more broadcast frames than the port may send"),
         MulticastStorm(Policy, "more multicast frames than the port may send"),
         UnknownUnicastStorm(Policy, "more frames to unknown addresses than the port may send"),
+        GroupUnheard(Elsewhere, "nobody on the VLAN listens to that group"),
         SourceMacForged(Policy, "source MAC address belongs to another port"),
         Ipv4SourceForged(Policy, "IPv4 source address is not the port's"),
         Ipv6SourceForged(Policy, "IPv6 source address is not the port's"),

@@ -13,7 +13,8 @@
 //! | known on the very port | dropped | - |
 //! | unknown | the other ports | the ports |
 //!
-//! "The other ports" of an isolated port are the promiscuous ones. What is flooded is metered
+//! "The other ports" are those with members of the group, where that is known ([`snoop`](crate::snoop)). Those of an isolated
+//! port are the promiscuous ones. What is flooded is metered
 //! ([`storm`](crate::storm)).
 //!
 //! A port without a policy skips every step that is behind `if let Some(policy)`: classification, guards, meters.
@@ -27,7 +28,7 @@ use smoltcp::wire::{EthernetAddress, EthernetFrame};
 use crate::storm::Flooded;
 use crate::table::Table;
 use crate::vlan::{self, Membership};
-use crate::{DropReason, Fdb, Frame, Instant, Macs, Policy, PortId, Vlan};
+use crate::{Audience, DropReason, Fdb, Frame, Instant, Macs, Policy, PortId, Vlan};
 
 /// Where a frame goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub enum Egress {
     Flood {
         /// And to the gateway.
         gateway: bool,
+        /// Which of them.
+        audience: Audience,
     },
 }
 
@@ -69,7 +72,7 @@ impl<P> Forwarding<'_, P> {
             return Err(DropReason::ReservedGroupAddress);
         }
         if ingress == PortId::GATEWAY {
-            return self.find(ingress, destination, Vlan::UNTAGGED);
+            return self.find(ingress, None, destination, frame);
         }
         let policy = self.table.policy(ingress)?;
         // IEEE 802.1D 7.8: "The source address field of the frame specifies a specific end station (i.e., is not a group
@@ -89,7 +92,7 @@ impl<P> Forwarding<'_, P> {
             policy.guard.check(frame.bytes())?;
         }
         self.fdb.learn(frame.vlan, source, ingress, self.now);
-        let egress = self.find(ingress, destination, frame.vlan)?;
+        let egress = self.find(ingress, policy, destination, frame)?;
         if let Some(policy) = policy {
             self.meter(policy, egress, destination, frame)?;
         }
@@ -97,7 +100,14 @@ impl<P> Forwarding<'_, P> {
     }
 
     /// Reads the destination.
-    fn find(&self, ingress: PortId, destination: EthernetAddress, vlan: Vlan) -> Result<Egress, DropReason> {
+    fn find(
+        &self,
+        ingress: PortId,
+        policy: Option<&Policy>,
+        destination: EthernetAddress,
+        frame: &mut Frame,
+    ) -> Result<Egress, DropReason> {
+        let vlan = frame.vlan;
         let from_gateway = ingress == PortId::GATEWAY;
         // The gateway is on the untagged VLAN until a VLAN declares a prefix of its own.
         if destination == self.gateway && vlan == Vlan::UNTAGGED {
@@ -107,7 +117,11 @@ impl<P> Forwarding<'_, P> {
         if destination.is_multicast() {
             let gateway = vlan == Vlan::UNTAGGED && !from_gateway;
             return match (reaches_others(), gateway) {
-                (true, gateway) => Ok(Egress::Flood { gateway }),
+                (true, gateway) => {
+                    let may_route = policy.is_some_and(|policy| policy.guard.may_route);
+                    let audience = self.fdb.snoop().hear(ingress, may_route, frame, self.now);
+                    Ok(Egress::Flood { gateway, audience })
+                }
                 (false, true) => Ok(Egress::Gateway),
                 (false, false) => Err(DropReason::NobodyElse),
             };
@@ -115,11 +129,9 @@ impl<P> Forwarding<'_, P> {
         let known = self.fdb.lookup(vlan, destination, self.now);
         match known.filter(|&port| self.table.is_member(port, vlan)) {
             Some(port) if port == ingress => Err(DropReason::SamePort),
-            Some(port) if !self.table.is_within(self.table.scope(ingress, vlan), port) => {
-                Err(DropReason::PortIsolated)
-            }
+            Some(port) if self.table.are_isolated(ingress, port) => Err(DropReason::PortIsolated),
             Some(port) => Ok(Egress::One(port)),
-            None if reaches_others() => Ok(Egress::Flood { gateway: false }),
+            None if reaches_others() => Ok(Egress::Flood { gateway: false, audience: Audience::Everyone }),
             None => Err(DropReason::NobodyElse),
         }
     }
@@ -236,7 +248,7 @@ mod tests {
     }
 
     fn flood(gateway: bool) -> Result<Egress, DropReason> {
-        Ok(Egress::Flood { gateway })
+        Ok(Egress::Flood { gateway, audience: Audience::Everyone })
     }
 
     fn frame(destination: EthernetAddress, source: EthernetAddress, ethertype: u16) -> Frame {
@@ -423,7 +435,11 @@ mod tests {
         let group = EthernetAddress([0x01, 0, 0x5e, 1, 1, 1]);
         for (destination, first, reason) in [
             (EthernetAddress::BROADCAST, flood(true), DropReason::BroadcastStorm),
-            (group, flood(true), DropReason::MulticastStorm),
+            (
+                group,
+                Ok(Egress::Flood { gateway: true, audience: Audience::Group }),
+                DropReason::MulticastStorm,
+            ),
             (B, flood(false), DropReason::UnknownUnicastStorm),
         ] {
             assert_eq!(rig.from(0, A, destination), first);

@@ -8,14 +8,16 @@
 //! # How it works
 //! Every worker has a switch of its own with its own queue of each port; they share the [`Fdb`]. So that a
 //! [`PortId`] means the same to all of them, one worker's switch hands out the id ([`Switch::attach`]) and the
-//! others put their queue at the same place ([`Switch::attach_as`]).
+//! others put their queue at the same place ([`Switch::attach_as`]). A port's [`Policy`] is one value that every worker's
+//! switch is given.
 //!
 //! A frame that a port cannot take as it is, is finished first: its checksum computed, a super-frame cut. Ports
-//! that take it whole get it untouched, whatever the order of a flood.
+//! that take it whole get it untouched, whatever the order of a flood. The VLAN tag comes last, on the frame or on each
+//! piece, and goes before the next port's turn.
 //!
 //! # Bounds
-//! [`MAX_PORTS`] ports. Nothing is queued here: a frame that a port does not take is dropped with a reason
-//! ([`Switch::deliver`]) or stays the caller's ([`Switch::offer`]).
+//! [`MAX_PORTS`](crate::fdb::MAX_PORTS) ports. Nothing is queued here: a frame that a port does not take is dropped
+//! with a reason ([`Switch::deliver`]) or stays the caller's ([`Switch::offer`]).
 
 use std::sync::Arc;
 
@@ -167,28 +169,32 @@ impl<P: Port> Switch<P> {
         }
     }
 
-    /// Sends `frame`, which came from `from`, where the decision says, and books what became of it.
+    /// Sends `frame`, which came from `from`, where the decision of the same moment says, and books what became of it.
     ///
     /// The share of the gateway is not touched: [`Delivered::gateway`] says that there is one. It counts as a copy
     /// of its own when other ports had one too.
-    pub fn deliver(&mut self, egress: Egress, frame: &mut Frame, from: PortId) -> Delivered {
+    pub fn deliver(&mut self, egress: Egress, frame: &mut Frame, from: PortId, now: Instant) -> Delivered {
         let mut delivered = Delivered::default();
         match egress {
             Egress::Gateway => delivered.gateway = true,
             Egress::One(id) => self.deliver_to(id, frame, &mut delivered),
-            Egress::Flood { gateway } => {
+            Egress::Flood { gateway, audience } => {
                 let scope = self.table.scope(from, frame.vlan);
+                let listeners = self.fdb.snoop().ports(audience, frame, now);
                 let mut copies = u64::from(gateway);
                 for index in 0..self.table.places() {
                     let Some(id) = self.table.id_at(index) else { continue };
-                    if self.table.is_within(scope, id) {
+                    let is_listener = listeners.as_ref().is_none_or(|set| set.contains(id));
+                    if is_listener && self.table.is_within(scope, id) {
                         copies += 1;
                         self.deliver_to(id, frame, &mut delivered);
                     }
                 }
                 delivered.gateway = gateway;
                 if copies == 0 {
-                    self.drop_one(DropReason::NobodyElse, &mut delivered);
+                    let unheard = listeners.is_some();
+                    let reason = if unheard { DropReason::GroupUnheard } else { DropReason::NobodyElse };
+                    self.drop_one(reason, &mut delivered);
                 }
                 self.tally.replicated += copies.saturating_sub(1);
             }
@@ -309,6 +315,7 @@ mod tests {
     use crate::fdb::MAX_PORTS;
     use crate::frame::ETHERNET_HEADER_LEN;
     use crate::offload::checksum::{Verdict, verify_checksum};
+    use crate::snoop::tests::{GROUP, igmp, stream};
     use crate::{Checksum, Guard, Membership, MemoryPort, Offloads, Segmentation, SegmentationKind, Vlan};
 
     const GATEWAY: EthernetAddress = EthernetAddress([0x02, 0, 0, 0, 0, 0xfe]);
@@ -361,7 +368,7 @@ mod tests {
         let mut received = Pool::new(0).large();
         assert_eq!(switch.receive(from, &mut received), Received::Frame);
         let delivered = match switch.decide(from, &mut received, NOW) {
-            Ok(egress) => switch.deliver(egress, &mut received, from),
+            Ok(egress) => switch.deliver(egress, &mut received, from, NOW),
             Err(reason) => {
                 switch.discard(reason);
                 Delivered::default()
@@ -553,6 +560,21 @@ mod tests {
     }
 
     #[test]
+    fn a_group_goes_to_its_members_and_routers() {
+        let (mut switch, ids) = switch(4);
+        switch.set_policy(ids[0], Some(Arc::new(Policy { guard: Guard::OFF, ..Policy::default() })));
+        for (from, frame, expected) in [
+            (0, igmp(0x11, [0; 4]), [0, 1, 1, 1]),
+            (1, igmp(0x16, GROUP), [1, 1, 1, 1]),
+            (2, stream(GROUP), [2, 2, 1, 1]),
+            (0, stream([239, 9, 9, 9]), [2, 2, 1, 1]),
+        ] {
+            assert!(pass(&mut switch, ids[from], frame).gateway);
+            assert_eq!([0, 1, 2, 3].map(|port| outbound(&switch, ids[port])), expected);
+        }
+    }
+
+    #[test]
     fn a_checksum_owed_on_an_access_port_is_paid_under_the_tag_of_a_trunk() {
         let (mut switch, ids) = switch(2);
         switch.set_policy(ids[0], access(5));
@@ -575,7 +597,7 @@ mod tests {
         assert_eq!(pass(&mut switch, ids[0], frame(mac(2), mac(1))).sent, 0);
         let again = switch.attach(MemoryPort::default(), None).unwrap();
         assert_eq!(again, PortId { index: ids[1].index, generation: ids[1].generation + 1 });
-        assert_eq!(switch.deliver(Egress::One(ids[1]), &mut frame(mac(2), mac(1)), ids[0]).dropped, 1);
+        assert_eq!(switch.deliver(Egress::One(ids[1]), &mut frame(mac(2), mac(1)), ids[0], NOW).dropped, 1);
         assert_eq!(switch.drops.get(DropReason::PortClosed), 1);
         assert_eq!(switch.receive(ids[1], &mut frame(mac(2), mac(1))), Received::Closed);
     }

@@ -166,10 +166,18 @@ impl<P> Table<P> {
         self.get(id).map(|attached| attached.policy.as_deref()).ok_or(DropReason::PortClosed)
     }
 
+    /// Whether the two ports are isolated from each other. The gateway is isolated from nobody.
+    pub(crate) fn are_isolated(&self, one: PortId, other: PortId) -> bool {
+        self.is_isolated(one) && self.is_isolated(other)
+    }
+
+    fn is_isolated(&self, id: PortId) -> bool {
+        self.policy(id).is_ok_and(is_isolated)
+    }
+
     /// How far a frame from `from`, a port or the gateway, may be flooded.
     pub(crate) fn scope(&self, from: PortId, vlan: Vlan) -> Scope {
-        let isolated = self.policy(from).is_ok_and(is_isolated);
-        Scope { from, vlan, isolated }
+        Scope { from, vlan, isolated: self.is_isolated(from) }
     }
 
     /// Whether a flooded frame may go out of this port.

@@ -109,7 +109,7 @@ fn pass(switch: &mut Switch<MemoryPort>, from: PortId, bytes: &[u8]) -> Delivere
     let mut frame = pool.small();
     assert_eq!(switch.receive(from, &mut frame), Received::Frame);
     let delivered = match switch.decide(from, &mut frame, Instant::from_secs(1)) {
-        Ok(egress) => switch.deliver(egress, &mut frame, from),
+        Ok(egress) => switch.deliver(egress, &mut frame, from, Instant::from_secs(1)),
         Err(reason) => {
             switch.discard(reason);
             Delivered::default()
