@@ -89,7 +89,7 @@ impl<P> Forwarding<'_, P> {
         }
         if let Some(policy) = policy {
             self.check_mac(policy.guard.macs, ingress, source, frame.vlan)?;
-            policy.guard.check(frame.bytes())?;
+            policy.guard.check(frame)?;
         }
         self.fdb.learn(frame.vlan, source, ingress, self.now);
         let egress = self.find(ingress, policy, destination, frame)?;

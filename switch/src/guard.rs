@@ -18,6 +18,8 @@
 //! probes, DHCP, IGMP and MLD reports, duplicate address detection, and IPv6 from the link-local address that its MAC
 //! address makes (RFC 4291 appendix A). Any other link-local address has to be bound, like every address.
 //!
+//! A checksum that is still owed may not lie where it would change what was looked at once it is paid.
+//!
 //! Later fragments pass when their source address does: nothing can be made of them without the first, and a first
 //! one that does not hold what has to be looked at is dropped.
 //!
@@ -38,7 +40,8 @@ use smoltcp::wire::{
     Ipv4Address, Ipv4Cidr, Ipv4Packet, Ipv6Address, Ipv6Cidr,
 };
 
-use crate::DropReason;
+use crate::offload::transport::Transport;
+use crate::{Checksum, DropReason, Frame};
 
 /// Addresses or prefixes of one family that a port may have.
 pub const MAX_BINDINGS: usize = 16;
@@ -125,10 +128,15 @@ impl Guard {
         Self { macs: Macs::Any, addresses: Addresses::Any, may_serve_dhcp: true, may_route: true };
 
     /// Checks what a frame without VLAN tag says of its sender behind the Ethernet header.
-    pub(crate) fn check(&self, frame: &[u8]) -> Result<(), DropReason> {
+    pub(crate) fn check(&self, frame: &Frame) -> Result<(), DropReason> {
         if self.addresses == Addresses::Any && self.may_serve_dhcp && self.may_route {
             return Ok(());
         }
+        self.check_headers(frame.bytes())?;
+        if changes_headers(frame) { Err(DropReason::VnetHeaderInvalid) } else { Ok(()) }
+    }
+
+    fn check_headers(&self, frame: &[u8]) -> Result<(), DropReason> {
         let ethernet = EthernetFrame::new_checked(frame).map_err(|_| DropReason::FrameTruncated)?;
         let (source, packet) = (ethernet.src_addr(), ethernet.payload());
         match ethernet.ethertype() {
@@ -213,6 +221,22 @@ impl Guard {
     }
 }
 
+/// Whether the owed checksum, once it is paid, would be written over something that was looked at here. Its sender could
+/// choose the sum so that it becomes another's address.
+fn changes_headers(frame: &Frame) -> bool {
+    let Checksum::Partial { start, offset } = frame.offload.checksum else { return false };
+    let Some(transport) = Transport::locate(frame.bytes()) else { return true };
+    let Some(at) = (usize::from(start) + usize::from(offset)).checked_sub(transport.start) else {
+        return true;
+    };
+    match transport.protocol {
+        IpProtocol::Udp => at < 6,
+        IpProtocol::Icmpv6 => at != 2,
+        // Tunnels may owe the checksum of what is inside.
+        _ => at < 2,
+    }
+}
+
 /// Source and destination port.
 fn udp_ports(datagram: &[u8]) -> Result<(u16, u16), DropReason> {
     let &[s0, s1, d0, d1] = datagram.first_chunk().ok_or(DropReason::HeadersUnreadable)?;
@@ -228,6 +252,7 @@ fn answers_dhcp((source, destination): (u16, u16), server: u16, client: u16) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Pool;
 
     pub(super) const MAC: EthernetAddress = EthernetAddress([0x02, 0, 0, 0, 0, 0x0a]);
     pub(super) const OTHER: EthernetAddress = EthernetAddress([0x02, 0, 0, 0, 0, 0x0b]);
@@ -269,50 +294,57 @@ mod tests {
     fn arp_speaks_of_its_sender_only() {
         for (guard, allowed) in [(bound(), true), (Guard::default(), false)] {
             for operation in [1, 2] {
-                assert_eq!(guard.check(&arp(operation, MAC, OWN)).is_ok(), allowed);
-                assert_eq!(guard.check(&arp(operation, MAC, FOREIGN)), Err(DropReason::ArpForged));
-                assert_eq!(guard.check(&arp(operation, OTHER, OWN)), Err(DropReason::ArpForged));
+                assert_eq!(guard.check_headers(&arp(operation, MAC, OWN)).is_ok(), allowed);
+                assert_eq!(guard.check_headers(&arp(operation, MAC, FOREIGN)), Err(DropReason::ArpForged));
+                assert_eq!(guard.check_headers(&arp(operation, OTHER, OWN)), Err(DropReason::ArpForged));
             }
-            assert_eq!(guard.check(&arp(1, MAC, NONE)), Ok(()), "a probe");
-            assert_eq!(guard.check(&arp(2, MAC, NONE)), Err(DropReason::ArpForged));
+            assert_eq!(guard.check_headers(&arp(1, MAC, NONE)), Ok(()), "a probe");
+            assert_eq!(guard.check_headers(&arp(2, MAC, NONE)), Err(DropReason::ArpForged));
         }
         let router = Guard { addresses: Addresses::Any, ..Guard::default() };
-        assert_eq!(router.check(&arp(2, MAC, FOREIGN)), Ok(()));
+        assert_eq!(router.check_headers(&arp(2, MAC, FOREIGN)), Ok(()));
     }
 
     #[test]
     fn arp_that_cannot_be_read_is_dropped() {
         let whole = arp(1, MAC, OWN);
-        assert_eq!(bound().check(&whole[..whole.len() - 1]), Err(DropReason::HeadersUnreadable));
+        assert_eq!(bound().check_headers(&whole[..whole.len() - 1]), Err(DropReason::HeadersUnreadable));
         for (at, value) in [(15, 6), (17, 1), (18, 7), (19, 3)] {
             let mut odd = [&whole[..], &[0; 20]].concat();
             odd[at] = value;
-            assert_eq!(bound().check(&odd), Err(DropReason::HeadersUnreadable), "byte {at}");
+            assert_eq!(bound().check_headers(&odd), Err(DropReason::HeadersUnreadable), "byte {at}");
         }
     }
 
     #[test]
     fn ipv4_sources_are_the_ports_in_every_fragment() {
         for offset in [0, MORE, MORE | 5, 5] {
-            assert_eq!(bound().check(&ipv4(OWN, offset, 6, &[0; 20])), Ok(()));
+            assert_eq!(bound().check_headers(&ipv4(OWN, offset, 6, &[0; 20])), Ok(()));
             for guard in [bound(), Guard::default()] {
                 let forged = ipv4(FOREIGN, offset, 6, &[0; 20]);
-                assert_eq!(guard.check(&forged), Err(DropReason::Ipv4SourceForged));
+                assert_eq!(guard.check_headers(&forged), Err(DropReason::Ipv4SourceForged));
             }
         }
-        assert_eq!(Guard::default().check(&ipv4(OWN, 0, 6, &[0; 20])), Err(DropReason::Ipv4SourceForged));
+        assert_eq!(
+            Guard::default().check_headers(&ipv4(OWN, 0, 6, &[0; 20])),
+            Err(DropReason::Ipv4SourceForged)
+        );
     }
 
     #[test]
     fn without_an_address_a_port_may_ask_for_one_and_nothing_else() {
         for guard in [bound(), Guard::default()] {
-            assert_eq!(guard.check(&ipv4(NONE, 0, 17, &udp(68, 67))), Ok(()));
-            assert_eq!(guard.check(&ipv4(NONE, 0, 2, &[0x16; 8])), Ok(()), "IGMP");
+            assert_eq!(guard.check_headers(&ipv4(NONE, 0, 17, &udp(68, 67))), Ok(()));
+            assert_eq!(guard.check_headers(&ipv4(NONE, 0, 2, &[0x16; 8])), Ok(()), "IGMP");
             let spoofed = Err(DropReason::Ipv4SourceForged);
-            assert_eq!(guard.check(&ipv4(NONE, 0, 17, &udp(68, 53))), spoofed);
-            assert_eq!(guard.check(&ipv4(NONE, 5, 17, &udp(68, 67))), spoofed, "not the first fragment");
-            assert_eq!(guard.check(&ipv4(NONE, 5, 2, &[0x16; 8])), spoofed, "not the first fragment");
-            assert_eq!(guard.check(&ipv4(NONE, 0, 6, &[0; 20])), spoofed);
+            assert_eq!(guard.check_headers(&ipv4(NONE, 0, 17, &udp(68, 53))), spoofed);
+            assert_eq!(
+                guard.check_headers(&ipv4(NONE, 5, 17, &udp(68, 67))),
+                spoofed,
+                "not the first fragment"
+            );
+            assert_eq!(guard.check_headers(&ipv4(NONE, 5, 2, &[0x16; 8])), spoofed, "not the first fragment");
+            assert_eq!(guard.check_headers(&ipv4(NONE, 0, 6, &[0; 20])), spoofed);
         }
     }
 
@@ -322,11 +354,11 @@ mod tests {
         for (source, destination) in [(67, 68), (67, 67), (4000, 68)] {
             for offset in [0, MORE] {
                 let answer = ipv4(OWN, offset, 17, &udp(source, destination));
-                assert_eq!(bound().check(&answer), Err(DropReason::DhcpServerForbidden));
-                assert_eq!(server.check(&answer), Ok(()));
+                assert_eq!(bound().check_headers(&answer), Err(DropReason::DhcpServerForbidden));
+                assert_eq!(server.check_headers(&answer), Ok(()));
             }
         }
-        assert_eq!(bound().check(&ipv4(OWN, 0, 17, &udp(68, 67))), Ok(()), "a renewal");
+        assert_eq!(bound().check_headers(&ipv4(OWN, 0, 17, &udp(68, 67))), Ok(()), "a renewal");
     }
 
     #[test]
@@ -334,30 +366,53 @@ mod tests {
         let router = Guard { may_route: true, ..bound() };
         for kind in [5, 9] {
             let message = ipv4(OWN, 0, 1, &[kind; 8]);
-            assert_eq!(bound().check(&message), Err(DropReason::RouterForbidden));
-            assert_eq!(router.check(&message), Ok(()));
+            assert_eq!(bound().check_headers(&message), Err(DropReason::RouterForbidden));
+            assert_eq!(router.check_headers(&message), Ok(()));
         }
-        assert_eq!(bound().check(&ipv4(OWN, 0, 1, &[8; 8])), Ok(()));
+        assert_eq!(bound().check_headers(&ipv4(OWN, 0, 1, &[8; 8])), Ok(()));
     }
 
     #[test]
     fn a_first_fragment_too_small_to_be_looked_at_is_dropped() {
         let unreadable = Err(DropReason::HeadersUnreadable);
-        assert_eq!(bound().check(&ipv4(OWN, MORE, 17, &[0, 67, 0])), unreadable);
-        assert_eq!(bound().check(&ipv4(OWN, MORE, 1, &[])), unreadable);
-        assert_eq!(bound().check(&ipv4(OWN, MORE | 1, 17, &[])), Ok(()), "a later one");
+        assert_eq!(bound().check_headers(&ipv4(OWN, MORE, 17, &[0, 67, 0])), unreadable);
+        assert_eq!(bound().check_headers(&ipv4(OWN, MORE, 1, &[])), unreadable);
+        assert_eq!(bound().check_headers(&ipv4(OWN, MORE | 1, 17, &[])), Ok(()), "a later one");
         let mut version = ipv4(OWN, 0, 6, &[0; 20]);
         version[14] = 0x65;
-        assert_eq!(bound().check(&version), unreadable);
+        assert_eq!(bound().check_headers(&version), unreadable);
         version[14] = 0x4f;
         version.truncate(40);
-        assert_eq!(bound().check(&version), unreadable);
+        assert_eq!(bound().check_headers(&version), unreadable);
+    }
+
+    /// A frame whose checksum is owed, to be written at `field`.
+    fn owing(bytes: &[u8], field: u16) -> Frame {
+        let mut frame = Pool::new(0).small();
+        frame.fill(bytes);
+        frame.offload.checksum = Checksum::Partial { start: 14, offset: field - 14 };
+        frame
+    }
+
+    #[test]
+    fn an_owed_checksum_becomes_no_address() {
+        let invalid = Err(DropReason::VnetHeaderInvalid);
+        let datagram = ipv4(OWN, 0, 17, &[&udp(5000, 53)[..], &[0; 8]].concat());
+        for field in 14..14 + 26 {
+            assert_eq!(bound().check(&owing(&datagram, field)), invalid, "{field}");
+        }
+        assert_eq!(bound().check(&owing(&datagram, 14 + 26)), Ok(()));
+        assert_eq!(bound().check(&owing(&datagram, 14 + 34)), Ok(()), "within a tunnel");
+        assert_eq!(bound().check(&owing(&ipv4(OWN, 0, 6, &[0; 20]), 14 + 36)), Ok(()));
+        assert_eq!(bound().check(&owing(&ipv4(OWN, 0, 1, &[8; 8]), 14 + 20)), invalid, "the type");
+        assert_eq!(bound().check(&owing(&ipv4(OWN, MORE, 6, &[0; 20]), 14 + 36)), invalid, "a fragment");
+        assert_eq!(bound().check(&owing(&arp(1, MAC, OWN), 14 + 16)), invalid);
     }
 
     #[test]
     fn an_open_guard_looks_at_nothing() {
-        assert_eq!(Guard::OFF.check(&frame(0x0800, &[])), Ok(()));
-        assert_eq!(bound().check(&frame(0x88b5, &[])), Ok(()), "not IP");
+        assert_eq!(Guard::OFF.check(&owing(&frame(0x0800, &[]), 14)), Ok(()));
+        assert_eq!(bound().check_headers(&frame(0x88b5, &[])), Ok(()), "not IP");
     }
 
     #[test]

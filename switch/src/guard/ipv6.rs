@@ -180,6 +180,7 @@ mod tests {
 
     use super::super::tests::{MAC, OTHER, bound, frame};
     use super::*;
+    use crate::{Checksum, Pool};
 
     const OWN: &str = "2001:db8::10";
     const FOREIGN: &str = "2001:db8::11";
@@ -204,7 +205,7 @@ mod tests {
     }
 
     fn ndp(guard: &Guard, source: &str, message: &[u8]) -> Result<(), DropReason> {
-        guard.check(&ipv6(address(source), ICMPV6, message))
+        guard.check_headers(&ipv6(address(source), ICMPV6, message))
     }
 
     /// The extension headers, each of which says that `next` follows, in front of `payload`.
@@ -220,13 +221,13 @@ mod tests {
     fn sources_are_the_ports_own_or_made_from_its_mac() {
         let tcp = |source| ipv6(address(source), 6, &[0; 20]);
         for own in [OWN, "2001:db8:a::77", "fe80::ff:fe00:a"] {
-            assert_eq!(bound().check(&tcp(own)), Ok(()), "{own}");
+            assert_eq!(bound().check_headers(&tcp(own)), Ok(()), "{own}");
         }
         for forged in [FOREIGN, "fe80::1", "fe80::ff:fe00:b", "::", "::1"] {
-            assert_eq!(bound().check(&tcp(forged)), Err(DropReason::Ipv6SourceForged), "{forged}");
+            assert_eq!(bound().check_headers(&tcp(forged)), Err(DropReason::Ipv6SourceForged), "{forged}");
         }
-        assert_eq!(Guard::default().check(&tcp(OWN)), Err(DropReason::Ipv6SourceForged));
-        assert_eq!(Guard::default().check(&tcp("fe80::ff:fe00:a")), Ok(()));
+        assert_eq!(Guard::default().check_headers(&tcp(OWN)), Err(DropReason::Ipv6SourceForged));
+        assert_eq!(Guard::default().check_headers(&tcp("fe80::ff:fe00:a")), Ok(()));
     }
 
     #[test]
@@ -269,6 +270,16 @@ mod tests {
     }
 
     #[test]
+    fn an_owed_checksum_becomes_no_option_of_neighbor_discovery() {
+        let mut frame = Pool::new(0).small();
+        frame.fill(&ipv6(address(OWN), ICMPV6, &about(NEIGHBOR_ADVERTISEMENT, OWN, 2, MAC)));
+        for (offset, expected) in [(2, Ok(())), (26, Err(DropReason::VnetHeaderInvalid))] {
+            frame.offload.checksum = Checksum::Partial { start: 54, offset };
+            assert_eq!(bound().check(&frame), expected);
+        }
+    }
+
+    #[test]
     fn routers_and_dhcp_servers_are_permitted_ones() {
         let router = Guard { may_route: true, ..bound() };
         for kind in [ROUTER_ADVERTISEMENT, REDIRECT] {
@@ -279,29 +290,42 @@ mod tests {
         let server = Guard { may_serve_dhcp: true, ..bound() };
         for ports in [[2, 0x23, 2, 0x22], [2, 0x23, 2, 0x23], [9, 9, 2, 0x22]] {
             let answer = ipv6(address(OWN), UDP, &[&ports[..], &[0; 8]].concat());
-            assert_eq!(bound().check(&answer), Err(DropReason::DhcpServerForbidden));
-            assert_eq!(server.check(&answer), Ok(()));
+            assert_eq!(bound().check_headers(&answer), Err(DropReason::DhcpServerForbidden));
+            assert_eq!(server.check_headers(&answer), Ok(()));
         }
         let request = ipv6(address("fe80::ff:fe00:a"), UDP, &[2, 0x22, 2, 0x23, 0, 8, 0, 0]);
-        assert_eq!(Guard::default().check(&request), Ok(()));
+        assert_eq!(Guard::default().check_headers(&request), Ok(()));
     }
 
     #[test]
     fn fragments_hide_no_neighbor_discovery() {
         let whole = extension(FRAGMENT, ICMPV6, &advertisement());
-        assert_eq!(bound().check(&ipv6(address(OWN), FRAGMENT, &whole)), Err(DropReason::NdpFragmented));
+        assert_eq!(
+            bound().check_headers(&ipv6(address(OWN), FRAGMENT, &whole)),
+            Err(DropReason::NdpFragmented)
+        );
         // The advertisement is in the second fragment, the first one ends in its extension headers.
         let mut options = extension(DESTINATION_OPTIONS, ICMPV6, &[]);
         options[1] = 3;
         let first = extension(FRAGMENT, DESTINATION_OPTIONS, &options);
-        assert_eq!(bound().check(&ipv6(address(OWN), FRAGMENT, &first)), Err(DropReason::HeadersUnreadable));
+        assert_eq!(
+            bound().check_headers(&ipv6(address(OWN), FRAGMENT, &first)),
+            Err(DropReason::HeadersUnreadable)
+        );
         let empty = extension(FRAGMENT, ICMPV6, &[]);
-        assert_eq!(bound().check(&ipv6(address(OWN), FRAGMENT, &empty)), Err(DropReason::HeadersUnreadable));
+        assert_eq!(
+            bound().check_headers(&ipv6(address(OWN), FRAGMENT, &empty)),
+            Err(DropReason::HeadersUnreadable)
+        );
         let mut later = whole;
         later[3] = 0x10;
-        assert_eq!(bound().check(&ipv6(address(OWN), FRAGMENT, &later)), Ok(()), "useless without the first");
         assert_eq!(
-            bound().check(&ipv6(address(FOREIGN), FRAGMENT, &later)),
+            bound().check_headers(&ipv6(address(OWN), FRAGMENT, &later)),
+            Ok(()),
+            "useless without the first"
+        );
+        assert_eq!(
+            bound().check_headers(&ipv6(address(FOREIGN), FRAGMENT, &later)),
             Err(DropReason::Ipv6SourceForged)
         );
     }
@@ -319,9 +343,9 @@ mod tests {
                 payload = extension(kind, next, &payload);
                 next = kind;
             }
-            prop_assert!(bound().check(&ipv6(address(OWN), next, &payload)).is_err());
+            prop_assert!(bound().check_headers(&ipv6(address(OWN), next, &payload)).is_err());
             payload.truncate(cut);
-            prop_assert!(bound().check(&ipv6(address(OWN), next, &payload)).is_err());
+            prop_assert!(bound().check_headers(&ipv6(address(OWN), next, &payload)).is_err());
         }
 
         #[test]
@@ -333,7 +357,7 @@ mod tests {
             if let Some(first) = packet.first_mut() {
                 *first = version;
             }
-            bound().check(&frame(ethertype, &packet)).ok();
+            bound().check_headers(&frame(ethertype, &packet)).ok();
         }
     }
 }

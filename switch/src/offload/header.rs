@@ -91,7 +91,9 @@ impl Offload {
         let start = u16::from_ne_bytes([s0, s1]);
         let offset = u16::from_ne_bytes([o0, o1]);
         let checksum = if flags & FLAG_NEEDS_CSUM != 0 {
-            if usize::from(start) + usize::from(offset) + 2 > frame_len {
+            // The Ethernet header has no part in any checksum, and no checksum may be written over it.
+            let is_outside = usize::from(start) + usize::from(offset) + 2 > frame_len;
+            if is_outside || usize::from(start) < ETHERNET_HEADER_LEN {
                 return Err(InvalidVnetHeader);
             }
             Checksum::Partial { start, offset }
@@ -195,6 +197,8 @@ mod tests {
         let offload = Offload { checksum: Checksum::Partial { start: 34, offset: 16 }, segmentation: None };
         assert_eq!(Offload::parse(offload.emit(), 51), Err(InvalidVnetHeader));
         assert_eq!(Offload::parse(offload.emit(), 52), Ok(offload));
+        let addresses = Offload { checksum: Checksum::Partial { start: 0, offset: 6 }, segmentation: None };
+        assert_eq!(Offload::parse(addresses.emit(), 52), Err(InvalidVnetHeader));
     }
 
     #[test]
