@@ -25,7 +25,7 @@
 //!
 //! # Bounds
 //! [`MAX_BINDINGS`] addresses or prefixes per port and family; headers are walked as far as
-//! [`MAX_EXTENSIONS`](crate::offload::transport::MAX_EXTENSIONS).
+//! [`MAX_EXTENSIONS`](crate::offload::extensions::MAX_EXTENSIONS).
 //!
 //! # Sources
 //! RFC 7039 (source address validation), RFC 7513 section 3 (DHCP snooping), RFC 7113 and RFC 6980 (Neighbor

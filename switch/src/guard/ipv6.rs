@@ -14,18 +14,10 @@ use smoltcp::wire::{EthernetAddress, Ipv6Address, Ipv6Packet};
 
 use super::{Addresses, Guard, answers_dhcp, udp_ports};
 use crate::DropReason;
-use crate::offload::transport::MAX_EXTENSIONS;
+use crate::offload::extensions::{Upper, upper_layer};
 
-const HOP_BY_HOP: u8 = 0;
 const UDP: u8 = 17;
-const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
-const AUTHENTICATION: u8 = 51;
 const ICMPV6: u8 = 58;
-const DESTINATION_OPTIONS: u8 = 60;
-const MOBILITY: u8 = 135;
-const HOST_IDENTITY: u8 = 139;
-const SHIM6: u8 = 140;
 
 const MLD_REPORT: u8 = 131;
 const MLD_DONE: u8 = 132;
@@ -44,45 +36,6 @@ const TARGET_END: usize = 24;
 
 const DHCP_SERVER: u16 = 547;
 const DHCP_CLIENT: u16 = 546;
-
-/// The upper-layer header at the end of a header chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Upper<'a> {
-    protocol: u8,
-    bytes: &'a [u8],
-    in_fragments: bool,
-}
-
-/// Walks a header chain; `None` for a later fragment, which has none.
-///
-/// # Errors
-/// [`DropReason::HeadersUnreadable`] when the chain is cut off or longer than any that is needed.
-fn upper_layer<'a>(ip: &Ipv6Packet<&'a [u8]>) -> Result<Option<Upper<'a>>, DropReason> {
-    let mut protocol = u8::from(ip.next_header());
-    let mut bytes = ip.payload();
-    let mut in_fragments = false;
-    for _ in 0..=MAX_EXTENSIONS {
-        let units = || bytes.get(1).map(|&length| usize::from(length)).ok_or(DropReason::HeadersUnreadable);
-        let len = match protocol {
-            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | MOBILITY | HOST_IDENTITY | SHIM6 => {
-                (units()? + 1) * 8
-            }
-            AUTHENTICATION => (units()? + 2) * 4,
-            FRAGMENT => {
-                let &[_, _, high, low] = bytes.first_chunk().ok_or(DropReason::HeadersUnreadable)?;
-                if u16::from_be_bytes([high, low]) >> 3 != 0 {
-                    return Ok(None);
-                }
-                in_fragments = true;
-                8
-            }
-            _ => return Ok(Some(Upper { protocol, bytes, in_fragments })),
-        };
-        protocol = *bytes.first().ok_or(DropReason::HeadersUnreadable)?;
-        bytes = bytes.get(len..).ok_or(DropReason::HeadersUnreadable)?;
-    }
-    Err(DropReason::HeadersUnreadable)
-}
 
 impl Guard {
     pub(super) fn check_ipv6(&self, mac: EthernetAddress, packet: &[u8]) -> Result<(), DropReason> {
@@ -180,6 +133,9 @@ mod tests {
 
     use super::super::tests::{MAC, OTHER, bound, frame};
     use super::*;
+    use crate::offload::extensions::{
+        AUTHENTICATION, DESTINATION_OPTIONS, FRAGMENT, HOP_BY_HOP, HOST_IDENTITY, MOBILITY, ROUTING, SHIM6,
+    };
     use crate::{Checksum, Pool};
 
     const OWN: &str = "2001:db8::10";
