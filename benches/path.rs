@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use rig::{CONTAINER_MAC, GATEWAY_MAC, assert_allocates_nothing, tcp_frame};
+use smoltcp::wire::{Ipv4Address, Ipv4Cidr};
 use wharf_stack::Ownership;
 use wharf_switch::offload::{VNET_HEADER_LEN, complete_checksum, segment};
 use wharf_switch::{
-    Checksum, Fdb, Frame, Instant, MemoryPort, Offload, Pool, PortId, Segmentation, SegmentationKind, Switch,
-    Vlan,
+    Addresses, Bindings, Checksum, Fdb, Frame, Guard, Instant, Macs, MemoryPort, Offload, Policy, Pool,
+    PortId, Segmentation, SegmentationKind, Switch, Vlan,
 };
 
 fn super_frame(pool: &Pool) -> Frame {
@@ -27,6 +28,14 @@ fn super_frame(pool: &Pool) -> Frame {
         ecn: false,
     });
     frame
+}
+
+/// The container's own addresses and no others.
+fn guarded() -> Policy {
+    let address = Ipv4Cidr::new(Ipv4Address::new(10, 0, 2, 100), 32);
+    let addresses = Bindings::new(&[address], &[]).map_or(Addresses::Unknown, Addresses::Bound);
+    let guard = Guard { macs: Macs::Only(CONTAINER_MAC), addresses, ..Guard::default() };
+    Policy { guard, ..Policy::default() }
 }
 
 /// Asserts that a stage allocates nothing, then times it.
@@ -52,11 +61,16 @@ fn main() {
 
         let fdb = Arc::new(Fdb::new(1024, [3; 16]));
         let mut switch = Switch::new(GATEWAY_MAC, fdb, pool.clone());
-        let port = switch.attach(MemoryPort::default()).unwrap_or(PortId::GATEWAY);
+        let port = switch.attach(MemoryPort::default(), None).unwrap_or(PortId::GATEWAY);
         stage(&mut criterion, "decide", bytes, || {
-            black_box(switch.decide(port, &frame, now).is_ok());
+            black_box(switch.decide(port, &mut frame, now).is_ok());
         });
         assert_eq!(switch.fdb().lookup(Vlan::UNTAGGED, CONTAINER_MAC, now), Some(port));
+
+        assert!(switch.set_policy(port, Some(Arc::new(guarded()))));
+        stage(&mut criterion, "decide, guarded", bytes, || {
+            assert!(black_box(switch.decide(port, &mut frame, now)).is_ok());
+        });
 
         let ownership = Ownership::new(rig::config(), 4);
         stage(&mut criterion, "owner", bytes, || {

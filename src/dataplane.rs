@@ -189,7 +189,7 @@ impl Driver {
         epoll::add(&epoll, &queue, epoll::EventData::new_u64(FIRST_PORT), queue.events())?;
         let sockets = Sockets::new(epoll, options.sources);
         let mut worker = Worker::new(config, fdb, Pool::new(IDLE_FRAMES), sockets, exchange);
-        let port = worker.attach(queue).map_err(io::Error::other)?;
+        let port = worker.attach(queue, None).map_err(io::Error::other)?;
         Ok(Self {
             worker,
             bells: bells.to_vec(),

@@ -13,13 +13,17 @@
 mod stage;
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use smoltcp::wire::{EthernetAddress, IpProtocol, Ipv6Cidr};
 use stage::frames::{self, ETHERNET, IPV4, Tcp};
 use stage::{CONTAINER_MAC, GATEWAY_MAC, Stage, config};
 use wharf_stack::host::{Family, HostError};
 use wharf_switch::offload::VNET_HEADER_LEN;
-use wharf_switch::{Duration, Offloads, Reason};
+use wharf_switch::{
+    Duration, Guard, Isolation, Macs, Membership, Offloads, Policy, Rate, Reason, StormControl, StormRates,
+    Vlan,
+};
 
 type Gateway = wharf_stack::DropReason;
 type Switch = wharf_switch::DropReason;
@@ -436,6 +440,93 @@ fn super_frame(flags: u8, kind: u8, size: u16, mut frame: Vec<u8>) -> Stage {
     stage
 }
 
+/// A stage whose port has a policy, beside a second port, and that got these frames.
+fn policed(policy: Policy, frames: &[Vec<u8>]) -> Stage {
+    let mut stage = Stage::new(config());
+    stage.add_port(Offloads::ALL);
+    let port = stage.port;
+    assert!(stage.workers[0].switch.set_policy(port, Some(Arc::new(policy))));
+    frames.iter().for_each(|frame| stage.receive(frame));
+    stage
+}
+
+/// The second of two frames to `destination` is one too many.
+fn storm(destination: EthernetAddress) -> Stage {
+    let one = Some(Rate::per_sec(1));
+    let rates = StormRates { broadcast: one, multicast: one, unknown_unicast: one };
+    let storm = Arc::new(StormControl::new(rates));
+    let frame = frames::ethernet(destination, CONTAINER_MAC, 0x88b5, &[0; 46]);
+    policed(Policy { storm, guard: Guard::OFF, ..Policy::default() }, &[frame.clone(), frame])
+}
+
+/// How the switch comes to drop a frame because of what its owner lets the port do.
+fn provoke_policy(reason: Switch) -> Stage {
+    use Switch as R;
+    let guarded = |frame| policed(Policy::default(), &[frame]);
+    match reason {
+        R::VlanUnknown => got(&[across(0x8100, CONTAINER_MAC, &[0, 5, 8, 0])]),
+        R::VlanTagNested => got(&[across(0x8100, CONTAINER_MAC, &[0, 5, 0x81, 0, 0, 6, 8, 0])]),
+        R::PortIsolated => {
+            let isolated = Policy { isolation: Isolation::Isolated, guard: Guard::OFF, ..Policy::default() };
+            let mut stage = policed(isolated.clone(), &[]);
+            let other = stage.add_port(Offloads::ALL);
+            let switch = &mut stage.workers[0].switch;
+            switch.set_policy(other, Some(Arc::new(isolated)));
+            switch.fdb().learn(Vlan::UNTAGGED, EthernetAddress([2, 0, 0, 0, 0, 0x99]), other, stage.now);
+            stage.receive(&across(0x88b5, CONTAINER_MAC, &[0; 46]));
+            stage
+        }
+        R::BroadcastStorm => storm(EthernetAddress::BROADCAST),
+        R::MulticastStorm => storm(EthernetAddress([0x01, 0, 0x5e, 0, 0, 0xfb])),
+        R::UnknownUnicastStorm => storm(EthernetAddress([2, 0, 0, 0, 0, 0x99])),
+        R::GroupUnheard => {
+            // The one router on the VLAN sends what nobody else has asked for.
+            let membership = Membership::Access(Vlan::new(5).unwrap());
+            let policy = Policy { membership, guard: Guard::OFF, ..Policy::default() };
+            let mut stage = policed(policy.clone(), &[]);
+            let other = stage.add_port(Offloads::ALL);
+            stage.workers[0].switch.set_policy(other, Some(Arc::new(policy)));
+            let to_group = |protocol, payload: &[u8]| {
+                let mut frame = frames::ip(
+                    address(CONTAINER),
+                    address("239.1.2.3"),
+                    IpProtocol::from(protocol),
+                    1,
+                    payload,
+                );
+                frame[..6].copy_from_slice(&[0x01, 0, 0x5e, 1, 2, 3]);
+                frame
+            };
+            stage.receive(&to_group(2, &[0x11, 0, 0xee, 0xff, 0, 0, 0, 0]));
+            stage.receive(&to_group(47, b"stream"));
+            stage
+        }
+        R::SourceMacForged => {
+            let macs = Macs::Only(EthernetAddress([2, 0, 0, 0, 0, 0x65]));
+            let policy = Policy { guard: Guard { macs, ..Guard::default() }, ..Policy::default() };
+            policed(policy, &[across(0x88b5, CONTAINER_MAC, &[0; 46])])
+        }
+        R::Ipv4SourceForged => guarded(udp("198.51.100.7:9", b"")),
+        R::Ipv6SourceForged => guarded(udp("[2001:db8::7]:9", b"")),
+        R::ArpForged => guarded(frames::arp(2, CONTAINER_MAC, [10, 0, 2, 2], [10, 0, 2, 2])),
+        R::NdpForged => guarded(ndp("fe80::ff:fe00:64", 255, 136, &about(0x40, "fd00:db8::2"))),
+        R::NdpFragmented => {
+            // A fragment header in front of the message, with nothing to follow.
+            let mut frame = ndp("fe80::ff:fe00:64", 255, 135, &about(0, "fd00:db8::2"));
+            frame[ETHERNET + 5] += 8;
+            frame[ETHERNET + 6] = 44;
+            frame.splice(ETHERNET + 40..ETHERNET + 40, [58, 0, 0, 0, 0, 0, 0, 1]);
+            guarded(frame)
+        }
+        R::DhcpServerForbidden => {
+            guarded(frames::udp(end("[fe80::ff:fe00:64]:547"), end("[ff02::1]:546"), 64, b""))
+        }
+        R::RouterForbidden => guarded(ndp("fe80::ff:fe00:64", 255, 134, &[0; 12])),
+        R::HeadersUnreadable => guarded(damaged(udp("198.51.100.7:9", b""), ETHERNET)),
+        other => panic!("nobody provokes {other:?}"),
+    }
+}
+
 /// How the switch comes to drop a frame for `reason`.
 fn provoke_switch(reason: Switch) -> Stage {
     use Switch as R;
@@ -457,7 +548,22 @@ fn provoke_switch(reason: Switch) -> Stage {
         R::SamePort => got(&[frames::ethernet(CONTAINER_MAC, CONTAINER_MAC, 0x0800, &[0; 46])]),
         R::NobodyElse => got(&[across(0x0800, CONTAINER_MAC, &[0; 46])]),
         R::SourceIsGateway => got(&[across(0x0800, GATEWAY_MAC, &[0; 46])]),
-        R::VlanUnknown => got(&[across(0x8100, CONTAINER_MAC, &[0; 46])]),
+        R::VlanUnknown
+        | R::VlanTagNested
+        | R::PortIsolated
+        | R::BroadcastStorm
+        | R::MulticastStorm
+        | R::UnknownUnicastStorm
+        | R::GroupUnheard
+        | R::SourceMacForged
+        | R::Ipv4SourceForged
+        | R::Ipv6SourceForged
+        | R::ArpForged
+        | R::NdpForged
+        | R::NdpFragmented
+        | R::DhcpServerForbidden
+        | R::RouterForbidden
+        | R::HeadersUnreadable => provoke_policy(reason),
         R::EgressFull => {
             let mut stage = Stage::new(config());
             stage.wire().limit = 0;

@@ -247,7 +247,7 @@ fn ping_sockets_rewrite_the_identifier() {
     assert_ne!(reply[4..6], [0x12, 0x34]);
 }
 
-/// Why a super-frame crosses a TAP in one call, whatever the device's MTU.
+/// Why a super-frame crosses a TAP in one call, whatever the device's MTU and with a VLAN tag too.
 #[test]
 fn a_tap_takes_a_super_frame_larger_than_its_mtu_whole() {
     own_network();
@@ -256,20 +256,26 @@ fn a_tap_takes_a_super_frame_larger_than_its_mtu_whole() {
     run(
         "ip link set tap9 mtu 1500 address 02:00:00:00:00:01 up; sysctl -qw net.ipv6.conf.tap9.disable_ipv6=1",
     );
-    let mut frame = Vec::new();
-    // Checksum owed from byte 34, to be stored 16 further; TCP over IPv4, 1,448 bytes a segment.
-    for half in [0x0101u16.to_le(), 54, 1448, 34, 16] {
-        frame.extend_from_slice(&half.to_ne_bytes());
+    let mut bytes = 0;
+    for (tag, packets) in [(&[][..], 1), (&[0x81, 0, 0, 5], 2)] {
+        let behind = u16::try_from(tag.len()).unwrap();
+        let mut frame = Vec::new();
+        // Checksum owed from byte 34, or behind the tag, to be stored 16 further; TCP over IPv4, 1,448 bytes a segment.
+        for half in [0x0101u16.to_le(), 54 + behind, 1448, 34 + behind, 16] {
+            frame.extend_from_slice(&half.to_ne_bytes());
+        }
+        frame.extend_from_slice(&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2]);
+        frame.extend_from_slice(tag);
+        frame.extend_from_slice(&[8, 0, 0x45, 0]);
+        frame.extend_from_slice(&30_040u16.to_be_bytes());
+        frame.extend_from_slice(&[0, 0, 0x40, 0, 64, 6, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2]);
+        frame.extend_from_slice(&[0, 80, 0, 81, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0]);
+        frame.resize(frame.len() + 30_000, 7);
+        assert_eq!(rustix::io::write(&queue, &frame), Ok(frame.len()));
+        let received = run("cat /proc/net/dev | grep tap9 | awk '{print $2, $3}'");
+        bytes += frame.len() - 10;
+        assert_eq!(received.trim(), format!("{bytes} {packets}"), "tag {tag:?}");
     }
-    frame.extend_from_slice(&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0]);
-    frame.extend_from_slice(&[0x45, 0]);
-    frame.extend_from_slice(&30_040u16.to_be_bytes());
-    frame.extend_from_slice(&[0, 0, 0x40, 0, 64, 6, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2]);
-    frame.extend_from_slice(&[0, 80, 0, 81, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0]);
-    frame.resize(10 + 14 + 40 + 30_000, 7);
-    assert_eq!(rustix::io::write(&queue, &frame), Ok(frame.len()));
-    let packets = run("cat /proc/net/dev | grep tap9 | awk '{print $2, $3}'");
-    assert_eq!(packets.trim(), format!("{} 1", frame.len() - 10));
 }
 
 /// Why the number of workers is fixed when a device is made.

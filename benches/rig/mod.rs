@@ -231,7 +231,7 @@ impl Stand {
             sent_frames: 0,
             sent_bytes: 0,
         };
-        let port = worker.attach(lane).unwrap();
+        let port = worker.attach(lane, None).unwrap();
         let mut stand = Self { worker, port, now: Instant::from_secs(1) };
         stand.turn(0, false);
         stand.turn(0, true);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use wharf_stack::host::{Host, HostError, HostEvent};
 use wharf_stack::{Addressee, Config, Gateway, Inbound, Outbox, PublicationId, PublishedPort};
-use wharf_switch::{Fdb, Frame, Instant, Pool, Port, PortId, Received, Switch, TooManyPorts};
+use wharf_switch::{Fdb, Frame, Instant, Policy, Pool, Port, PortId, Received, Switch, TooManyPorts};
 
 use super::exchange::{Exchange, Owned};
 
@@ -61,7 +61,7 @@ impl<P: Port> Outbox for Exit<'_, P> {
         self.switch.tally.originated += 1;
         match self.switch.decide(PortId::GATEWAY, frame, self.now) {
             Ok(egress) => {
-                self.switch.deliver(egress, frame, PortId::GATEWAY);
+                self.switch.deliver(egress, frame, PortId::GATEWAY, self.now);
             }
             Err(reason) => self.switch.discard(reason),
         }
@@ -90,12 +90,13 @@ impl<P: Port, H: Host> Worker<P, H> {
         }
     }
 
-    /// Attaches a port; it is taken to have frames waiting.
+    /// Attaches a port; it is taken to have frames waiting. A port that is not alone has a policy: see
+    /// [`wharf_switch::policy`].
     ///
     /// # Errors
     /// [`TooManyPorts`].
-    pub fn attach(&mut self, port: P) -> Result<PortId, TooManyPorts> {
-        let id = self.switch.attach(port)?;
+    pub fn attach(&mut self, port: P, policy: Option<Arc<Policy>>) -> Result<PortId, TooManyPorts> {
+        let id = self.switch.attach(port, policy)?;
         self.mark_ready(id);
         Ok(id)
     }
@@ -177,8 +178,8 @@ impl<P: Port, H: Host> Worker<P, H> {
 
     /// Sends the received frame where it belongs.
     fn forward(&mut self, now: Instant, ingress: PortId) {
-        let delivered = match self.switch.decide(ingress, &self.frame, now) {
-            Ok(egress) => self.switch.deliver(egress, &mut self.frame, ingress),
+        let delivered = match self.switch.decide(ingress, &mut self.frame, now) {
+            Ok(egress) => self.switch.deliver(egress, &mut self.frame, ingress, now),
             Err(reason) => return self.switch.discard(reason),
         };
         if delivered.gateway {

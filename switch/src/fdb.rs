@@ -31,6 +31,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering
 use siphasher::sip::SipHasher13;
 use smoltcp::wire::EthernetAddress;
 
+use crate::snoop::Snoop;
 use crate::{Instant, PortId, Vlan};
 
 /// Entries of a table for many ports.
@@ -136,6 +137,8 @@ pub struct Fdb {
     cursor: AtomicUsize,
     per_port: u32,
     hash_key: [u8; 16],
+    /// Who listens to which group.
+    snoop: Snoop,
 }
 
 impl Fdb {
@@ -156,7 +159,13 @@ impl Fdb {
             cursor: AtomicUsize::new(0),
             per_port,
             hash_key: seed,
+            snoop: Snoop::default(),
         }
+    }
+
+    /// The memberships of group addresses, shared like everything here.
+    pub(crate) fn snoop(&self) -> &Snoop {
+        &self.snoop
     }
 
     /// Takes note that `mac` sends from `port`.

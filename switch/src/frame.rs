@@ -21,6 +21,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::offload::{Offload, VNET_HEADER_LEN};
+use crate::{Priority, Vlan};
 
 /// Bytes in front of the virtio-net header, for tags and length prefixes.
 pub const HEADROOM: usize = 32;
@@ -89,8 +90,16 @@ impl Pool {
     }
 
     fn frame(&self, buffer: Box<[u8]>) -> Frame {
-        let offload = Offload::default();
-        Frame { buffer, start: FRAME_START, len: 0, offload, reassembled: false, pool: self.clone() }
+        Frame {
+            buffer,
+            start: FRAME_START,
+            len: 0,
+            offload: Offload::default(),
+            vlan: Vlan::UNTAGGED,
+            priority: Priority::default(),
+            reassembled: false,
+            pool: self.clone(),
+        }
     }
 
     fn idle(&self) -> MutexGuard<'_, Idle> {
@@ -106,13 +115,17 @@ impl fmt::Debug for Pool {
     }
 }
 
-/// One Ethernet frame, from the destination MAC address on, without FCS.
+/// One Ethernet frame, from the destination MAC address on, without FCS and, within the switch, without VLAN tag.
 pub struct Frame {
     buffer: Box<[u8]>,
     start: usize,
     len: usize,
     /// What the frame still owes.
     pub offload: Offload,
+    /// The VLAN it is on.
+    pub vlan: Vlan,
+    /// What its VLAN tag says, or is to say, beside the VLAN.
+    pub priority: Priority,
     /// The packet was put together from fragments: who sent it does not mind that it is cut again.
     pub reassembled: bool,
     pool: Pool,
@@ -165,6 +178,8 @@ impl Frame {
         self.start = FRAME_START;
         self.len = 0;
         self.offload = Offload::default();
+        self.vlan = Vlan::UNTAGGED;
+        self.priority = Priority::default();
         self.reassembled = false;
     }
 

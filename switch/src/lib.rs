@@ -2,9 +2,10 @@
 //! The layer-2 half of wharf: what a frame is, where it comes in, and where it goes.
 //!
 //! # Path
-//! A [`Port`] reads a [`Frame`]; the forwarding decision ([`forward::decide`]) learns where its sender is ([`Fdb`])
-//! and says whether another port gets it or the gateway; [`Switch::deliver`] sends it there, finishing in software
-//! what the port cannot ([`offload`]).
+//! A [`Port`] reads a [`Frame`]; the forwarding decision ([`forward`]) finds its VLAN ([`vlan`]), holds what it says of its
+//! sender against the port's [`Policy`] ([`guard`]), learns where that sender is ([`Fdb`]), and says whether another port
+//! gets it, or many ([`snoop`], [`storm`]), or the gateway; [`Switch::deliver`] sends it there, finishing in software what
+//! the port cannot ([`offload`]) and adding the VLAN tag that it wants.
 //!
 //! Nothing in here knows an operating system, a clock, a thread or a random source: time is an argument
 //! ([`Instant`]), randomness a seed.
@@ -16,20 +17,30 @@ mod drops;
 pub mod fdb;
 pub mod forward;
 pub mod frame;
+pub mod guard;
 pub mod offload;
+pub mod policy;
 pub mod port;
+pub mod snoop;
+pub mod storm;
 mod switch;
+pub mod table;
 mod tally;
 mod time;
-mod vlan;
+pub mod vlan;
 
 pub use drops::{DropClass, DropCounters, DropReason, Reason};
 pub use fdb::Fdb;
-pub use forward::{Egress, PortTable};
+pub use forward::Egress;
 pub use frame::{Frame, Pool};
+pub use guard::{Addresses, Bindings, Guard, Macs, TooManyBindings};
 pub use offload::{Checksum, Offload, Segmentation, SegmentationKind};
+pub use policy::{Isolation, Policy};
 pub use port::{MemoryPort, Offloads, Port, PortId, Received, Sent};
-pub use switch::{Delivered, PortCounters, Switch, TooManyPorts};
+pub use snoop::Audience;
+pub use storm::{Rate, StormControl, StormRates};
+pub use switch::{Delivered, Switch};
+pub use table::{PortCounters, TooManyPorts};
 pub use tally::{Imbalance, Tally};
 pub use time::{Duration, Instant};
-pub use vlan::Vlan;
+pub use vlan::{Membership, Priority, Vlan, VlanSet};

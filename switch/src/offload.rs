@@ -3,9 +3,10 @@
 //!
 //! # Path
 //! [`header`]: the 10 bytes in which devices say it. [`checksum`]: finish or verify one. [`segment()`]: cut a
-//! super-frame. [`transport`]: where in a frame the transport header is.
+//! super-frame. [`transport`]: where in a frame the transport header is, behind the [`extensions`] of IPv6.
 
 pub mod checksum;
+pub mod extensions;
 pub mod header;
 pub mod segment;
 pub mod transport;

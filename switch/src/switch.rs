@@ -8,49 +8,28 @@
 //! # How it works
 //! Every worker has a switch of its own with its own queue of each port; they share the [`Fdb`]. So that a
 //! [`PortId`] means the same to all of them, one worker's switch hands out the id ([`Switch::attach`]) and the
-//! others put their queue at the same place ([`Switch::attach_as`]).
+//! others put their queue at the same place ([`Switch::attach_as`]). A port's [`Policy`] is one value that every worker's
+//! switch is given.
 //!
 //! A frame that a port cannot take as it is, is finished first: its checksum computed, a super-frame cut. Ports
-//! that take it whole get it untouched, whatever the order of a flood.
+//! that take it whole get it untouched, whatever the order of a flood. The VLAN tag comes last, on the frame or on each
+//! piece, and goes before the next port's turn.
 //!
 //! # Bounds
-//! [`MAX_PORTS`] ports. Nothing is queued here: a frame that a port does not take is dropped with a reason
-//! ([`Switch::deliver`]) or stays the caller's ([`Switch::offer`]).
+//! [`MAX_PORTS`](crate::fdb::MAX_PORTS) ports. Nothing is queued here: a frame that a port does not take is dropped
+//! with a reason ([`Switch::deliver`]) or stays the caller's ([`Switch::offer`]).
 
-use core::fmt;
 use std::sync::Arc;
 
 use smoltcp::wire::EthernetAddress;
 
-use crate::fdb::MAX_PORTS;
-use crate::forward::{self, Egress, PortTable};
+use crate::forward::{Egress, Forwarding};
 use crate::offload::{complete_checksum, segment};
-use crate::{DropCounters, DropReason, Fdb, Frame, Instant, Pool, Port, PortId, Received, Sent, Tally, Vlan};
-
-/// Frames and bytes through one port.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PortCounters {
-    /// Frames the port gave us.
-    pub rx_frames: u64,
-    /// Bytes of these, without virtio-net header.
-    pub rx_bytes: u64,
-    /// Frames the port took.
-    pub tx_frames: u64,
-    /// Bytes of these, without virtio-net header.
-    pub tx_bytes: u64,
-}
-
-/// The table holds [`MAX_PORTS`] ports already, or the place is taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TooManyPorts;
-
-impl fmt::Display for TooManyPorts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the switch has no place left for a port (it has {MAX_PORTS})")
-    }
-}
-
-impl std::error::Error for TooManyPorts {}
+use crate::table::{Attached, Table};
+use crate::{
+    DropCounters, DropReason, Fdb, Frame, Instant, Policy, Pool, Port, PortCounters, PortId, Received, Sent,
+    Tally, TooManyPorts, vlan,
+};
 
 /// What became of a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,24 +42,10 @@ pub struct Delivered {
     pub gateway: bool,
 }
 
-/// One place in the port table.
-#[derive(Debug)]
-struct Slot<P> {
-    generation: u32,
-    attached: Option<Attached<P>>,
-}
-
-#[derive(Debug)]
-struct Attached<P> {
-    port: P,
-    vlan: Vlan,
-    counters: PortCounters,
-}
-
 /// The ports of one worker.
 #[derive(Debug)]
 pub struct Switch<P> {
-    slots: Vec<Slot<P>>,
+    table: Table<P>,
     fdb: Arc<Fdb>,
     gateway: EthernetAddress,
     pool: Pool,
@@ -90,94 +55,68 @@ pub struct Switch<P> {
     pub tally: Tally,
 }
 
-impl<P> PortTable for Switch<P> {
-    fn vlan_of(&self, port: PortId) -> Option<Vlan> {
-        self.attached(port).map(|attached| attached.vlan)
-    }
-
-    fn has_others(&self, vlan: Vlan, except: PortId) -> bool {
-        self.members(vlan).any(|id| id != except)
-    }
-}
-
 impl<P> Switch<P> {
     /// A switch without ports. `gateway` is the gateway's MAC address; `pool` is for the segments of super-frames.
     #[must_use]
     pub fn new(gateway: EthernetAddress, fdb: Arc<Fdb>, pool: Pool) -> Self {
         let (drops, tally) = (DropCounters::default(), Tally::default());
-        Self { slots: Vec::new(), fdb, gateway, pool, drops, tally }
+        Self { table: Table::default(), fdb, gateway, pool, drops, tally }
     }
 
-    /// Puts `port` in the first free place.
+    /// Puts `port` in the first free place. Without a policy it is as good as alone on the switch: see
+    /// [`policy`](crate::policy).
     ///
     /// # Errors
     /// [`TooManyPorts`].
-    pub fn attach(&mut self, port: P) -> Result<PortId, TooManyPorts> {
-        let free = self.slots.iter().position(|slot| slot.attached.is_none());
-        let index = free.unwrap_or(self.slots.len());
-        let generation = self.slots.get(index).map_or(0, |slot| slot.generation);
-        let id = PortId { index: u32::try_from(index).map_err(|_| TooManyPorts)?, generation };
-        self.attach_as(id, port)?;
-        Ok(id)
+    pub fn attach(&mut self, port: P, policy: Option<Arc<Policy>>) -> Result<PortId, TooManyPorts> {
+        self.table.attach(port, policy)
     }
 
     /// Puts `port`, another queue of a device, at the place that another worker's switch gave it.
     ///
     /// # Errors
     /// [`TooManyPorts`] when the place is taken, or was used by a later port.
-    pub fn attach_as(&mut self, id: PortId, port: P) -> Result<(), TooManyPorts> {
-        let index = usize::try_from(id.index).map_err(|_| TooManyPorts)?;
-        if index >= MAX_PORTS {
-            return Err(TooManyPorts);
-        }
-        while self.slots.len() <= index {
-            self.slots.push(Slot { generation: 0, attached: None });
-        }
-        let slot = self.slots.get_mut(index).ok_or(TooManyPorts)?;
-        if slot.attached.is_some() || id.generation < slot.generation {
-            return Err(TooManyPorts);
-        }
-        let (vlan, counters) = (Vlan::UNTAGGED, PortCounters::default());
-        *slot = Slot { generation: id.generation, attached: Some(Attached { port, vlan, counters }) };
-        Ok(())
+    pub fn attach_as(
+        &mut self,
+        id: PortId,
+        port: P,
+        policy: Option<Arc<Policy>>,
+    ) -> Result<(), TooManyPorts> {
+        self.table.attach_as(id, port, policy)
     }
 
     /// Takes a port out; its id and what was learned on it are void from now on.
     pub fn detach(&mut self, id: PortId) -> Option<P> {
-        let slot = self.slots.get_mut(usize::try_from(id.index).ok()?)?;
-        if slot.generation != id.generation {
-            return None;
-        }
-        let attached = slot.attached.take()?;
-        slot.generation = slot.generation.wrapping_add(1);
+        let port = self.table.detach(id)?;
         self.fdb.forget_port(id);
-        Some(attached.port)
+        Some(port)
+    }
+
+    /// Gives an attached port another policy, from the next frame on. Returns whether there is such a port.
+    pub fn set_policy(&mut self, id: PortId, policy: Option<Arc<Policy>>) -> bool {
+        self.table.get_mut(id).map(|attached| attached.policy = policy).is_some()
     }
 
     /// The port with this id, if it is attached still.
     #[must_use]
     pub fn port(&self, id: PortId) -> Option<&P> {
-        self.attached(id).map(|attached| &attached.port)
+        self.table.get(id).map(|attached| &attached.port)
     }
 
     /// The port with this id, to be changed.
     pub fn port_mut(&mut self, id: PortId) -> Option<&mut P> {
-        self.attached_mut(id).map(|attached| &mut attached.port)
+        self.table.get_mut(id).map(|attached| &mut attached.port)
     }
 
     /// Every attached port's id.
     pub fn ids(&self) -> impl Iterator<Item = PortId> + '_ {
-        self.slots
-            .iter()
-            .zip(0u32..)
-            .filter(|(slot, _)| slot.attached.is_some())
-            .map(|(slot, index)| PortId { index, generation: slot.generation })
+        self.table.ids()
     }
 
     /// What went through a port.
     #[must_use]
     pub fn counters(&self, id: PortId) -> Option<PortCounters> {
-        self.attached(id).map(|attached| attached.counters)
+        self.table.get(id).map(|attached| attached.counters)
     }
 
     /// The shared forwarding database.
@@ -186,12 +125,14 @@ impl<P> Switch<P> {
         &self.fdb
     }
 
-    /// Where `frame` from `ingress` goes; [`forward::decide`] with this switch's tables.
+    /// Where `frame` goes that came in on `ingress`, or from the gateway ([`PortId::GATEWAY`]); see
+    /// [`forward`](crate::forward). Its VLAN tag is taken off.
     ///
     /// # Errors
     /// Why it goes nowhere. The caller reports it to [`Switch::discard`].
-    pub fn decide(&self, ingress: PortId, frame: &Frame, now: Instant) -> Result<Egress, DropReason> {
-        forward::decide(&self.fdb, self, self.gateway, ingress, frame, now)
+    pub fn decide(&self, ingress: PortId, frame: &mut Frame, now: Instant) -> Result<Egress, DropReason> {
+        let forwarding = Forwarding { fdb: &self.fdb, table: &self.table, gateway: self.gateway, now };
+        forwarding.decide(ingress, frame)
     }
 
     /// Books the end of one frame.
@@ -199,27 +140,12 @@ impl<P> Switch<P> {
         self.drops.count(reason);
         self.tally.dropped += 1;
     }
-
-    fn attached(&self, id: PortId) -> Option<&Attached<P>> {
-        let slot = self.slots.get(usize::try_from(id.index).ok()?)?;
-        slot.attached.as_ref().filter(|_| slot.generation == id.generation)
-    }
-
-    fn attached_mut(&mut self, id: PortId) -> Option<&mut Attached<P>> {
-        let slot = self.slots.get_mut(usize::try_from(id.index).ok()?)?;
-        let current = slot.generation == id.generation;
-        slot.attached.as_mut().filter(|_| current)
-    }
-
-    fn members(&self, vlan: Vlan) -> impl Iterator<Item = PortId> + '_ {
-        self.ids().filter(move |&id| self.vlan_of(id) == Some(vlan))
-    }
 }
 
 impl<P: Port> Switch<P> {
     /// Receives one frame from a port into `frame` and books it; what is no frame is booked as a drop.
     pub fn receive(&mut self, id: PortId, frame: &mut Frame) -> Received {
-        let Some(attached) = self.attached_mut(id) else { return Received::Closed };
+        let Some(attached) = self.table.get_mut(id) else { return Received::Closed };
         let received = attached.port.recv(frame);
         match received {
             Received::Frame => {
@@ -238,32 +164,37 @@ impl<P: Port> Switch<P> {
 
     /// Lets a port go on with what its device had no room for.
     pub fn flush(&mut self, id: PortId) {
-        if let Some(attached) = self.attached_mut(id) {
+        if let Some(attached) = self.table.get_mut(id) {
             attached.port.flush();
         }
     }
 
-    /// Sends `frame`, which came from `from`, where the decision says, and books what became of it.
+    /// Sends `frame`, which came from `from`, where the decision of the same moment says, and books what became of it.
     ///
     /// The share of the gateway is not touched: [`Delivered::gateway`] says that there is one. It counts as a copy
     /// of its own when other ports had one too.
-    pub fn deliver(&mut self, egress: Egress, frame: &mut Frame, from: PortId) -> Delivered {
+    pub fn deliver(&mut self, egress: Egress, frame: &mut Frame, from: PortId, now: Instant) -> Delivered {
         let mut delivered = Delivered::default();
         match egress {
             Egress::Gateway => delivered.gateway = true,
             Egress::One(id) => self.deliver_to(id, frame, &mut delivered),
-            Egress::Flood { vlan, gateway } => {
+            Egress::Flood { gateway, audience } => {
+                let scope = self.table.scope(from, frame.vlan);
+                let listeners = self.fdb.snoop().ports(audience, frame, now);
                 let mut copies = u64::from(gateway);
-                for index in 0..self.slots.len() {
-                    let Some(id) = self.id_at(index) else { continue };
-                    if id != from && self.vlan_of(id) == Some(vlan) {
+                for index in 0..self.table.places() {
+                    let Some(id) = self.table.id_at(index) else { continue };
+                    let is_listener = listeners.as_ref().is_none_or(|set| set.contains(id));
+                    if is_listener && self.table.is_within(scope, id) {
                         copies += 1;
                         self.deliver_to(id, frame, &mut delivered);
                     }
                 }
                 delivered.gateway = gateway;
                 if copies == 0 {
-                    self.drop_one(DropReason::NobodyElse, &mut delivered);
+                    let unheard = listeners.is_some();
+                    let reason = if unheard { DropReason::GroupUnheard } else { DropReason::NobodyElse };
+                    self.drop_one(reason, &mut delivered);
                 }
                 self.tally.replicated += copies.saturating_sub(1);
             }
@@ -276,7 +207,7 @@ impl<P: Port> Switch<P> {
     /// A super-frame that has to be cut is taken or refused as a whole when its first segment is; a port that fills
     /// up in the middle costs the rest, as on any link.
     pub fn offer(&mut self, id: PortId, frame: &mut Frame) -> Sent {
-        let Some(attached) = self.attached_mut(id) else { return Sent::Closed };
+        let Some(attached) = self.table.get_mut(id) else { return Sent::Closed };
         if attached.port.offloads().take(frame) {
             let sent = send_on(attached, frame);
             self.tally.sent += u64::from(sent == Sent::Sent);
@@ -286,14 +217,8 @@ impl<P: Port> Switch<P> {
         self.finish_and_send(id, frame, true, &mut delivered)
     }
 
-    fn id_at(&self, index: usize) -> Option<PortId> {
-        let slot = self.slots.get(index)?;
-        slot.attached.as_ref()?;
-        Some(PortId { index: u32::try_from(index).ok()?, generation: slot.generation })
-    }
-
     fn deliver_to(&mut self, id: PortId, frame: &mut Frame, delivered: &mut Delivered) {
-        let sent = match self.attached_mut(id) {
+        let sent = match self.table.get_mut(id) {
             None => Sent::Closed,
             Some(attached) if attached.port.offloads().take(frame) => {
                 let sent = send_on(attached, frame);
@@ -330,7 +255,7 @@ impl<P: Port> Switch<P> {
         let pool = self.pool.clone();
         let (mut pieces, mut taken) = (0u32, 0u32);
         let mut last = Sent::Sent;
-        let Some(attached) = self.attached_mut(id) else { return Sent::Closed };
+        let Some(attached) = self.table.get_mut(id) else { return Sent::Closed };
         let mut emit = |piece: &mut Frame| {
             pieces += 1;
             // After the first refusal the rest is lost in order: a later segment must not overtake.
@@ -362,14 +287,24 @@ impl<P: Port> Switch<P> {
     }
 }
 
-/// Sends and counts.
+/// Sends, with the VLAN tag that the port wants, and counts.
 fn send_on<P: Port>(attached: &mut Attached<P>, frame: &mut Frame) -> Sent {
-    let sent = attached.port.send(frame);
-    if sent == Sent::Sent {
-        attached.counters.tx_frames += 1;
-        attached.counters.tx_bytes += frame.len() as u64;
+    let Attached { port, policy, counters } = attached;
+    let mut send = |frame: &mut Frame| {
+        let sent = port.send(frame);
+        if sent == Sent::Sent {
+            counters.tx_frames += 1;
+            counters.tx_bytes += frame.len() as u64;
+        }
+        sent
+    };
+    match policy {
+        // Every frame has room for a tag in front; one that had not would be refused rather than change its VLAN.
+        Some(policy) if policy.membership.is_tagged(frame.vlan) => {
+            vlan::with_tag(frame, send).unwrap_or(Sent::Full)
+        }
+        _ => send(frame),
     }
-    sent
 }
 
 #[cfg(test)]
@@ -377,8 +312,11 @@ mod tests {
     use core::num::NonZeroU16;
 
     use super::*;
+    use crate::fdb::MAX_PORTS;
     use crate::frame::ETHERNET_HEADER_LEN;
-    use crate::{Checksum, MemoryPort, Offloads, Segmentation, SegmentationKind};
+    use crate::offload::checksum::{Verdict, verify_checksum};
+    use crate::snoop::tests::{GROUP, igmp, stream};
+    use crate::{Checksum, Guard, Membership, MemoryPort, Offloads, Segmentation, SegmentationKind, Vlan};
 
     const GATEWAY: EthernetAddress = EthernetAddress([0x02, 0, 0, 0, 0, 0xfe]);
     const NOW: Instant = Instant::from_secs(1);
@@ -389,7 +327,7 @@ mod tests {
 
     fn switch(ports: usize) -> (Switch<MemoryPort>, Vec<PortId>) {
         let mut switch = Switch::new(GATEWAY, Arc::new(Fdb::new(64, [1; 16])), Pool::new(4));
-        let ids = (0..ports).map(|_| switch.attach(MemoryPort::default()).unwrap()).collect();
+        let ids = (0..ports).map(|_| switch.attach(MemoryPort::default(), None).unwrap()).collect();
         (switch, ids)
     }
 
@@ -429,8 +367,8 @@ mod tests {
         switch.port_mut(from).unwrap().inbound.push_back(frame);
         let mut received = Pool::new(0).large();
         assert_eq!(switch.receive(from, &mut received), Received::Frame);
-        let delivered = match switch.decide(from, &received, NOW) {
-            Ok(egress) => switch.deliver(egress, &mut received, from),
+        let delivered = match switch.decide(from, &mut received, NOW) {
+            Ok(egress) => switch.deliver(egress, &mut received, from, NOW),
             Err(reason) => {
                 switch.discard(reason);
                 Delivered::default()
@@ -557,6 +495,99 @@ mod tests {
         assert_eq!(&sent[10 + 20..10 + 22], [0xff, 0xff]);
     }
 
+    /// A policy without guards for a trunk of VLANs 5 and 6.
+    fn trunk() -> Option<Arc<Policy>> {
+        let tagged = [5, 6].into_iter().filter_map(Vlan::new).collect();
+        let membership = Membership::Trunk { tagged, native: None };
+        Some(Arc::new(Policy { membership, guard: Guard::OFF, ..Policy::default() }))
+    }
+
+    fn access(number: u16) -> Option<Arc<Policy>> {
+        let membership = Membership::Access(Vlan::new(number).unwrap());
+        Some(Arc::new(Policy { membership, guard: Guard::OFF, ..Policy::default() }))
+    }
+
+    /// The super-frame with the tag of VLAN 5 and priority 3, and its offsets moved.
+    fn tagged_super_frame() -> Frame {
+        let plain = super_frame(mac(9), mac(1));
+        let (addresses, rest) = plain.bytes().split_at(12);
+        let mut frame = Pool::new(0).large();
+        frame.fill(&[addresses, &[0x81, 0, 0x60, 5], rest].concat());
+        frame.offload = plain.offload;
+        frame.offload.checksum = Checksum::Partial { start: 38, offset: 16 };
+        frame.offload.segmentation.as_mut().unwrap().header_len = 58;
+        frame
+    }
+
+    #[test]
+    fn tagged_super_frames_cross_between_trunks_untouched() {
+        let (mut switch, ids) = switch(2);
+        ids.iter().for_each(|&id| assert!(switch.set_policy(id, trunk())));
+        let expected = tagged_super_frame().with_vnet_header().to_vec();
+        assert_eq!(pass(&mut switch, ids[0], tagged_super_frame()).sent, 1);
+        assert_eq!(switch.port(ids[1]).unwrap().outbound, [expected]);
+    }
+
+    #[test]
+    fn a_super_frame_leaves_every_port_in_the_form_that_the_port_takes() {
+        // From a trunk to a trunk and an access port that take it whole, and one of each that do not.
+        let (mut switch, ids) = switch(6);
+        for (port, policy, offloads) in [
+            (0, trunk(), Offloads::ALL),
+            (1, access(5), Offloads::ALL),
+            (2, trunk(), Offloads::NONE),
+            (3, access(5), Offloads::NONE),
+            (4, trunk(), Offloads::ALL),
+            (5, access(6), Offloads::ALL),
+        ] {
+            switch.set_policy(ids[port], policy);
+            switch.port_mut(ids[port]).unwrap().offloads = offloads;
+        }
+        assert_eq!(pass(&mut switch, ids[0], tagged_super_frame()).sent, 8);
+        let sent = |port: usize| &switch.port(ids[port]).unwrap().outbound;
+        let whole = [super_frame(mac(9), mac(1)), tagged_super_frame()]
+            .map(|mut frame| frame.with_vnet_header().to_vec());
+        assert_eq!([&sent(1)[0], &sent(4)[0]], [&whole[0], &whole[1]]);
+        assert_eq!(sent(5).len(), 0, "another VLAN");
+        for (tagged, untagged) in sent(2).iter().zip(sent(3)) {
+            assert_eq!((untagged.len(), &tagged[12..16]), (1054, &[0x81, 0, 0x60, 5][..]));
+            assert_eq!([&tagged[..12], &tagged[16..]].concat(), *untagged);
+            let mut segment = Pool::new(0).small();
+            segment.fill(untagged);
+            assert_eq!(verify_checksum(&mut segment), Verdict::Right);
+        }
+        assert_eq!((sent(2).len(), sent(3).len()), (3, 3));
+    }
+
+    #[test]
+    fn a_group_goes_to_its_members_and_routers() {
+        let (mut switch, ids) = switch(4);
+        switch.set_policy(ids[0], Some(Arc::new(Policy { guard: Guard::OFF, ..Policy::default() })));
+        for (from, frame, expected) in [
+            (0, igmp(0x11, [0; 4]), [0, 1, 1, 1]),
+            (1, igmp(0x16, GROUP), [1, 1, 1, 1]),
+            (2, stream(GROUP), [2, 2, 1, 1]),
+            (0, stream([239, 9, 9, 9]), [2, 2, 1, 1]),
+        ] {
+            assert!(pass(&mut switch, ids[from], frame).gateway);
+            assert_eq!([0, 1, 2, 3].map(|port| outbound(&switch, ids[port])), expected);
+        }
+    }
+
+    #[test]
+    fn a_checksum_owed_on_an_access_port_is_paid_under_the_tag_of_a_trunk() {
+        let (mut switch, ids) = switch(2);
+        switch.set_policy(ids[0], access(5));
+        switch.set_policy(ids[1], trunk());
+        switch.port_mut(ids[1]).unwrap().offloads = Offloads { checksum: false, ..Offloads::ALL };
+        let mut owing = frame(mac(9), mac(1));
+        owing.offload.checksum = Checksum::Partial { start: 14, offset: 6 };
+        pass(&mut switch, ids[0], owing);
+        let sent = &switch.port(ids[1]).unwrap().outbound[0];
+        assert_eq!((sent.len(), sent[0], &sent[10 + 12..10 + 16]), (74, 2, &[0x81, 0, 0, 5][..]));
+        assert_eq!(&sent[10 + 24..10 + 26], [0xff, 0xff]);
+    }
+
     #[test]
     fn a_detached_ports_id_finds_nobody_and_its_place_gets_a_new_generation() {
         let (mut switch, ids) = switch(2);
@@ -564,9 +595,9 @@ mod tests {
         assert!(switch.detach(ids[1]).is_some());
         assert!(switch.detach(ids[1]).is_none());
         assert_eq!(pass(&mut switch, ids[0], frame(mac(2), mac(1))).sent, 0);
-        let again = switch.attach(MemoryPort::default()).unwrap();
+        let again = switch.attach(MemoryPort::default(), None).unwrap();
         assert_eq!(again, PortId { index: ids[1].index, generation: ids[1].generation + 1 });
-        assert_eq!(switch.deliver(Egress::One(ids[1]), &mut frame(mac(2), mac(1)), ids[0]).dropped, 1);
+        assert_eq!(switch.deliver(Egress::One(ids[1]), &mut frame(mac(2), mac(1)), ids[0], NOW).dropped, 1);
         assert_eq!(switch.drops.get(DropReason::PortClosed), 1);
         assert_eq!(switch.receive(ids[1], &mut frame(mac(2), mac(1))), Received::Closed);
     }
@@ -575,13 +606,13 @@ mod tests {
     fn another_workers_queue_gets_the_same_id_and_no_stale_one() {
         let (mut first, _) = switch(2);
         let (mut second, _) = switch(0);
-        let id = first.attach(MemoryPort::default()).unwrap();
-        second.attach_as(id, MemoryPort::default()).unwrap();
+        let id = first.attach(MemoryPort::default(), None).unwrap();
+        second.attach_as(id, MemoryPort::default(), None).unwrap();
         assert_eq!(second.ids().collect::<Vec<_>>(), [id]);
-        assert_eq!(second.attach_as(id, MemoryPort::default()), Err(TooManyPorts));
+        assert_eq!(second.attach_as(id, MemoryPort::default(), None), Err(TooManyPorts));
         second.detach(id);
-        assert_eq!(second.attach_as(id, MemoryPort::default()), Err(TooManyPorts));
+        assert_eq!(second.attach_as(id, MemoryPort::default(), None), Err(TooManyPorts));
         let beyond = PortId { index: u32::try_from(MAX_PORTS).unwrap(), generation: 0 };
-        assert_eq!(second.attach_as(beyond, MemoryPort::default()), Err(TooManyPorts));
+        assert_eq!(second.attach_as(beyond, MemoryPort::default(), None), Err(TooManyPorts));
     }
 }

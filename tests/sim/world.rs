@@ -318,8 +318,8 @@ impl World {
     fn add(&mut self, station: Box<dyn Station>, plan: &Plan, random: &mut Random) {
         let port = || MemoryPort { offloads: plan.offloads, ..MemoryPort::default() };
         let mut workers = self.workers.iter_mut();
-        let id = workers.next().unwrap().attach(port()).unwrap();
-        workers.for_each(|worker| worker.switch.attach_as(id, port()).unwrap());
+        let id = workers.next().unwrap().attach(port(), None).unwrap();
+        workers.for_each(|worker| worker.switch.attach_as(id, port(), None).unwrap());
         self.places.push(Place {
             station,
             port: id,

@@ -127,9 +127,9 @@ impl Stage {
             refuses: false,
             offloads,
         };
-        let id = workers[0].attach(port()).unwrap();
+        let id = workers[0].attach(port(), None).unwrap();
         for worker in &mut workers[1..] {
-            worker.switch.attach_as(id, port()).unwrap();
+            worker.switch.attach_as(id, port(), None).unwrap();
         }
         Self { now: Instant::from_secs(1), workers, port: id, ownership, published: None }
     }
@@ -168,7 +168,7 @@ impl Stage {
             refuses: false,
             offloads,
         };
-        self.workers[0].attach(port).unwrap()
+        self.workers[0].attach(port, None).unwrap()
     }
 
     pub fn host(&mut self) -> &mut ScriptHost {

@@ -11,6 +11,9 @@
 
 use core::num::NonZeroU16;
 
+use crate::frame::ETHERNET_HEADER_LEN;
+use crate::vlan::TAG_LEN;
+
 /// Bytes of the virtio-net header without `num_buffers`.
 pub const VNET_HEADER_LEN: usize = 10;
 
@@ -88,7 +91,9 @@ impl Offload {
         let start = u16::from_ne_bytes([s0, s1]);
         let offset = u16::from_ne_bytes([o0, o1]);
         let checksum = if flags & FLAG_NEEDS_CSUM != 0 {
-            if usize::from(start) + usize::from(offset) + 2 > frame_len {
+            // The Ethernet header has no part in any checksum, and no checksum may be written over it.
+            let is_outside = usize::from(start) + usize::from(offset) + 2 > frame_len;
+            if is_outside || usize::from(start) < ETHERNET_HEADER_LEN {
                 return Err(InvalidVnetHeader);
             }
             Checksum::Partial { start, offset }
@@ -110,6 +115,36 @@ impl Offload {
         let header_len = u16::from_ne_bytes([h0, h1]);
         let ecn = gso_type & GSO_ECN != 0;
         Ok(Self { checksum, segmentation: Some(Segmentation { kind, size, header_len, ecn }) })
+    }
+
+    /// What the frame owes with a VLAN tag: everything lies behind it.
+    #[must_use]
+    pub(crate) fn with_tag(self) -> Self {
+        self.moved(|offset| offset.saturating_add(TAG_LEN))
+    }
+
+    /// What the frame owes without the VLAN tag it has; `None` when the checksum would be summed from within the tag
+    /// or before.
+    #[must_use]
+    pub(crate) fn without_tag(self) -> Option<Self> {
+        match self.checksum {
+            Checksum::Partial { start, .. }
+                if usize::from(start) < ETHERNET_HEADER_LEN + usize::from(TAG_LEN) =>
+            {
+                None
+            }
+            _ => Some(self.moved(|offset| offset.saturating_sub(TAG_LEN))),
+        }
+    }
+
+    fn moved(mut self, shift: impl Fn(u16) -> u16) -> Self {
+        if let Checksum::Partial { start, .. } = &mut self.checksum {
+            *start = shift(*start);
+        }
+        if let Some(segmentation) = &mut self.segmentation {
+            segmentation.header_len = shift(segmentation.header_len);
+        }
+        self
     }
 
     /// Writes the virtio-net header.
@@ -162,6 +197,8 @@ mod tests {
         let offload = Offload { checksum: Checksum::Partial { start: 34, offset: 16 }, segmentation: None };
         assert_eq!(Offload::parse(offload.emit(), 51), Err(InvalidVnetHeader));
         assert_eq!(Offload::parse(offload.emit(), 52), Ok(offload));
+        let addresses = Offload { checksum: Checksum::Partial { start: 0, offset: 6 }, segmentation: None };
+        assert_eq!(Offload::parse(addresses.emit(), 52), Err(InvalidVnetHeader));
     }
 
     #[test]

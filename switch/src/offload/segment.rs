@@ -63,6 +63,7 @@ pub fn segment(frame: &mut Frame, pool: &Pool, mut emit: impl FnMut(&mut Frame))
         let place = Place { index, offset: from, is_last: index + 1 == count };
         finish(segment.bytes_mut(), transport, place).ok_or(DropReason::SuperFrameMalformed)?;
         segment.offload.checksum = Checksum::Valid;
+        (segment.vlan, segment.priority) = (frame.vlan, frame.priority);
         emit(&mut segment);
     }
     Ok(())

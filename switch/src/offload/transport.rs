@@ -2,17 +2,15 @@
 //! Where a frame's IP packet ends and its transport header begins, found through smoltcp's checked views.
 //!
 //! # Bounds
-//! At most [`MAX_EXTENSIONS`] IPv6 extension headers are stepped over.
+//! At most [`MAX_EXTENSIONS`](super::extensions::MAX_EXTENSIONS) IPv6 extension headers are stepped over.
 
 use smoltcp::wire::{
-    EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, Ipv6ExtHeader, Ipv6Packet, TcpPacket,
+    EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket,
     UDP_HEADER_LEN, UdpPacket,
 };
 
+use super::extensions::upper_layer;
 use crate::frame::ETHERNET_HEADER_LEN;
-
-/// IPv6 extension headers stepped over before a packet counts as too odd.
-pub const MAX_EXTENSIONS: usize = 8;
 
 /// Where things are in a frame with an unfragmented IP packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,26 +61,14 @@ impl Transport {
         if packet.version() != 6 {
             return None;
         }
-        let mut protocol = packet.next_header();
-        let mut rest = packet.payload();
-        let mut start = ETHERNET_HEADER_LEN + packet.header_len();
-        for _ in 0..MAX_EXTENSIONS {
-            if !matches!(protocol, IpProtocol::HopByHop | IpProtocol::Ipv6Route | IpProtocol::Ipv6Opts) {
-                break;
-            }
-            let extension = Ipv6ExtHeader::new_checked(rest).ok()?;
-            // RFC 8200 section 4.3: "Length ... in 8-octet units, not including the first 8 octets."
-            let len = (usize::from(extension.header_len()) + 1) * 8;
-            protocol = extension.next_header();
-            rest = rest.get(len..)?;
-            start += len;
-        }
-        let stops = [IpProtocol::HopByHop, IpProtocol::Ipv6Route, IpProtocol::Ipv6Opts, IpProtocol::Ipv6Frag];
-        (!stops.contains(&protocol)).then_some(Self {
+        let upper = upper_layer(&packet).ok()??;
+        let extensions_len = packet.payload().len() - upper.bytes.len();
+        let start = ETHERNET_HEADER_LEN + packet.header_len() + extensions_len;
+        (!upper.in_fragments).then_some(Self {
             is_ipv4: false,
-            protocol,
+            protocol: upper.protocol.into(),
             start,
-            end: start + rest.len(),
+            end: start + upper.bytes.len(),
             source: packet.src_addr().into(),
             destination: packet.dst_addr().into(),
         })
