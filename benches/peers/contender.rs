@@ -150,7 +150,8 @@ impl Contender {
                 let words = [self.slirp4netns(), "-c", "-m", &mtu, "-a", &socket, &pid, "tap0"];
                 self.helper = Some(as_user(&self.lab, &words).spawn().map_err(|error| error.to_string())?);
                 self.wait_for_interface("tap0")?;
-                self.lab.add_hostfwd(PUBLISHED)
+                // It listens some time after the interface is there.
+                wait_for(|| self.lab.add_hostfwd(PUBLISHED).ok())
             }
             Kind::Pasta | Kind::PastaTuned => {
                 if self.kind == Kind::PastaTuned {
