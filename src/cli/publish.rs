@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The value of `--publish`: `[IP:]HOSTPORT[-END]:PORT[-END][/tcp|/udp]`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 
 use wharf_stack::host::Transport;
@@ -51,8 +51,13 @@ fn address(text: &str) -> Result<IpAddr, String> {
         Some(bare) => bare.parse().ok().filter(IpAddr::is_ipv6),
         None => text.parse().ok().filter(IpAddr::is_ipv4),
     };
-    parsed
-        .ok_or_else(|| format!("`{text}` is not an address, or an IPv6 address without brackets; {EXAMPLES}"))
+    let address = parsed.ok_or_else(|| {
+        format!("`{text}` is not an address, or an IPv6 address without brackets; {EXAMPLES}")
+    })?;
+    if address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST) {
+        return Err(format!("`{text}` is the address of a group, from which nobody can answer"));
+    }
+    Ok(address)
 }
 
 fn range(text: &str) -> Result<RangeInclusive<u16>, String> {
@@ -108,6 +113,9 @@ mod tests {
             ("::1:8080:80", "[::1]:8080:80"),
             ("[127.0.0.1]:8080:80", "127.0.0.1:8080:80"),
             ("host:8080:80", "not an address"),
+            ("224.0.0.251:5353:5353/udp", "of a group"),
+            ("[ff02::fb]:5353:5353/udp", "of a group"),
+            ("255.255.255.255:5353:53/udp", "of a group"),
             ("8080:80/sctp", "no protocol"),
             ("8080:80/tcp/tcp", "no protocol"),
             ("8080:0", "port 0"),

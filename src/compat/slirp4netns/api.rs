@@ -137,7 +137,7 @@ impl<P: Publisher> Api<P> {
     }
 
     fn remove(&mut self, arguments: &Map<String, Value>) -> Result<String, Refused> {
-        let id = arguments.get("id").and_then(Value::as_u64).filter(|&id| self.forwards.remove(id));
+        let id = arguments.get("id").and_then(whole).filter(|&id| self.forwards.remove(id));
         id.ok_or("remove_hostfwd: bad arguments.id")?;
         Ok(json!({ "return": {} }).to_string())
     }
@@ -159,8 +159,14 @@ fn address(value: Option<&Value>, default: IpAddr) -> Option<IpAddr> {
     }
 }
 
+/// A whole number, however it is written: some languages have no other numbers than 80.0.
+fn whole(value: &Value) -> Option<u64> {
+    let written = || value.as_f64().filter(|number| number.fract() == 0.0)?.to_string().parse().ok();
+    value.as_u64().or_else(written)
+}
+
 fn port(value: Option<&Value>) -> Option<u16> {
-    value?.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|&port| port != 0)
+    value.and_then(whole).and_then(|port| u16::try_from(port).ok()).filter(|&port| port != 0)
 }
 
 #[cfg(test)]
@@ -202,6 +208,8 @@ mod tests {
         says(api, &add(r#""proto":"tcp","host_port":8080,"guest_port":80"#), r#"{"return":{"id":1}}"#);
         let udp = r#""proto":"udp","host_addr":"127.0.0.1","host_port":53,"guest_addr":"10.0.2.9","guest_port":5353"#;
         says(api, &add(udp), r#"{"return":{"id":2}}"#);
+        says(api, &add(r#""proto":"tcp","host_port":90.0,"guest_port":9e1"#), r#"{"return":{"id":3}}"#);
+        says(api, r#"{"execute":"remove_hostfwd","arguments":{"id":3.0}}"#, r#"{"return":{}}"#);
         let first = r#"{"id":1,"proto":"tcp","host_addr":"0.0.0.0","host_port":8080,"guest_addr":"10.0.2.100","guest_port":80}"#;
         let second = r#"{"id":2,"proto":"udp","host_addr":"127.0.0.1","host_port":53,"guest_addr":"10.0.2.9","guest_port":5353}"#;
         let both = format!(r#"{{"return":{{"entries":[{first},{second}]}},"entries":[{first},{second}]}}"#);
@@ -215,12 +223,12 @@ mod tests {
         says(
             api,
             &add(r#""proto":"tcp","host_addr":"","host_port":65535,"guest_addr":"","guest_port":1"#),
-            r#"{"return":{"id":3}}"#,
+            r#"{"return":{"id":4}}"#,
         );
         says(
             api,
             &add(r#""proto":"tcp","host_addr":"::","host_port":2,"guest_port":1"#),
-            r#"{"return":{"id":4}}"#,
+            r#"{"return":{"id":5}}"#,
         );
     }
 
@@ -246,6 +254,7 @@ mod tests {
             (with(r#""host_port":0"#), "add_hostfwd: bad arguments.host_port"),
             (with(r#""host_port":65536"#), "add_hostfwd: bad arguments.host_port"),
             (with(r#""host_port":-1"#), "add_hostfwd: bad arguments.host_port"),
+            (with(r#""host_port":80.5"#), "add_hostfwd: bad arguments.host_port"),
             (with(r#""host_port":"80""#), "add_hostfwd: bad arguments.host_port"),
             (add(r#""proto":"udp","guest_port":3"#), "add_hostfwd: bad arguments.host_port"),
             (with(r#""guest_addr":"x""#), "add_hostfwd: bad arguments.guest_addr"),
