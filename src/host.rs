@@ -99,11 +99,8 @@ impl Slot {
 
     fn send(&self, data: &[u8], to: SocketAddr, from: Option<IpAddr>) -> Result<(), Errno> {
         match from {
-            Some(from) => {
-                let from = Some(from);
-                socket::send_datagrams(self.fd.as_fd(), data, None, to, from)
-                    .map_err(|error| io_errno(&error))
-            }
+            Some(_) => socket::send_datagrams(self.fd.as_fd(), data, None, to, from)
+                .map_err(|error| io_errno(&error)),
             None => {
                 let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
                 rustix::net::sendto(&self.fd, data, flags, &to).map(drop)

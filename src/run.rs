@@ -181,7 +181,7 @@ fn gateway(
     let remarks = Remarks::new(
         doctor::when_needed(config.memory_bytes).map(|(reason, advice)| (reason, advice.to_string())),
     );
-    let offloads = taps.first().map_or(wharf_switch::Offloads::NONE, Tap::offloads_of);
+    let offloads = taps.first().and_then(|queue| Tap::negotiate(queue).ok()).unwrap_or(Tap::OFFLOADS);
     let queues = taps.into_iter().map(|queue| Device::Tap(Tap::new(queue, offloads))).collect();
     // Everything that the next would forbid is open now, and there is still one thread.
     if options.sandbox {

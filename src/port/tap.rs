@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A queue of a TAP device: one `read` or `write` per frame, with a virtio-net header in front if the device has them.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::sys::tun;
 use rustix::io::Errno;
 use wharf_switch::{Frame, Offloads, Port, Received, Sent};
+
+use crate::sys::tun;
 
 /// One queue of a TAP device, in non-blocking mode.
 #[derive(Debug)]
@@ -15,13 +17,16 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// What a TAP takes unfinished that was opened with `IFF_VNET_HDR`, on any kernel.
-    const OFFLOADS: Offloads = Offloads { uso: false, ..Offloads::ALL };
+    /// What a TAP takes unfinished that was opened with `IFF_VNET_HDR`, on any kernel; and a packet socket in its place.
+    pub const OFFLOADS: Offloads = Offloads { uso: false, ..Offloads::ALL };
 
-    /// What this queue takes unfinished, opened with `IFF_VNET_HDR`. A packet socket may stand for it.
-    pub fn offloads_of(queue: impl AsFd) -> Offloads {
-        let uso = tun::takes_udp_segmentation(queue).unwrap_or(false);
-        Offloads { uso, ..Self::OFFLOADS }
+    /// Offers the device of a queue that was opened with `IFF_VNET_HDR` what the stack takes unfinished. Returns what the
+    /// device takes.
+    ///
+    /// # Errors
+    /// What the kernel says; `ENOTTY` when it is no TAP.
+    pub fn negotiate(queue: impl AsFd) -> io::Result<Offloads> {
+        Ok(Offloads { uso: tun::takes_udp_segmentation(queue)?, ..Self::OFFLOADS })
     }
 
     /// A port on an open queue. `offloads` is what the *container's* side takes from us; its `vnet_header` must be whether

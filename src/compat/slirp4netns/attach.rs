@@ -86,7 +86,7 @@ fn opened_inside(options: &Options, netns: &Path, userns: Option<PathBuf>) -> Re
     let tap = received.failed("recvmsg")?.and_then(|(_, mut fds)| fds.pop());
     let tap = tap.ok_or_else(|| Failure::new("the child sent no TAP"))?;
     say(&format_args!("received tapfd={}", tap.as_raw_fd()));
-    let offloads = Tap::offloads_of(&tap);
+    let offloads = Tap::negotiate(&tap).failed("ioctl(TUNSETOFFLOAD)")?;
     Ok(Tap::new(tap, offloads))
 }
 
@@ -111,7 +111,6 @@ fn in_child(
     join(netns, userns.as_deref())?;
     let device = tun::open_device().failed(tun::DEVICE_PATH)?;
     let tap = tun::attach(device, &options.tap_name, false).failed("ioctl(TUNSETIFF)")?;
-    tun::set_offloads(&tap, false).failed("ioctl(TUNSETOFFLOAD)")?;
     // What was asked for may be a pattern.
     let name = tun::interface(&tap).failed("ioctl(TUNGETIFF)")?.name;
     if options.configure {
@@ -174,7 +173,6 @@ fn inherited(tap: OwnedFd) -> Result<Tap, Failure> {
         return Ok(Tap::new(tap, wharf_switch::Offloads::NONE));
     }
     tun::set_vnet_header_len(&tap).failed("ioctl(TUNSETVNETHDRSZ)")?;
-    tun::set_offloads(&tap, false).failed("ioctl(TUNSETOFFLOAD)")?;
-    let offloads = Tap::offloads_of(&tap);
+    let offloads = Tap::negotiate(&tap).failed("ioctl(TUNSETOFFLOAD)")?;
     Ok(Tap::new(tap, offloads))
 }
