@@ -1,57 +1,76 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Threads that carry frames: one worker each, woken by epoll.
+//! Threads that carry frames: the workers of one network, each woken by epoll.
 //!
 //! # How it works
-//! [`start`] gives every worker its queue of the TAP and a thread. What others want of it comes through a [`Mailbox`] and
-//! is done between turns. How long a worker looks for more work before it sleeps is [`PollMode`].
+//! [`start`] makes the workers; [`Running::attach`] gives each of them its queue of a port. What others want of a worker
+//! comes through a mailbox and is done between two of its turns, so nothing here stands still for a
+//! port that comes or goes. How long a worker looks for more work before it sleeps is [`PollMode`].
 //!
 //! # Bounds
 //! Without traffic and due timers a worker sleeps in `epoll_wait` and is never woken.
 
+mod driver;
 pub mod exchange;
 mod idle;
 mod mailbox;
 pub mod remarks;
 pub mod worker;
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
-use rustix::event::epoll;
-use wharf_stack::host::{HostEvent, Token};
 use wharf_stack::{Config, Ownership, PublicationId};
-use wharf_switch::{Fdb, Pool, PortId, fdb};
+use wharf_switch::{Fdb, Instant, Policy, PortId, fdb};
 
+use self::driver::Driver;
 use self::exchange::Exchange;
+use self::idle::Clock;
 pub use self::idle::PollMode;
-use self::idle::{Clock, Spin};
-use self::mailbox::{Bell, Mailbox, Order, answer};
+use self::mailbox::{Bell, Mailbox};
 use self::remarks::Remarks;
 use self::worker::Worker;
-use crate::host::{Sockets, Sources, Stream};
+use crate::host::{Sockets, Sources};
 use crate::port::Device;
 use crate::publish::Publication;
 
-/// Frame buffers of each size that a worker keeps for reuse.
-const IDLE_FRAMES: usize = 64;
-/// Events taken from the kernel at once.
-const EVENTS: usize = 256;
-/// Exit status of a process whose worker is gone: wharf's own failure.
-const WORKER_LOST: i32 = 125;
-/// Event data that is no token of a socket: a token's owner makes it larger.
-const BELL: u64 = 0;
-const FIRST_PORT: u64 = 1;
+/// A worker as it runs.
+pub type LiveWorker = Worker<Device, Sockets>;
 
 /// How the workers run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub struct Options {
     /// How long a worker looks for work before it sleeps.
     pub poll: PollMode,
     /// The host's addresses that the network's traffic leaves from.
     pub sources: Sources,
+    /// What is said to the operator when there is reason to.
+    pub remarks: Arc<Remarks>,
+    /// Who hears of a [`Notice`]. Without anybody a lost worker ends the process, and with it the sandbox: a command whose
+    /// network is silently gone would wait for ever.
+    pub notify: Option<Notify>,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { poll, sources, .. } = self;
+        f.debug_struct("Options").field("poll", poll).field("sources", sources).finish_non_exhaustive()
+    }
+}
+
+/// Hears of a [`Notice`], in the worker's thread, which it must not keep.
+pub type Notify = Arc<dyn Fn(Notice) + Send + Sync>;
+
+/// Something that happened to a network without anybody's order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// A worker found a port's device gone and has detached it. [`Running::detach`] ends it for the others.
+    PortClosed(PortId),
+    /// A worker ended, which is a bug. The network does not work without it.
+    WorkerLost,
 }
 
 /// Running workers. Dropping it stops them.
@@ -59,6 +78,8 @@ pub struct Options {
 pub struct Running {
     threads: Vec<Thread>,
     ownership: Arc<Ownership>,
+    /// Counts ports with a single queue, which the workers read in turn.
+    single_queues: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -76,10 +97,77 @@ pub struct Published {
 }
 
 impl Running {
-    /// Sends queries to other nameservers from now on.
-    pub fn set_nameservers(&self, servers: Vec<SocketAddr>) {
+    /// How many workers there are, and so how many queues a port has at best.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.threads.len()
+    }
+
+    /// Attaches a port by the queues of its device. Of a device with one queue, one worker reads, and the others write to
+    /// it. A port that is not alone on its network has a policy: see [`wharf_switch::policy`].
+    ///
+    /// # Errors
+    /// The switch is full, a queue cannot be watched, or the device has another number of queues than one or
+    /// [`workers`](Self::workers). The port is not attached.
+    pub fn attach(&self, queues: Vec<Device>, policy: Option<&Arc<Policy>>) -> io::Result<PortId> {
+        let mut queues = self.one_for_each(queues)?.into_iter();
+        let mut threads = self.threads.iter();
+        let (Some(first), Some(queue)) = (threads.next(), queues.next()) else { return Err(lost()) };
+        let first_policy = policy.cloned();
+        let id = first.mailbox.ask(move |driver| driver.attach(queue, first_policy))??;
+        for (thread, queue) in threads.zip(queues) {
+            let policy = policy.cloned();
+            let attached = thread.mailbox.ask(move |driver| driver.attach_as(id, queue, policy));
+            if let Err(error) = attached.and_then(|result| result) {
+                self.detach(id);
+                return Err(error);
+            }
+        }
+        Ok(id)
+    }
+
+    /// What each worker is given of a device.
+    fn one_for_each(&self, mut queues: Vec<Device>) -> io::Result<Vec<Device>> {
+        if queues.len() == 1
+            && self.workers() > 1
+            && let Some(queue) = queues.pop()
+        {
+            let reader = self.single_queues.fetch_add(1, Ordering::Relaxed) % self.workers();
+            for _ in 1..self.workers() {
+                queues.push(queue.outlet()?);
+            }
+            queues.insert(reader, queue);
+        }
+        if queues.len() == self.workers() {
+            return Ok(queues);
+        }
+        let (queues, workers) = (queues.len(), self.workers());
+        Err(io::Error::other(format!("the device has {queues} queues, and the network {workers} workers")))
+    }
+
+    /// Takes a port out of every worker's switch and closes its device.
+    pub fn detach(&self, id: PortId) {
         for thread in &self.threads {
-            thread.mailbox.send(Order::Nameservers(servers.clone()));
+            // A worker that is gone has no port.
+            let _ = thread.mailbox.ask(move |driver| driver.detach(id));
+        }
+    }
+
+    /// Gives a port another policy.
+    pub fn set_policy(&self, id: PortId, policy: &Arc<Policy>) {
+        for thread in &self.threads {
+            let policy = Arc::clone(policy);
+            thread.mailbox.send(Box::new(move |driver| {
+                driver.worker.switch.set_policy(id, Some(policy));
+            }));
+        }
+    }
+
+    /// Sends queries to other nameservers from now on.
+    pub fn set_nameservers(&self, servers: &[SocketAddr]) {
+        for thread in &self.threads {
+            let servers = servers.to_vec();
+            thread.mailbox.send(Box::new(move |driver| driver.worker.gateway.set_nameservers(servers)));
         }
     }
 
@@ -87,9 +175,9 @@ impl Running {
     ///
     /// # Errors
     /// Its socket cannot be watched, and is closed.
-    pub fn publish(&self, publication: Publication) -> io::Result<Published> {
-        let worker = self.ownership.of_port(&publication.port);
-        let id = self.worker(worker)?.ask(|reply| Order::Publish { publication, reply })?;
+    pub fn publish(&self, Publication { listener, port }: Publication) -> io::Result<Published> {
+        let worker = self.ownership.of_port(&port);
+        let id = self.worker(worker)?.ask(move |driver| driver.worker.publish(port, listener))?;
         id.map(|id| Published { worker, id })
             .map_err(|error| io::Error::other(format!("a published port cannot be watched: {error:?}")))
     }
@@ -97,14 +185,35 @@ impl Running {
     /// Ends a port's publication. When this returns, the host's port is free.
     pub fn withdraw(&self, Published { worker, id }: Published) {
         // Else the worker is gone, and the socket with it.
-        let _ = self.worker(worker).and_then(|worker| worker.ask(|reply| Order::Withdraw { id, reply }));
+        let _ = self.worker(worker).and_then(|worker| worker.ask(move |driver| driver.worker.withdraw(id)));
+    }
+
+    /// Asks a worker something between two of its turns, which wait for the answer: it is to be quick. Worker 0 has the
+    /// leases and the names.
+    ///
+    /// # Errors
+    /// The worker is gone.
+    pub fn ask<T: Send + 'static>(
+        &self,
+        worker: usize,
+        question: impl FnOnce(&mut LiveWorker, Instant) -> T + Send + 'static,
+    ) -> io::Result<T> {
+        self.worker(worker)?.ask(move |driver| question(&mut driver.worker, driver.clock.now()))
+    }
+
+    /// Asks every worker the same.
+    ///
+    /// # Errors
+    /// A worker is gone.
+    pub fn ask_all<T: Send + 'static>(
+        &self,
+        question: impl FnMut(&mut LiveWorker, Instant) -> T + Clone + Send + 'static,
+    ) -> io::Result<Vec<T>> {
+        (0..self.workers()).map(|number| self.ask(number, question.clone())).collect()
     }
 
     fn worker(&self, number: usize) -> io::Result<&Mailbox> {
-        self.threads
-            .get(number)
-            .map(|thread| &thread.mailbox)
-            .ok_or_else(|| io::Error::other("no such worker"))
+        self.threads.get(number).map(|thread| &thread.mailbox).ok_or_else(lost)
     }
 
     /// Stops the workers and waits for them.
@@ -113,10 +222,14 @@ impl Running {
     }
 }
 
+fn lost() -> io::Error {
+    io::Error::other("the worker is gone")
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         for thread in &mut self.threads {
-            thread.mailbox.send(Order::Stop);
+            thread.mailbox.send(Box::new(Driver::stop));
             if let Some(handle) = thread.handle.take() {
                 let _ = handle.join();
             }
@@ -124,166 +237,31 @@ impl Drop for Running {
     }
 }
 
-/// Starts the gateway of one network on the queues of its device, with one worker for each, which makes `remarks` when
-/// there is reason to.
+/// Starts the workers of one network, so far without ports.
 ///
 /// # Errors
 /// What the kernel said when epoll, eventfd or a thread could not be made.
-pub fn start(
-    config: Config,
-    queues: Vec<Device>,
-    options: &Options,
-    remarks: Remarks,
-) -> io::Result<Running> {
-    let remarks = Arc::new(remarks);
+pub fn start(config: Config, workers: usize, options: &Options) -> io::Result<Running> {
+    let workers = workers.max(1);
     let key = config.seed.first_chunk().copied().unwrap_or_default();
     let fdb = Arc::new(Fdb::new(fdb::DEFAULT_CAPACITY, key));
-    let ownership = Arc::new(Ownership::new(config.clone(), queues.len()));
-    let exchanges = Exchange::new(Arc::clone(&ownership), queues.len());
-    let workers = queues.len().max(1);
+    let ownership = Arc::new(Ownership::new(config.clone(), workers));
+    let exchanges = Exchange::new(Arc::clone(&ownership), workers);
     let share = Config {
         memory_bytes: config.memory_bytes / workers,
         max_sockets: config.max_sockets / workers,
         ..config
     };
-    let bells = queues.iter().map(|_| Ok(Arc::new(Bell::new()?))).collect::<io::Result<Vec<_>>>()?;
+    let bells = (0..workers).map(|_| Ok(Arc::new(Bell::new()?))).collect::<io::Result<Vec<_>>>()?;
     // One clock: the workers share the forwarding database, which ages.
     let clock = Clock::start();
     let mut threads = Vec::new();
-    for ((queue, exchange), bell) in queues.into_iter().zip(exchanges).zip(&bells) {
+    for (exchange, bell) in exchanges.into_iter().zip(&bells) {
         let (mailbox, inbox) = Mailbox::new(Arc::clone(bell));
         let name = format!("wharf-{}", exchange.number());
-        let mut driver =
-            Driver::new(share.clone(), Arc::clone(&fdb), queue, exchange, &bells, clock, options)?;
-        driver.remarks = Arc::clone(&remarks);
+        let mut driver = Driver::new(share.clone(), Arc::clone(&fdb), exchange, &bells, clock, options)?;
         let handle = std::thread::Builder::new().name(name).spawn(move || driver.run_to_the_end(&inbox))?;
         threads.push(Thread { mailbox, handle: Some(handle) });
     }
-    Ok(Running { threads, ownership })
-}
-
-/// One worker with what wakes it.
-struct Driver {
-    worker: Worker<Device, Sockets>,
-    bells: Vec<Arc<Bell>>,
-    clock: Clock,
-    spin: Spin,
-    ports: Vec<PortId>,
-    remarks: Arc<Remarks>,
-}
-
-impl Driver {
-    fn new(
-        config: Config,
-        fdb: Arc<Fdb>,
-        queue: Device,
-        exchange: Exchange<Stream>,
-        bells: &[Arc<Bell>],
-        clock: Clock,
-        options: &Options,
-    ) -> io::Result<Self> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        if let Some(bell) = bells.get(exchange.number()) {
-            epoll::add(&epoll, bell.as_ref(), epoll::EventData::new_u64(BELL), Bell::EVENTS)?;
-        }
-        epoll::add(&epoll, &queue, epoll::EventData::new_u64(FIRST_PORT), queue.events())?;
-        let sockets = Sockets::new(epoll, options.sources);
-        let mut worker = Worker::new(config, fdb, Pool::new(IDLE_FRAMES), sockets, exchange);
-        let port = worker.attach(queue, None).map_err(io::Error::other)?;
-        Ok(Self {
-            worker,
-            bells: bells.to_vec(),
-            clock,
-            spin: Spin::new(options.poll),
-            ports: vec![port],
-            remarks: Arc::default(),
-        })
-    }
-
-    /// Runs until it is told to stop. A worker that cannot go on ends the process, and with it the sandbox: a command
-    /// whose network is silently gone would wait for ever.
-    fn run_to_the_end(&mut self, inbox: &Receiver<Order>) {
-        let run = std::panic::AssertUnwindSafe(|| self.run(inbox));
-        if std::panic::catch_unwind(run).ok() != Some(true) {
-            tracing::error!(
-                "a worker ended unexpectedly, and the sandbox with it; please report this as a bug"
-            );
-            std::process::exit(WORKER_LOST);
-        }
-    }
-
-    /// Returns whether it was told to stop.
-    fn run(&mut self, inbox: &Receiver<Order>) -> bool {
-        let mut kernel_events = Vec::with_capacity(EVENTS);
-        let mut events = Vec::with_capacity(EVENTS);
-        loop {
-            let now = self.clock.now();
-            let outlook = self.worker.turn(now, &events);
-            self.remarks.heed(self.worker.gateway.drops());
-            for number in self.worker.exchange.take_wakes() {
-                if let Some(bell) = self.bells.get(number) {
-                    bell.ring();
-                }
-            }
-            let timeout = self.spin.timeout(&outlook, self.clock.now());
-            kernel_events.clear();
-            let spare = rustix::buffer::spare_capacity(&mut kernel_events);
-            match epoll::wait(self.worker.host.epoll(), spare, timeout.as_ref()) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => {
-                    tracing::error!(%errno, "cannot wait for events");
-                    return false;
-                }
-            }
-            events.clear();
-            for event in &kernel_events {
-                let data = event.data.u64();
-                if let Some(event) = host_event(data, event.flags) {
-                    events.push(event);
-                } else if data == BELL {
-                    if !self.obey(inbox) {
-                        return true;
-                    }
-                } else if let Some(&port) =
-                    data.checked_sub(FIRST_PORT).and_then(|at| self.ports.get(usize::try_from(at).ok()?))
-                {
-                    self.worker.mark_ready(port);
-                }
-            }
-        }
-    }
-
-    /// Applies orders. Returns whether the worker goes on.
-    fn obey(&mut self, inbox: &Receiver<Order>) -> bool {
-        if let Some(bell) = self.bells.get(self.worker.exchange.number()) {
-            bell.silence();
-        }
-        for order in inbox.try_iter() {
-            match order {
-                Order::Nameservers(servers) => self.worker.gateway.set_nameservers(servers),
-                Order::Publish { publication: Publication { listener, port }, reply } => {
-                    answer(&reply, self.worker.publish(port, listener));
-                }
-                Order::Withdraw { id, reply } => {
-                    self.worker.withdraw(id);
-                    answer(&reply, ());
-                }
-                Order::Stop => return false,
-            }
-        }
-        true
-    }
-}
-
-fn host_event(data: u64, flags: epoll::EventFlags) -> Option<HostEvent> {
-    let token = Token::unpack(data)?;
-    let error = flags.contains(epoll::EventFlags::ERR);
-    // Reading stops at an urgent mark although there is more: such a socket is read until it has nothing.
-    let hangup = flags.intersects(epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::PRI);
-    Some(HostEvent {
-        token,
-        readable: flags.contains(epoll::EventFlags::IN),
-        writable: flags.contains(epoll::EventFlags::OUT),
-        error: error || hangup,
-    })
+    Ok(Running { threads, ownership, single_queues: AtomicUsize::new(0) })
 }

@@ -29,6 +29,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::process::{Pid, Resource, Rlimit};
 
@@ -41,7 +42,7 @@ use supervise::Supervisor;
 use crate::channel::Channel;
 use crate::dataplane::{self, PollMode, remarks::Remarks};
 use crate::doctor::{self, advice};
-use crate::host::{self, Sources};
+use crate::host;
 use crate::netns::plan::{Families, GATEWAY_MAC, Plan, Wishes, overlap};
 use crate::netns::{DeviceChoice, Netlink};
 use crate::port::{Device, Tap};
@@ -182,13 +183,18 @@ fn gateway(
         doctor::when_needed(config.memory_bytes).map(|(reason, advice)| (reason, advice.to_string())),
     );
     let offloads = taps.first().and_then(|queue| Tap::negotiate(queue).ok()).unwrap_or(Tap::OFFLOADS);
-    let queues = taps.into_iter().map(|queue| Device::Tap(Tap::new(queue, offloads))).collect();
+    let queues: Vec<_> = taps.into_iter().map(|queue| Device::Tap(Tap::new(queue, offloads))).collect();
     // Everything that the next would forbid is open now, and there is still one thread.
     if options.sandbox {
         sandbox::confine(init, &resolv::directories());
     }
-    let dataplane = dataplane::Options { poll: options.poll, sources: Sources::default() };
-    let running = dataplane::start(config, queues, &dataplane, remarks).doing("starting the gateway")?;
+    let dataplane = dataplane::Options {
+        poll: options.poll,
+        remarks: Arc::new(remarks),
+        ..dataplane::Options::default()
+    };
+    let running = dataplane::start(config, queues.len(), &dataplane).doing("starting the gateway")?;
+    running.attach(queues, None).doing("attaching the sandbox")?;
     for publication in publications {
         running.publish(publication).doing("publishing a port")?;
     }

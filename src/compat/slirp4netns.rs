@@ -38,7 +38,7 @@ use forward::Ports;
 use tend::Ends;
 
 use crate::cli::logging;
-use crate::dataplane::{self, PollMode, remarks::Remarks};
+use crate::dataplane;
 use crate::host;
 use crate::resolv::follow::Follower;
 use crate::resolv::{self, ResolvConf};
@@ -136,9 +136,9 @@ fn serve(options: Options) -> Result<(), Failure> {
     let follower = Follower::new(follow);
     config.max_sockets = host::raise_open_files(rustix::process::getrlimit(Resource::Nofile));
     fence::raise(&options, server.as_ref())?;
-    let dataplane = dataplane::Options { poll: PollMode::default(), sources };
-    let running = dataplane::start(config.clone(), vec![guest.device], &dataplane, Remarks::default())
-        .failed("data plane")?;
+    let dataplane = dataplane::Options { sources, ..dataplane::Options::default() };
+    let running = dataplane::start(config.clone(), 1, &dataplane).failed("data plane")?;
+    running.attach(vec![guest.device], None).failed("data plane")?;
     // Standard output may be the ready descriptor, where nothing else is to be read.
     let is_heard = !options.ready.as_ref().is_some_and(Inherited::is_stdout);
     if let Some(Inherited::Open(ready)) = options.ready {

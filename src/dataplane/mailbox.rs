@@ -2,37 +2,22 @@
 //! What other threads want of a worker: orders, which it obeys between two turns.
 //!
 //! # How it works
-//! An order goes into a channel, and the worker's bell is rung, an eventfd that its epoll watches. An order that has an
-//! outcome carries the way back for it: the worker never waits for anybody, whoever asked may.
+//! An order goes into a channel, and the worker's bell is rung, an eventfd that its epoll watches. Who wants to know the
+//! outcome waits for it: the worker never waits for anybody.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use rustix::event::epoll::EventFlags;
 use rustix::event::{EventfdFlags, eventfd};
-use wharf_stack::PublicationId;
-use wharf_stack::host::HostError;
 
-use crate::publish::Publication;
+use super::driver::Driver;
+use super::lost;
 
 /// Something to be done by a worker.
-pub(super) enum Order {
-    Nameservers(Vec<SocketAddr>),
-    Publish { publication: Publication, reply: Reply<Result<PublicationId, HostError>> },
-    Withdraw { id: PublicationId, reply: Reply<()> },
-    Stop,
-}
-
-/// The way back for an order's outcome.
-pub(super) type Reply<T> = Sender<T>;
-
-/// Tells the outcome to whoever asked, if they wait still.
-pub(super) fn answer<T>(reply: &Reply<T>, outcome: T) {
-    let _ = reply.send(outcome);
-}
+pub(super) type Order = Box<dyn FnOnce(&mut Driver) + Send>;
 
 /// Where the orders for one worker are put.
 #[derive(Debug)]
@@ -59,10 +44,16 @@ impl Mailbox {
     ///
     /// # Errors
     /// The worker is gone.
-    pub(super) fn ask<T>(&self, order: impl FnOnce(Reply<T>) -> Order) -> io::Result<T> {
+    pub(super) fn ask<T: Send + 'static>(
+        &self,
+        order: impl FnOnce(&mut Driver) -> T + Send + 'static,
+    ) -> io::Result<T> {
         let (reply, outcome) = channel();
-        self.send(order(reply));
-        outcome.recv().map_err(|_| io::Error::other("the worker is gone"))
+        self.send(Box::new(move |driver| {
+            // Else nobody waits for it any more.
+            let _ = reply.send(order(driver));
+        }));
+        outcome.recv().map_err(|_| lost())
     }
 }
 

@@ -44,6 +44,8 @@ pub struct Worker<P, H: Host> {
     pool: Pool,
     /// Ports that may have frames.
     ready: Vec<PortId>,
+    /// Ports whose device is gone.
+    closed: Vec<(PortId, P)>,
     /// The frame being received, kept between turns.
     frame: Frame,
     /// Clients being accepted, kept for its memory.
@@ -85,6 +87,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             exchange,
             pool,
             ready: Vec::new(),
+            closed: Vec::new(),
             frame,
             clients: Vec::new(),
         }
@@ -99,6 +102,32 @@ impl<P: Port, H: Host> Worker<P, H> {
         let id = self.switch.attach(port, policy)?;
         self.mark_ready(id);
         Ok(id)
+    }
+
+    /// Attaches this worker's queue of a port that has its id from another worker.
+    ///
+    /// # Errors
+    /// [`TooManyPorts`].
+    pub fn attach_as(
+        &mut self,
+        id: PortId,
+        port: P,
+        policy: Option<Arc<Policy>>,
+    ) -> Result<(), TooManyPorts> {
+        self.switch.attach_as(id, port, policy)?;
+        self.mark_ready(id);
+        Ok(())
+    }
+
+    /// Takes a port out.
+    pub fn detach(&mut self, id: PortId) -> Option<P> {
+        self.ready.retain(|&ready| ready != id);
+        self.switch.detach(id)
+    }
+
+    /// The next port that a turn has detached because its device is gone.
+    pub fn take_closed(&mut self) -> Option<(PortId, P)> {
+        self.closed.pop()
     }
 
     /// Makes a socket of the host lead to a container's port. For the worker that
@@ -160,7 +189,7 @@ impl<P: Port, H: Host> Worker<P, H> {
                     Received::Dropped(_) => {}
                     Received::Empty => break true,
                     Received::Closed => {
-                        self.switch.detach(id);
+                        self.closed.extend(self.switch.detach(id).map(|port| (id, port)));
                         break true;
                     }
                 }

@@ -35,6 +35,11 @@ impl Tap {
     pub fn new(fd: OwnedFd, offloads: Offloads) -> Self {
         Self { fd, offloads }
     }
+
+    /// The same queue once more.
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { fd: self.fd.try_clone()?, offloads: self.offloads })
+    }
 }
 
 impl AsFd for Tap {

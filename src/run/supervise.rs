@@ -133,7 +133,7 @@ impl Supervisor {
     fn resolv_conf_changed(&mut self, running: &Running) {
         drop(self.channel.send(&ToInit::ResolvConfChanged, &[]));
         if let Some(nameservers) = self.resolv_conf.news() {
-            running.set_nameservers(nameservers);
+            running.set_nameservers(&nameservers);
         }
     }
 }

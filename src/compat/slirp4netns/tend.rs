@@ -66,7 +66,7 @@ fn attend<P: Publisher>(
             && resolv_conf.changed()
             && let Some(nameservers) = resolv_conf.news()
         {
-            running.set_nameservers(nameservers);
+            running.set_nameservers(&nameservers);
         }
     }
 }
