@@ -4,9 +4,7 @@
 mod doctor;
 mod generate;
 pub(crate) mod logging;
-mod publish;
 mod run;
-mod values;
 
 use std::process::ExitCode;
 

@@ -9,6 +9,7 @@
 mod channel;
 pub mod cli;
 pub mod compat;
+pub mod control;
 pub mod dataplane;
 pub mod doctor;
 pub mod host;
@@ -19,3 +20,4 @@ pub mod resolv;
 pub mod run;
 pub mod sandbox;
 pub mod sys;
+mod values;

@@ -10,6 +10,8 @@
 //! One descriptor per port and family; of TCP a backlog of [`BACKLOG`] clients each, as far as `net.core.somaxconn` goes, of
 //! UDP what `net.core.rmem_default` holds.
 
+pub(crate) mod wish;
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -24,7 +26,6 @@ use wharf_stack::PublishedPort;
 use wharf_stack::host::{Family, Transport};
 
 use crate::host::Listener;
-use crate::netns::plan::Plan;
 use crate::sys::socket::report_own_addresses;
 
 /// Clients that may wait for the gateway.
@@ -108,6 +109,15 @@ pub struct Claim {
     chosen: bool,
 }
 
+/// A container's addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// Where IPv4 leads to it.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Where IPv6 leads to it.
+    pub ipv6: Option<Ipv6Addr>,
+}
+
 /// A socket, and where its clients go.
 #[derive(Debug)]
 pub struct Publication {
@@ -148,17 +158,30 @@ impl Bound {
 }
 
 impl Claim {
-    /// The sandbox's end: in the family of the listener's clients where the sandbox has it, else in the other.
-    fn target(&self, plan: &Plan) -> Option<SocketAddr> {
-        let (ipv4, ipv6) = (plan.container4().map(IpAddr::from), plan.container6.map(IpAddr::from));
+    /// The host's end.
+    #[must_use]
+    pub fn host(&self) -> SocketAddr {
+        self.bound.at
+    }
+
+    /// What is spoken there.
+    #[must_use]
+    pub fn transport(&self) -> Transport {
+        self.bound.transport
+    }
+
+    /// The container's end: in the family of the listener's clients where the container has it, else in the other.
+    #[must_use]
+    pub fn target(&self, container: Addresses) -> Option<SocketAddr> {
+        let (ipv4, ipv6) = (container.ipv4.map(IpAddr::from), container.ipv6.map(IpAddr::from));
         let address = if self.bound.at.is_ipv4() { ipv4.or(ipv6) } else { ipv6.or(ipv4) };
         Some(SocketAddr::new(address?, self.port))
     }
 
-    /// Makes the port lead into the sandbox of `plan`, and says so.
+    /// Makes the port lead to a container, and says so.
     #[must_use]
-    pub fn publish(self, plan: &Plan) -> Option<Publication> {
-        let target = self.target(plan)?;
+    pub fn publish(self, container: Addresses) -> Option<Publication> {
+        let target = self.target(container)?;
         let (at, suffix) = (self.bound.at, suffix(self.bound.transport));
         if self.chosen {
             tracing::warn!(target: NOTICE, "port {at}{suffix} of the host leads to {target}");
@@ -237,7 +260,7 @@ mod tests {
     use std::net::{TcpListener, UdpSocket};
 
     use super::*;
-    use crate::netns::plan::{Families, Wishes};
+    use crate::netns::plan::{Families, Plan, Wishes};
 
     fn request(address: &str, first: u16, ports: RangeInclusive<u16>) -> Request {
         Request { address: Some(address.parse().unwrap()), first, ports, transport: Transport::Tcp }
@@ -309,17 +332,17 @@ mod tests {
 
     #[test]
     fn clients_go_to_their_own_family_where_the_sandbox_has_it() {
-        let plan = |families| Plan::new(&Wishes { families, ..Wishes::default() }, &[], [1; 5]);
+        let plan = |families| Plan::new(&Wishes { families, ..Wishes::default() }, &[], [1; 5]).container();
         let claim = |at: &str, port| {
             let bound = Bound::new(Transport::Tcp, "127.0.0.1:0".parse().unwrap()).unwrap();
             Claim { bound: Bound { at: at.parse().unwrap(), ..bound }, port, chosen: false }
         };
         let (four, six) = (claim("192.0.2.1:8080", 80), claim("[::1]:8080", 81));
-        let target = |claim: &Claim, families| claim.target(&plan(families)).unwrap().to_string();
+        let target = |claim: &Claim, families| claim.target(plan(families)).unwrap().to_string();
         assert_eq!(target(&four, Families::Both), "10.0.2.100:80");
         assert_eq!(target(&six, Families::Ipv4), "10.0.2.100:81");
         for (claim, port) in [(&six, 81), (&four, 80)] {
-            let there = SocketAddr::new(plan(Families::Ipv6).container6.unwrap().into(), port);
+            let there = SocketAddr::new(plan(Families::Ipv6).ipv6.unwrap().into(), port);
             assert_eq!(target(claim, Families::Ipv6), there.to_string());
         }
     }

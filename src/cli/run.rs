@@ -8,13 +8,14 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use smoltcp::wire::{Ipv4Cidr, Ipv6Cidr};
 
-use super::{fail, publish, values};
+use super::fail;
 use crate::dataplane::PollMode;
 use crate::netns::DeviceChoice;
 use crate::netns::plan::{Families, NAT64_PREFIX, Wishes};
-use crate::publish::Request;
+use crate::publish::{Request, wish};
 use crate::run::{self, Options, idmap};
 use crate::sys::tun::MAX_MTU;
+use crate::values;
 
 const MIN_MTU: usize = 576;
 /// RFC 8200 section 5: "IPv6 requires that every link in the Internet have an MTU of 1280 octets or greater."
@@ -83,7 +84,7 @@ struct NameArgs {
 struct ReachArgs {
     /// Connect whoever comes to a port of the host to a port of the sandbox; without IP on all the host's addresses; 0 is
     /// any free port; may be repeated
-    #[arg(short, long, value_name = "[IP:]HOSTPORT[-END]:PORT[-END][/udp]", value_parser = publish::publish)]
+    #[arg(short, long, value_name = "[IP:]HOSTPORT[-END]:PORT[-END][/udp]", value_parser = wish::own_port)]
     publish: Vec<Request>,
     /// Let the gateway's addresses lead to the host's 127.0.0.1 and ::1
     #[arg(long)]

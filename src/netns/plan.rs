@@ -18,6 +18,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use smoltcp::wire::{EthernetAddress, Ipv4Cidr, Ipv6Cidr};
 use wharf_stack::{Ipv4Plan, Ipv6Plan};
 
+use crate::publish::Addresses;
+
 /// The gateway's MAC address: locally administered, "wharf" with .2 in the end.
 pub const GATEWAY_MAC: EthernetAddress = EthernetAddress([0x02, 0x77, 0x68, 0x61, 0x72, 0x02]);
 /// The MAC address of the container of `wharf run`.
@@ -89,6 +91,12 @@ impl Plan {
         self.ipv4.map(|plan| plan.first_lease)
     }
 
+    /// Both of the container's addresses.
+    #[must_use]
+    pub fn container(&self) -> Addresses {
+        Addresses { ipv4: self.container4(), ipv6: self.container6 }
+    }
+
     /// The address to name in the container's resolv.conf.
     ///
     /// One address, although both families may have one: behind both is the same forwarder, so a second one would
@@ -101,7 +109,8 @@ impl Plan {
 
 /// The first /24 of private space, from 10.0.2.0 upwards, that overlaps none of the routes. With all of it taken,
 /// 10.0.2.0/24 all the same: what it hides then, it hides from the container only.
-fn free_network(host_routes: &[Ipv4Cidr]) -> Ipv4Cidr {
+#[must_use]
+pub fn free_network(host_routes: &[Ipv4Cidr]) -> Ipv4Cidr {
     let ten = (2..=u16::MAX).map(|n| 0x0a00_0000 | u32::from(n) << 8);
     let others = [(0xac10_0000, 16 * 256), (0xc0a8_0000, 256)];
     let others = others.into_iter().flat_map(|(base, count)| (0..count).map(move |n: u32| base | n << 8));
@@ -119,7 +128,8 @@ pub fn overlap(a: Ipv4Cidr, b: Ipv4Cidr) -> bool {
 }
 
 /// RFC 4193 section 3.2: `fd`, 40 random bits, and subnet 0.
-fn unique_local(random: [u8; 5]) -> Ipv6Cidr {
+#[must_use]
+pub fn unique_local(random: [u8; 5]) -> Ipv6Cidr {
     let [a, b, c, d, e] = random;
     let address = Ipv6Addr::from([0xfd, a, b, c, d, e, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     Ipv6Cidr::new(address, 64)

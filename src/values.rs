@@ -3,10 +3,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use smoltcp::wire::{Ipv4Cidr, Ipv6Cidr};
+use smoltcp::wire::{EthernetAddress, Ipv4Cidr, Ipv6Cidr};
 
 /// `A.B.C.D/N` with room for .100 and no host bits.
-pub(super) fn cidr(text: &str) -> Result<Ipv4Cidr, String> {
+pub(crate) fn cidr(text: &str) -> Result<Ipv4Cidr, String> {
     let (address, len) = split::<Ipv4Addr>(text, "10.0.2.0/24")?;
     if !(8..=25).contains(&len) {
         return Err(format!(
@@ -27,7 +27,7 @@ pub(super) fn cidr(text: &str) -> Result<Ipv4Cidr, String> {
 }
 
 /// `P/64`.
-pub(super) fn ipv6_prefix(text: &str) -> Result<Ipv6Cidr, String> {
+pub(crate) fn ipv6_prefix(text: &str) -> Result<Ipv6Cidr, String> {
     let prefix = prefix(text, &[64], "fd00:1:2:3::/64")?;
     if !is_routable(prefix) {
         return Err(format!(
@@ -38,7 +38,7 @@ pub(super) fn ipv6_prefix(text: &str) -> Result<Ipv6Cidr, String> {
 }
 
 /// A prefix for IPv4 destinations (RFC 6052).
-pub(super) fn nat64_prefix(text: &str) -> Result<Ipv6Cidr, String> {
+pub(crate) fn nat64_prefix(text: &str) -> Result<Ipv6Cidr, String> {
     // RFC 6052 section 2.2: "The prefixes can only have one of the following lengths: 32, 40, 48, 56, 64, or 96."
     let prefix = prefix(text, &[96, 64, 56, 48, 40, 32], "64:ff9b::/96")?;
     // RFC 6052 section 2.2: "Bits 64 to 71 of the address are reserved [...] and MUST be set to zero".
@@ -88,7 +88,7 @@ fn split<A: std::str::FromStr>(text: &str, example: &str) -> Result<(A, u8), Str
 }
 
 /// A nameserver: an address, with a port where that is not 53.
-pub(super) fn nameserver(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn nameserver(text: &str) -> Result<SocketAddr, String> {
     let server = match text.parse::<IpAddr>() {
         Ok(address) => SocketAddr::new(address, 53),
         Err(_) => text.parse::<SocketAddr>().map_err(|_| {
@@ -103,7 +103,7 @@ pub(super) fn nameserver(text: &str) -> Result<SocketAddr, String> {
 }
 
 /// A domain name as it may stand in a search list.
-pub(super) fn domain(text: &str) -> Result<String, String> {
+pub(crate) fn domain(text: &str) -> Result<String, String> {
     let name = text.strip_suffix('.').unwrap_or(text);
     let fits = |label: &str| {
         (1..=63).contains(&label.len())
@@ -116,15 +116,37 @@ pub(super) fn domain(text: &str) -> Result<String, String> {
 }
 
 /// A host name: what the kernel keeps has at most 64 bytes.
-pub(super) fn hostname(text: &str) -> Result<String, String> {
+pub(crate) fn hostname(text: &str) -> Result<String, String> {
     if text.len() > 64 {
         return Err("a host name has at most 64 bytes".to_owned());
     }
     domain(text)
 }
 
+/// The name of a container or a network: one label of a domain name, with a letter, so that it is no number.
+pub(crate) fn container(text: &str) -> Result<String, String> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    let is_label = (1..=63).contains(&text.len()) && text.bytes().all(fits);
+    if !is_label || text.starts_with('-') || !text.bytes().any(|byte| byte.is_ascii_alphabetic()) {
+        return Err(format!(
+            "`{text}` is not a name; it has 1 to 63 letters, digits, - and _, at least one letter, and no - in front"
+        ));
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
+/// A MAC address that a host may have.
+pub(crate) fn mac(text: &str) -> Result<EthernetAddress, String> {
+    let mac: EthernetAddress =
+        text.parse().map_err(|()| format!("`{text}` is not a MAC address; write it as 02:00:00:00:00:01"))?;
+    if mac.is_unicast() && mac.0 != [0; 6] {
+        return Ok(mac);
+    }
+    Err(format!("{mac} is not the address of one host; the first byte must be even, as in 02:00:00:00:00:01"))
+}
+
 /// A number of bytes with an optional suffix K, M or G (powers of 1,024).
-pub(super) fn size(text: &str) -> Result<usize, String> {
+pub(crate) fn size(text: &str) -> Result<usize, String> {
     let wrong = || format!("`{text}` is not a size; write it as 256M (suffixes K, M, G)");
     let upper = text.to_ascii_uppercase();
     let digits = upper.trim_end_matches("IB").trim_end_matches(['K', 'M', 'G']);
@@ -147,6 +169,22 @@ pub(super) fn size(text: &str) -> Result<usize, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_labels_with_a_letter() {
+        assert_eq!(container("Web-1").unwrap(), "web-1");
+        for wrong in ["", "80", "8000-8009", "-web", "a.b", "a b", "caf\u{e9}", &"a".repeat(64)] {
+            assert!(container(wrong).unwrap_err().contains("at least one letter"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_mac_address_is_one_hosts() {
+        assert_eq!(mac("02:00:5e:00:53:01").unwrap().0, [2, 0, 0x5e, 0, 0x53, 1]);
+        for wrong in ["", "02:00", "01:00:5e:00:00:01", "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00", "x"] {
+            assert!(mac(wrong).unwrap_err().contains("02:00:00:00:00:01"), "{wrong}");
+        }
+    }
 
     #[test]
     fn networks_without_host_bits_and_with_room_are_taken() {

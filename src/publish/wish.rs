@@ -1,18 +1,27 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The value of `--publish`: `[IP:]HOSTPORT[-END]:PORT[-END][/tcp|/udp]`.
+//! A wish for published ports as text: `[IP:]HOSTPORT[-END]:[NAME:]PORT[-END][/tcp|/udp]`.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 
 use wharf_stack::host::Transport;
 
-use crate::publish::Request;
+use super::Request;
+use crate::values;
 
 const EXAMPLES: &str =
     "write it as 8080:80, 127.0.0.1:8080:80, [::1]:8080:80, 8000-8009:9000-9009 or 5353:53/udp";
 
-/// A wish for published ports.
-pub(super) fn publish(text: &str) -> Result<Request, String> {
+/// A wish of somebody who has one sandbox and no name for it.
+pub(crate) fn own_port(text: &str) -> Result<Request, String> {
+    match parse(text)? {
+        (None, request) => Ok(request),
+        (Some(name), _) => Err(format!("`{name}` is no port, and there is but one sandbox; {EXAMPLES}")),
+    }
+}
+
+/// A wish, with the name of the container that it is about.
+pub(crate) fn parse(text: &str) -> Result<(Option<String>, Request), String> {
     let (ends, transport) = match text.split_once('/') {
         None => (text, Transport::Tcp),
         Some((ends, "tcp")) => (ends, Transport::Tcp),
@@ -24,6 +33,10 @@ pub(super) fn publish(text: &str) -> Result<Request, String> {
         }
     };
     let (rest, ports) = ends.rsplit_once(':').ok_or(EXAMPLES)?;
+    let (rest, name) = match rest.rsplit_once(':') {
+        Some((rest, name)) if is_name(name) => (rest, Some(values::container(name)?)),
+        _ => (rest, None),
+    };
     let (address, host) = match rest.rsplit_once(':') {
         None => (None, rest),
         Some((address, host)) => (Some(self::address(address)?), host),
@@ -42,7 +55,13 @@ pub(super) fn publish(text: &str) -> Result<Request, String> {
             return Err(format!("{given} ports of the host cannot lead to {wanted} of the sandbox"));
         }
     }
-    Ok(Request { address, first: *host.start(), ports, transport })
+    Ok((name, Request { address, first: *host.start(), ports, transport }))
+}
+
+/// Whether it can be neither ports nor the end of an address.
+fn is_name(text: &str) -> bool {
+    text.bytes().any(|byte| byte.is_ascii_alphabetic())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
 fn address(text: &str) -> Result<IpAddr, String> {
@@ -79,26 +98,41 @@ mod tests {
     #[test]
     fn addresses_ranges_and_the_protocol_may_be_left_out() {
         let any = Request { address: None, first: 8080, ports: 80..=80, transport: Transport::Tcp };
-        assert_eq!(publish("8080:80").unwrap(), any);
-        assert_eq!(publish("8080:80/tcp").unwrap(), any);
+        assert_eq!(own_port("8080:80").unwrap(), any);
+        assert_eq!(own_port("8080:80/tcp").unwrap(), any);
         let udp = Request { transport: Transport::Udp, ..any.clone() };
-        assert_eq!(publish("8080:80/udp").unwrap(), udp);
+        assert_eq!(own_port("8080:80/udp").unwrap(), udp);
         for address in ["127.0.0.1", "::1"] {
             let address: IpAddr = address.parse().unwrap();
             let text = std::net::SocketAddr::new(address, 8080).to_string();
             assert_eq!(
-                publish(&format!("{text}:80")).unwrap(),
+                own_port(&format!("{text}:80")).unwrap(),
                 Request { address: Some(address), ..any.clone() }
             );
         }
-        let range = publish("8000-8009:9000-9009").unwrap();
+        let range = own_port("8000-8009:9000-9009").unwrap();
         assert_eq!((range.first, range.ports), (8000, 9000..=9009));
     }
 
     #[test]
     fn any_free_port_does_for_one_and_for_many() {
-        assert_eq!(publish("0:80").unwrap().first, 0);
-        assert_eq!(publish("127.0.0.1:0:80-89").unwrap().ports, 80..=89);
+        assert_eq!(own_port("0:80").unwrap().first, 0);
+        assert_eq!(own_port("127.0.0.1:0:80-89").unwrap().ports, 80..=89);
+    }
+
+    #[test]
+    fn a_container_may_be_named_wherever_an_address_stands() {
+        for (text, name, address, first) in [
+            ("8080:web:80", "web", None, 8080),
+            ("127.0.0.1:8080:db-1:80", "db-1", Some("127.0.0.1"), 8080),
+            ("[::1]:0:a_b:80/udp", "a_b", Some("::1"), 0),
+        ] {
+            let (named, request) = parse(text).unwrap();
+            assert_eq!((named.as_deref(), request.first), (Some(name), first), "{text}");
+            assert_eq!(request.address, address.map(|address| address.parse().unwrap()));
+        }
+        assert!(own_port("8080:web:80").unwrap_err().contains("but one sandbox"));
+        assert!(parse("8080:-web:80").is_err());
     }
 
     #[test]
@@ -124,7 +158,7 @@ mod tests {
             ("8009-8000:80-89", "did you mean 8000-8009"),
             ("5353:53/UDP", "tcp"),
         ] {
-            let error = publish(wrong).unwrap_err();
+            let error = own_port(wrong).unwrap_err();
             assert!(error.contains(hint), "{wrong}: {error}");
         }
     }

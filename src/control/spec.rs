@@ -1,0 +1,554 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a network is to be: as a table of `wharf.toml`, and as JSON through the API.
+//!
+//! ```toml
+//! version = 1
+//!
+//! [networks.default]
+//! publish = ["8080:web:80"]
+//! containers.web = { ipv4 = "10.0.2.10", aliases = ["www"] }
+//!
+//! [networks.backend]
+//! ipv4 = "10.7.0.0/24"
+//! ipv6 = false
+//! internal = true
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use smoltcp::wire::{EthernetAddress, Ipv4Cidr, Ipv6Cidr};
+
+use super::model::Allow;
+use crate::netns::plan::NAT64_PREFIX;
+use crate::publish::wish;
+use crate::sys::tun::MAX_MTU;
+use crate::values;
+
+/// The version of the file that this program reads.
+const VERSION: u32 = 1;
+/// The largest file that is read.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+/// The smallest MTU; RFC 8200 section 5 wants that of every link with IPv6.
+const MIN_MTU: usize = 1280;
+
+/// The whole file.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// Of the format: 1.
+    pub version: u32,
+    /// Networks by their names.
+    #[serde(default)]
+    pub networks: BTreeMap<Name, NetworkSpec>,
+}
+
+/// A file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It is wrong; the text shows the line.
+    #[error("{path}: {text}")]
+    Wrong {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        text: String,
+    },
+}
+
+impl File {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// It cannot be read, or does not mean anything.
+    pub fn read(path: &Path) -> Result<Self, FileError> {
+        use std::io::Read as _;
+        let name = || path.display().to_string();
+        let mut text = String::new();
+        std::fs::File::open(path)
+            .and_then(|file| file.take(MAX_FILE_BYTES).read_to_string(&mut text))
+            .map_err(|source| FileError::Unreadable { path: name(), source })?;
+        Self::parse(&text).map_err(|text| FileError::Wrong { path: name(), text })
+    }
+
+    /// Parses a file's text.
+    ///
+    /// # Errors
+    /// What is wrong, with the line.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let file: Self = toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+        if file.version != VERSION {
+            return Err(format!("version is {}, and this wharf reads version = {VERSION}", file.version));
+        }
+        for (name, spec) in &file.networks {
+            spec.check().map_err(|error| format!("network {name}: {error}"))?;
+        }
+        Ok(file)
+    }
+}
+
+/// A network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NetworkSpec {
+    /// `"10.0.2.0/24"`; `false` for none. By default the first free one.
+    pub ipv4: Choice<Ipv4Cidr>,
+    /// `"fd00:1:2:3::/64"`; `false` for none. By default a random one, which stays.
+    pub ipv6: Choice<Ipv6Cidr>,
+    /// `true` or a prefix: IPv4 destinations from IPv6. By default on where there is no IPv4.
+    pub nat64: Choice<Nat64>,
+    /// Nameservers instead of the host's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dns: Vec<Text<SocketAddr>>,
+    /// The domain in which its containers find each other; by default its name under `internal`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<Text<Domain>>,
+    /// Domains to be searched after its own, instead of the host's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub search: Vec<Text<Domain>>,
+    /// NTP servers for DHCP clients.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ntp: Vec<Ipv4Addr>,
+    /// Nothing leaves it.
+    pub internal: bool,
+    /// The gateway's address leads to the host's loopback.
+    pub host_loopback: bool,
+    /// 169.254.0.0/16 is reachable.
+    pub allow_link_local: bool,
+    /// Its containers reach the gateway only, not each other.
+    pub isolated: bool,
+    /// Largest IP packet on its links, in bytes.
+    pub mtu: usize,
+    /// Threads that carry its packets.
+    pub workers: usize,
+    /// Bytes of stream data the relay may hold, such as `"256M"`.
+    pub memory: Text<Size>,
+    /// The host's IPv4 address that its traffic leaves from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outbound_ipv4: Option<Ipv4Addr>,
+    /// The host's IPv6 address that its traffic leaves from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outbound_ipv6: Option<Ipv6Addr>,
+    /// Published ports: `[IP:]HOSTPORT[-END]:NAME:PORT[-END][/udp]`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<Text<PortWish>>,
+    /// What is fixed for containers of these names.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub containers: BTreeMap<Name, ContainerSpec>,
+}
+
+impl Default for NetworkSpec {
+    fn default() -> Self {
+        Self {
+            ipv4: Choice::Auto,
+            ipv6: Choice::Auto,
+            nat64: Choice::Auto,
+            dns: Vec::new(),
+            domain: None,
+            search: Vec::new(),
+            ntp: Vec::new(),
+            internal: false,
+            host_loopback: false,
+            allow_link_local: false,
+            isolated: false,
+            mtu: 65_520,
+            workers: 1,
+            memory: Text(Size(256 << 20)),
+            outbound_ipv4: None,
+            outbound_ipv6: None,
+            publish: Vec::new(),
+            containers: BTreeMap::new(),
+        }
+    }
+}
+
+/// What is fixed for a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ContainerSpec {
+    /// Its IPv4 address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ipv4: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<Ipv6Addr>,
+    /// Its MAC address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac: Option<Text<EthernetAddress>>,
+    /// Further names, which others may have too.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<Name>,
+    /// The VLAN that it is on without tags; the gateway is not on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+    /// VLANs that it is on with tags, beside `vlan`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub trunk: Vec<u16>,
+    /// It reaches the gateway and ports that are not isolated only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub isolated: Option<bool>,
+    /// What it may do that guards forbid the others.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<Allow>,
+}
+
+impl NetworkSpec {
+    /// Whether its values go together.
+    ///
+    /// # Errors
+    /// What does not, in words.
+    pub fn check(&self) -> Result<(), String> {
+        if !(MIN_MTU..=MAX_MTU).contains(&self.mtu) {
+            return Err(format!("mtu {} is out of range: {MIN_MTU} to {MAX_MTU}", self.mtu));
+        }
+        if !(1..=64).contains(&self.workers) {
+            return Err(format!("workers {} is out of range: 1 to 64", self.workers));
+        }
+        if self.ipv4 == Choice::None && self.ipv6 == Choice::None {
+            return Err("it has neither IPv4 nor IPv6".to_owned());
+        }
+        if self.nat64_prefix().is_some() && self.ipv6 == Choice::None {
+            return Err("nat64 needs IPv6".to_owned());
+        }
+        if self.internal && !self.publish.is_empty() {
+            return Err("it is internal, so no port can be published".to_owned());
+        }
+        if let (Some(nat64), Choice::This(network)) = (self.nat64_prefix(), self.ipv6)
+            && (nat64.contains_subnet(&network) || network.contains_subnet(&nat64))
+        {
+            return Err(format!("nat64 {nat64} and ipv6 {network} overlap"));
+        }
+        for wish in &self.publish {
+            if wish.0.container.is_none() {
+                return Err(format!("publish {wish}: name the container, as in 8080:web:80"));
+            }
+        }
+        for (name, container) in &self.containers {
+            for vlan in container.vlan.iter().chain(&container.trunk) {
+                if !(1..=4094).contains(vlan) {
+                    return Err(format!("container {name}: VLAN {vlan} is out of range: 1 to 4094"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The prefix under which IPv4 is reached from IPv6.
+    #[must_use]
+    pub fn nat64_prefix(&self) -> Option<Ipv6Cidr> {
+        match self.nat64 {
+            Choice::This(Nat64(prefix)) => Some(prefix),
+            Choice::Auto => (self.ipv4 == Choice::None).then_some(NAT64_PREFIX),
+            Choice::None => None,
+        }
+    }
+
+    /// Whether a running network can become the other without anybody noticing but by what changed: everything
+    /// but who may speak and what is published stays.
+    #[must_use]
+    pub fn differs_only_in_what_can_change(&self, other: &Self) -> bool {
+        let fixed = |spec: &Self| Self {
+            publish: Vec::new(),
+            containers: BTreeMap::new(),
+            dns: Vec::new(),
+            isolated: false,
+            ..spec.clone()
+        };
+        fixed(self) == fixed(other)
+    }
+}
+
+/// A value, none at all, or whatever is best.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Choice<T> {
+    /// Not said.
+    #[default]
+    Auto,
+    /// `false`.
+    None,
+    /// This one.
+    This(T),
+}
+
+impl<'de, T: Value> Deserialize<'de> for Choice<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Raw {
+            Switch(bool),
+            Text(String),
+            Absent(()),
+        }
+        match Raw::deserialize(deserializer).map_err(|_| de::Error::custom("write true, false or a text"))? {
+            Raw::Switch(false) => Ok(Self::None),
+            Raw::Switch(true) => Ok(T::YES.map_or(Self::Auto, Self::This)),
+            Raw::Text(text) => T::parse(&text).map(Self::This).map_err(de::Error::custom),
+            Raw::Absent(()) => Ok(Self::Auto),
+        }
+    }
+}
+
+impl<T: Value> Serialize for Choice<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_none(),
+            Self::None => serializer.serialize_bool(false),
+            Self::This(value) => serializer.collect_str(&Text(value.clone())),
+        }
+    }
+}
+
+/// Something that is written as a text.
+pub trait Value: Clone {
+    /// What `true` means.
+    const YES: Option<Self> = None;
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// What would be right.
+    fn parse(text: &str) -> Result<Self, String>;
+
+    /// Writes it as it is read.
+    ///
+    /// # Errors
+    /// The formatter's.
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
+}
+
+/// A value that is read from a text, and written as one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Text<T>(pub T);
+
+impl<T: Value> fmt::Display for Text<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.write(f)
+    }
+}
+
+impl<'de, T: Value> Deserialize<'de> for Text<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        T::parse(&String::deserialize(deserializer)?).map(Self).map_err(de::Error::custom)
+    }
+}
+
+impl<T: Value> Serialize for Text<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+macro_rules! value {
+    ($type:ty, $parse:path) => {
+        impl Value for $type {
+            fn parse(text: &str) -> Result<Self, String> {
+                $parse(text)
+            }
+
+            fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+    };
+}
+
+value!(Ipv4Cidr, values::cidr);
+value!(Ipv6Cidr, values::ipv6_prefix);
+value!(SocketAddr, values::nameserver);
+value!(EthernetAddress, values::mac);
+
+/// A prefix for IPv4 destinations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nat64(pub Ipv6Cidr);
+
+impl Value for Nat64 {
+    const YES: Option<Self> = Some(Self(NAT64_PREFIX));
+
+    fn parse(text: &str) -> Result<Self, String> {
+        values::nat64_prefix(text).map(Self)
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// A domain name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Domain(pub String);
+
+impl Value for Domain {
+    fn parse(text: &str) -> Result<Self, String> {
+        values::domain(text).map(Self)
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A number of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub usize);
+
+impl Value for Size {
+    fn parse(text: &str) -> Result<Self, String> {
+        values::size(text).map(Self)
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Read back, it is at least 1M.
+        write!(f, "{}", self.0)
+    }
+}
+
+/// A wish for published ports, as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortWish {
+    /// The text.
+    pub text: String,
+    /// The container that it is about.
+    pub container: Option<String>,
+    /// The ports.
+    pub request: crate::publish::Request,
+}
+
+impl Value for PortWish {
+    fn parse(text: &str) -> Result<Self, String> {
+        let (container, request) = wish::parse(text)?;
+        Ok(Self { text: text.to_owned(), container, request })
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// The name of a network or a container: one label, in lower case.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Name(String);
+
+impl Name {
+    /// Reads a name.
+    ///
+    /// # Errors
+    /// What would be right.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        values::container(text).map(Self)
+    }
+
+    /// Its text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::parse(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHOLE: &str = r#"
+version = 1
+
+[networks.default]
+publish = ["127.0.0.1:8080:web:80", "5353:dns:53/udp"]
+memory = "64M"
+dns = ["192.0.2.53", "[2001:db8::53]:5353"]
+
+[networks.default.containers.web]
+ipv4 = "10.0.2.10"
+mac = "02:00:00:00:00:0a"
+aliases = ["www"]
+allow = ["router", "dhcp"]
+
+[networks.backend]
+ipv4 = "10.7.0.0/24"
+ipv6 = false
+nat64 = false
+internal = true
+mtu = 1500
+workers = 2
+containers.db = { vlan = 5, trunk = [6, 7], isolated = true }
+"#;
+
+    #[test]
+    fn a_file_says_what_networks_there_are() {
+        let file = File::parse(WHOLE).unwrap();
+        let names: Vec<_> = file.networks.keys().map(Name::as_str).collect();
+        assert_eq!(names, ["backend", "default"]);
+        let default = &file.networks[&Name::parse("default").unwrap()];
+        assert_eq!((default.ipv4, default.mtu, default.memory.0.0), (Choice::Auto, 65_520, 64 << 20));
+        assert_eq!(default.dns[0].0.to_string(), "192.0.2.53:53");
+        let web = &default.containers[&Name::parse("web").unwrap()];
+        assert_eq!(web.allow, [Allow::Router, Allow::Dhcp]);
+        let backend = &file.networks[&Name::parse("backend").unwrap()];
+        assert_eq!((backend.ipv6, backend.workers), (Choice::None, 2));
+        assert_eq!(backend.nat64_prefix(), None);
+    }
+
+    #[test]
+    fn a_network_is_the_same_after_a_journey_through_json() {
+        for spec in File::parse(WHOLE).unwrap().networks.into_values() {
+            let text = serde_json::to_string(&spec).unwrap();
+            assert_eq!(serde_json::from_str::<NetworkSpec>(&text).unwrap(), spec, "{text}");
+        }
+        let nat64: NetworkSpec = serde_json::from_str(r#"{"ipv4": false, "nat64": true}"#).unwrap();
+        assert_eq!(nat64.nat64, Choice::This(Nat64(NAT64_PREFIX)));
+    }
+
+    #[test]
+    fn what_is_wrong_is_shown_with_its_line_and_what_would_be_right() {
+        for (text, hints) in [
+            ("version = 1\n[networks.a]\nipv44 = false", &["line 3", "ipv44", "ipv4"][..]),
+            ("version = 1\n[networks.a]\nipv4 = \"10.0.2.5/24\"", &["line 3", "did you mean 10.0.2.0/24"]),
+            ("version = 1\n[networks.\"1\"]", &["line 2", "at least one letter"]),
+            ("version = 2", &["version is 2", "version = 1"]),
+            ("", &["version"]),
+            ("version = 1\n[networks.a]\nmtu = 100", &["network a", "1280 to"]),
+            ("version = 1\n[networks.a]\nworkers = 0", &["1 to 64"]),
+            ("version = 1\n[networks.a]\nipv4 = false\nipv6 = false", &["neither"]),
+            ("version = 1\n[networks.a]\nipv6 = false\nnat64 = true", &["needs IPv6"]),
+            ("version = 1\n[networks.a]\npublish = [\"80:80\"]", &["8080:web:80"]),
+            ("version = 1\n[networks.a]\npublish = [\"x\"]", &["line 3", "8080:80"]),
+            ("version = 1\n[networks.a]\ninternal = true\npublish = [\"80:a:80\"]", &["internal"]),
+            ("version = 1\n[networks.a]\ncontainers.b.vlan = 4095", &["container b", "1 to 4094"]),
+            ("version = 1\n[networks.a]\nmemory = \"1\"", &["line 3", "at least 1M"]),
+        ] {
+            let error = File::parse(text).unwrap_err();
+            assert!(hints.iter().all(|hint| error.contains(hint)), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_can_change_while_flows_go_on_is_known() {
+        let spec = NetworkSpec::default();
+        let published = NetworkSpec { publish: vec![Text(PortWish::parse("80:a:80").unwrap())], ..spec.clone() };
+        assert!(spec.differs_only_in_what_can_change(&published));
+        assert!(!spec.differs_only_in_what_can_change(&NetworkSpec { mtu: 1500, ..spec.clone() }));
+    }
+}
