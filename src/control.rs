@@ -16,8 +16,9 @@
 
 pub mod error;
 pub mod events;
+pub mod members;
 pub mod model;
 // pub mod network;
 // pub mod registry;
 pub mod spec;
-// pub mod state;
+pub mod state;
