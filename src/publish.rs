@@ -178,6 +178,12 @@ impl Claim {
         Some(SocketAddr::new(address?, self.port))
     }
 
+    /// Makes it lead to a container's end.
+    #[must_use]
+    pub fn leading_to(self, target: SocketAddr) -> Publication {
+        self.bound.leading_to(target)
+    }
+
     /// Makes the port lead to a container, and says so.
     #[must_use]
     pub fn publish(self, container: Addresses) -> Option<Publication> {

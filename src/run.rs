@@ -173,7 +173,8 @@ fn gateway(
     let taps = receive_device(&channel)?;
     config.max_sockets = host::raise_open_files(nofile);
     let claims = publish::bind(&options.publish)?;
-    let publications: Vec<_> = claims.into_iter().filter_map(|claim| claim.publish(plan.container())).collect();
+    let publications: Vec<_> =
+        claims.into_iter().filter_map(|claim| claim.publish(plan.container())).collect();
     if tracing::enabled!(tracing::Level::INFO) {
         say_degraded();
     }

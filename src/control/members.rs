@@ -11,10 +11,11 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 use smoltcp::wire::{EthernetAddress, Ipv6Cidr};
-use wharf_stack::Config;
+use wharf_stack::{Config, Ipv4Plan};
 
 use super::error::{Code, Error};
 use super::spec::{Name, Text};
@@ -202,10 +203,9 @@ impl Members {
         is_free: impl Fn(IpAddr) -> bool,
         is_bound: impl Fn(&Name) -> bool,
     ) -> Result<Member, Error> {
-        let last = last_number(config);
         loop {
             let taken: Vec<IpAddr> = self.by_name.values().flat_map(Member::list).collect();
-            let candidates = (FIRST_NUMBER..=last).map(|number| numbered(number, config));
+            let candidates = numbers(config.ipv4).map(|number| numbered(number, config));
             let wished = |member: Member| Member {
                 ipv4: wish.ipv4.or(member.ipv4),
                 ipv6: wish.ipv6.or(member.ipv6),
@@ -227,8 +227,9 @@ impl Members {
                 .map(|(other, _)| other.clone());
             let Some(gone) = longest_away else {
                 let message = format!("the network has no address left for {name}");
-                return Err(Error::new(Code::Exhausted, message)
-                    .hint("detach somebody, or give the network a wider prefix, such as ipv4 = \"10.8.0.0/16\""));
+                return Err(Error::new(Code::Exhausted, message).hint(
+                    "detach somebody, or give the network a wider prefix, such as ipv4 = \"10.8.0.0/16\"",
+                ));
             };
             self.by_name.remove(&gone);
         }
@@ -242,13 +243,13 @@ fn subnet_hint(subnet: Option<String>) -> String {
     )
 }
 
-/// The last number that a container of the network can have.
-fn last_number(config: &Config) -> u32 {
-    let hosts = config.ipv4.map_or(u32::MAX, |plan| {
+/// The numbers that containers of a network may have.
+pub(super) fn numbers(plan: Option<Ipv4Plan>) -> RangeInclusive<u32> {
+    let last = plan.map_or(u32::MAX, |plan| {
         // The last one is the broadcast address.
         u32::MAX.checked_shr(plan.subnet.prefix_len().into()).unwrap_or(0).saturating_sub(1)
     });
-    hosts.min(FIRST_NUMBER + MAX_MEMBERS - 1)
+    FIRST_NUMBER..=last.min(FIRST_NUMBER + MAX_MEMBERS - 1)
 }
 
 /// What belongs to a number.
@@ -279,7 +280,7 @@ fn written_the_same(number: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wharf_stack::{Ipv4Plan, Ipv6Plan};
+    use wharf_stack::Ipv6Plan;
 
     fn config(ipv4: Option<&str>, ipv6: Option<&str>) -> Config {
         Config {
@@ -303,13 +304,10 @@ mod tests {
         let member = numbered(17, &config);
         assert_eq!(member.ipv4.unwrap().to_string(), "10.0.2.17");
         assert_eq!(member.ipv6.unwrap().to_string(), "fd00:1:2:3::17");
-        assert_eq!(member.mac.to_string(), "0a-77-0a-00-02-11");
+        assert_eq!(Text(member.mac).to_string(), "0a:77:0a:00:02:11");
         let sources = member.ipv6_sources(config.ipv6.map(|plan| plan.subnet));
         let sources: Vec<_> = sources.iter().map(ToString::to_string).collect();
-        assert_eq!(
-            sources,
-            ["fd00:1:2:3::17", "fe80::877:aff:fe00:211", "fd00:1:2:3:877:aff:fe00:211"]
-        );
+        assert_eq!(sources, ["fd00:1:2:3::17", "fe80::877:aff:fe00:211", "fd00:1:2:3:877:aff:fe00:211"]);
     }
 
     #[test]

@@ -197,6 +197,15 @@ pub enum Transport {
     Udp,
 }
 
+impl From<wharf_stack::host::Transport> for Transport {
+    fn from(transport: wharf_stack::host::Transport) -> Self {
+        match transport {
+            wharf_stack::host::Transport::Tcp => Self::Tcp,
+            wharf_stack::host::Transport::Udp => Self::Udp,
+        }
+    }
+}
+
 /// A port of the host that leads to a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publication {
@@ -245,6 +254,8 @@ pub struct Reloaded {
     pub removed: Vec<String>,
     /// Networks that changed while their flows went on.
     pub changed: Vec<String>,
+    /// What could not be done, such as a port that somebody else has.
+    pub warnings: Vec<String>,
 }
 
 /// What went through a network, and what did not.
@@ -309,6 +320,16 @@ pub struct Load {
     pub echo_mappings: u64,
     /// Mappings that had to make room for others.
     pub evicted_mappings: u64,
+}
+
+impl std::ops::AddAssign<wharf_stack::Load> for Load {
+    fn add_assign(&mut self, other: wharf_stack::Load) {
+        self.tcp_flows += other.tcp_flows as u64;
+        self.held_bytes += other.held_bytes as u64;
+        self.udp_mappings += other.udp_mappings as u64;
+        self.echo_mappings += other.echo_mappings as u64;
+        self.evicted_mappings += other.evicted_mappings;
+    }
 }
 
 /// Frames and bytes through a port.

@@ -366,7 +366,17 @@ macro_rules! value {
 value!(Ipv4Cidr, values::cidr);
 value!(Ipv6Cidr, values::ipv6_prefix);
 value!(SocketAddr, values::nameserver);
-value!(EthernetAddress, values::mac);
+
+impl Value for EthernetAddress {
+    fn parse(text: &str) -> Result<Self, String> {
+        values::mac(text)
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
 
 /// A prefix for IPv4 destinations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -547,7 +557,8 @@ containers.db = { vlan = 5, trunk = [6, 7], isolated = true }
     #[test]
     fn what_can_change_while_flows_go_on_is_known() {
         let spec = NetworkSpec::default();
-        let published = NetworkSpec { publish: vec![Text(PortWish::parse("80:a:80").unwrap())], ..spec.clone() };
+        let published =
+            NetworkSpec { publish: vec![Text(PortWish::parse("80:a:80").unwrap())], ..spec.clone() };
         assert!(spec.differs_only_in_what_can_change(&published));
         assert!(!spec.differs_only_in_what_can_change(&NetworkSpec { mtu: 1500, ..spec.clone() }));
     }

@@ -24,7 +24,8 @@ const VERSION: u32 = 1;
 /// What is kept of one network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
-    version: u32,
+    /// Of the format.
+    pub version: u32,
     /// The IPv4 network that was chosen.
     pub ipv4: Option<Text<Ipv4Cidr>>,
     /// The IPv6 network that was chosen.

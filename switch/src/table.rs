@@ -26,6 +26,16 @@ pub struct PortCounters {
     pub tx_bytes: u64,
 }
 
+impl core::ops::AddAssign for PortCounters {
+    fn add_assign(&mut self, other: Self) {
+        let Self { rx_frames, rx_bytes, tx_frames, tx_bytes } = other;
+        self.rx_frames += rx_frames;
+        self.rx_bytes += rx_bytes;
+        self.tx_frames += tx_frames;
+        self.tx_bytes += tx_bytes;
+    }
+}
+
 /// The table holds [`MAX_PORTS`] ports already, or the place is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooManyPorts;

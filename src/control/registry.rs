@@ -1,0 +1,482 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! All networks of one process, by name: what requests are about.
+//!
+//! # How it works
+//! One lock, since the control plane is asked seldom; whoever holds it may wait for a turn of a worker, not longer. What
+//! workers tell without being asked ([`Notice`]) goes through a channel, as its handling takes the lock.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use smoltcp::wire::Ipv4Cidr;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::error::{Code, Error};
+use super::events::Events;
+use super::model::{self, EventKind, Mode, PortKind, Reloaded};
+use super::network::{AttachRequest, Network, Offer, Origin, Surroundings};
+use super::spec::{File, Name, NetworkSpec, PortWish, Value as _};
+use super::state::State;
+use crate::dataplane::{Notice, Notify};
+use crate::port::Device;
+
+/// The network that is meant when none is named and there are several.
+const DEFAULT_NETWORK: &str = "default";
+
+/// A [`Notice`] of a network.
+pub type Told = (Name, Notice);
+
+/// The networks.
+#[derive(Debug)]
+pub struct Registry {
+    mode: Mode,
+    inner: Mutex<Inner>,
+    events: Events,
+    notices: UnboundedSender<Told>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    networks: BTreeMap<Name, Network>,
+    /// The host's part of it: without the other networks' addresses.
+    around: Surroundings,
+    state: State,
+    file: Option<PathBuf>,
+    next_id: u64,
+}
+
+impl Inner {
+    fn network(&mut self, name: &Name) -> Result<&mut Network, Error> {
+        let known = || {
+            let names: Vec<_> = self.networks.keys().map(Name::as_str).collect();
+            if names.is_empty() {
+                "there is none".to_owned()
+            } else {
+                format!("there is {}", names.join(", "))
+            }
+        };
+        match self.networks.contains_key(name) {
+            false => Err(Error::not_found(format!("there is no network {name}")).hint(known())),
+            true => self.networks.get_mut(name).ok_or_else(|| Error::not_found(name.as_str())),
+        }
+    }
+
+    /// The network that is meant when none is named.
+    fn meant(&self, name: Option<&Name>) -> Result<Name, Error> {
+        if let Some(name) = name {
+            return Ok(name.clone());
+        }
+        let mut names = self.networks.keys();
+        match (names.next(), names.next()) {
+            (Some(only), None) => Ok(only.clone()),
+            (None, _) => {
+                Err(Error::not_found("there is no network").hint("make one: `wharf network create NAME`"))
+            }
+            _ => {
+                self.networks.keys().find(|name| name.as_str() == DEFAULT_NETWORK).cloned().ok_or_else(|| {
+                    Error::invalid("there are several networks").hint("say which: --network NAME")
+                })
+            }
+        }
+    }
+
+    /// What a new network finds around it.
+    fn around(&self) -> Surroundings {
+        let mut around = self.around.clone();
+        around.taken.extend(self.networks.values().filter_map(Network::ipv4).collect::<Vec<Ipv4Cidr>>());
+        around
+    }
+
+    fn save(&self, name: &Name) {
+        if let Some(network) = self.networks.get(name) {
+            self.state.save(name, &network.kept());
+        }
+    }
+}
+
+impl Registry {
+    /// A registry without networks. What workers have to say goes to `notices`, to be handed to
+    /// [`heed`](Self::heed).
+    #[must_use]
+    pub fn new(mode: Mode, around: Surroundings, state: State, notices: UnboundedSender<Told>) -> Self {
+        let inner = Inner { networks: BTreeMap::new(), around, state, file: None, next_id: 1 };
+        Self { mode, inner: Mutex::new(inner), events: Events::default(), notices }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Whoever panicked has left nothing that would make the others' requests wrong.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What happens.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// What this process is.
+    #[must_use]
+    pub fn info(&self) -> model::Info {
+        model::Info {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            api: 1,
+            pid: std::process::id(),
+            mode: self.mode,
+        }
+    }
+
+    // ---- networks ----
+
+    /// Starts the networks of a file and those that were made through the API. A port that cannot be published is told,
+    /// and its network works.
+    ///
+    /// # Errors
+    /// A network of the file cannot be started.
+    pub fn restore(&self, path: Option<PathBuf>, file: File) -> Result<(), Error> {
+        let mut inner = self.lock();
+        inner.file = path;
+        for (name, spec) in file.networks {
+            self.start(&mut inner, &name, spec, Origin::File)?;
+        }
+        for name in inner.state.networks() {
+            let made_as = inner.state.load(&name).made_as;
+            if let Some(spec) = made_as.filter(|_| !inner.networks.contains_key(&name))
+                && let Err(error) = self.start(&mut inner, &name, spec, Origin::Api)
+            {
+                tracing::warn!("network {name} is not there again: {error}");
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&self, inner: &mut Inner, name: &Name, spec: NetworkSpec, origin: Origin) -> Result<(), Error> {
+        let kept = inner.state.load(name);
+        let publications = kept.publications.clone();
+        let around = inner.around();
+        let mut network = Network::start(name.clone(), spec, origin, kept, &around, self.notify(name))?;
+        let mut errors = network.publish_specified(&mut inner.next_id);
+        for wish in publications.iter().filter_map(|text| PortWish::parse(text).ok()) {
+            errors.extend(network.publish(&wish, &Origin::Api, &mut inner.next_id).err());
+        }
+        for error in errors {
+            tracing::warn!("network {name}: {error}");
+        }
+        inner.networks.insert(name.clone(), network);
+        inner.save(name);
+        self.events.tell(name.as_str(), EventKind::NetworkUp);
+        Ok(())
+    }
+
+    fn notify(&self, name: &Name) -> Notify {
+        let (notices, name) = (self.notices.clone(), name.clone());
+        Arc::new(move |notice| {
+            // Nobody listens any more at the end of the process.
+            let _ = notices.send((name.clone(), notice));
+        })
+    }
+
+    /// Makes a network, which is there again after a restart.
+    ///
+    /// # Errors
+    /// It exists, makes no sense, or cannot be started.
+    pub fn create_network(&self, request: model::CreateNetwork) -> Result<model::Network, Error> {
+        let name = Name::parse(&request.name).map_err(Error::invalid)?;
+        request.spec.check().map_err(|text| Error::invalid(format!("network {name}: {text}")))?;
+        let mut inner = self.lock();
+        if inner.networks.contains_key(&name) {
+            return Err(Error::new(Code::Exists, format!("there is a network {name} already")));
+        }
+        self.start(&mut inner, &name, request.spec, Origin::Api)?;
+        Ok(inner.network(&name)?.describe_network())
+    }
+
+    /// Ends a network and detaches whoever is attached to it.
+    ///
+    /// # Errors
+    /// There is none of that name, or the file says that there is to be one.
+    pub fn remove_network(&self, name: &Name) -> Result<(), Error> {
+        let mut inner = self.lock();
+        if *inner.network(name)?.origin() == Origin::File {
+            let message = format!("network {name} stands in the configuration file");
+            return Err(Error::new(Code::Forbidden, message).hint("remove it there, then `wharf reload`"));
+        }
+        self.remove(&mut inner, name);
+        inner.state.forget(name);
+        Ok(())
+    }
+
+    fn remove(&self, inner: &mut Inner, name: &Name) {
+        if inner.networks.remove(name).is_some() {
+            self.events.tell(name.as_str(), EventKind::NetworkDown);
+        }
+    }
+
+    /// Every network.
+    #[must_use]
+    pub fn networks(&self) -> Vec<model::Network> {
+        self.lock().networks.values().map(Network::describe_network).collect()
+    }
+
+    /// Reads the file again and does what changed in it. Either all of it can be done while flows go on, or nothing is.
+    ///
+    /// # Errors
+    /// The file is wrong, there is none, or a change is one that a running network cannot make.
+    pub fn reload(&self) -> Result<Reloaded, Error> {
+        let mut inner = self.lock();
+        let Some(path) = inner.file.clone() else {
+            let message = "this daemon has no configuration file";
+            return Err(Error::invalid(message).hint("start it with `wharf up --config FILE`"));
+        };
+        let file = File::read(&path).map_err(|error| Error::invalid(error.to_string()))?;
+        let mut changes = Vec::new();
+        for (name, spec) in &file.networks {
+            if let Some(network) = inner.networks.get(name)
+                && network.spec() != spec
+            {
+                if !network.spec().differs_only_in_what_can_change(spec) {
+                    let message = format!(
+                        "network {name} is up, and only its publish, containers, dns and isolated can change"
+                    );
+                    return Err(Error::invalid(message).hint("for the rest `wharf down`, then `wharf up`"));
+                }
+                changes.push((name.clone(), spec.clone()));
+            }
+        }
+        let is_gone = |(name, network): (&Name, &Network)| {
+            (*network.origin() == Origin::File && !file.networks.contains_key(name)).then(|| name.clone())
+        };
+        let gone: Vec<_> = inner.networks.iter().filter_map(is_gone).collect();
+        let mut reloaded = Reloaded::default();
+        for name in gone {
+            self.remove(&mut inner, &name);
+            reloaded.removed.push(name.to_string());
+        }
+        let around = inner.around();
+        for (name, spec) in changes {
+            let Inner { networks, next_id, .. } = &mut *inner;
+            let Some(network) = networks.get_mut(&name) else { continue };
+            for error in network.change(spec, &around, next_id).err().into_iter().flatten() {
+                tracing::warn!("network {name}: {error}");
+                reloaded.warnings.push(format!("network {name}: {error}"));
+            }
+            inner.save(&name);
+            reloaded.changed.push(name.to_string());
+        }
+        for (name, spec) in file.networks {
+            if !inner.networks.contains_key(&name) {
+                self.start(&mut inner, &name, spec, Origin::File)?;
+                reloaded.created.push(name.to_string());
+            }
+        }
+        Ok(reloaded)
+    }
+
+    /// The host has other nameservers from now on.
+    pub fn set_nameservers(&self, servers: Vec<std::net::SocketAddr>) {
+        let mut inner = self.lock();
+        for network in inner.networks.values() {
+            network.set_nameservers(&servers);
+        }
+        inner.around.nameservers = servers;
+    }
+
+    // ---- ports ----
+
+    /// Sets a name and addresses aside for who is about to be attached.
+    ///
+    /// # Errors
+    /// See [`Network::offer`].
+    pub fn offer(&self, request: &mut AttachRequest) -> Result<Offer, Error> {
+        let mut inner = self.lock();
+        let name = inner.meant(request.network.as_ref())?;
+        request.network = Some(name.clone());
+        let offer = inner.network(&name)?.offer(request)?;
+        inner.save(&name);
+        Ok(offer)
+    }
+
+    /// Nobody is attached after all.
+    pub fn withdraw_offer(&self, offer: &Offer) {
+        if let Ok(network) = self.lock().network(&offer.network) {
+            network.withdraw_offer(&offer.name);
+        }
+    }
+
+    /// Attaches who has an offer.
+    ///
+    /// # Errors
+    /// See [`Network::attach`].
+    pub fn attach(
+        &self,
+        request: AttachRequest,
+        kind: PortKind,
+        queues: Vec<Device>,
+    ) -> Result<model::Port, Error> {
+        let mut inner = self.lock();
+        let name = inner.meant(request.network.as_ref())?;
+        let Inner { networks, next_id, .. } = &mut *inner;
+        let network =
+            networks.get_mut(&name).ok_or_else(|| Error::not_found(format!("there is no network {name}")))?;
+        let port = network.attach(request, kind, queues, next_id)?;
+        inner.save(&name);
+        let addresses = port.ipv4.map(Into::into).into_iter().chain(port.ipv6.map(Into::into)).collect();
+        let kind = EventKind::Attach { name: port.name.clone(), mac: port.mac.clone(), addresses };
+        self.events.tell(name.as_str(), kind);
+        Ok(port)
+    }
+
+    /// Detaches a port.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn detach(&self, network: Option<&Name>, port: &Name, reason: &str) -> Result<(), Error> {
+        let mut inner = self.lock();
+        let network = match network {
+            Some(network) => network.clone(),
+            None => self.network_of(&inner, port)?,
+        };
+        self.detach_from(&mut inner, &network, port, reason)
+    }
+
+    /// The only network that a port of this name is attached to.
+    fn network_of(&self, inner: &Inner, port: &Name) -> Result<Name, Error> {
+        let has = |(name, network): (&Name, &Network)| network.is_attached(port).then(|| name.clone());
+        let mut networks = inner.networks.iter().filter_map(has);
+        match (networks.next(), networks.next()) {
+            (Some(network), None) => Ok(network),
+            (None, _) => Err(Error::not_found(format!("nobody called {port} is attached"))),
+            _ => {
+                let message = format!("{port} is attached to several networks");
+                Err(Error::invalid(message).hint("say from which it is to be detached: --network NAME"))
+            }
+        }
+    }
+
+    fn detach_from(&self, inner: &mut Inner, network: &Name, port: &Name, reason: &str) -> Result<(), Error> {
+        let Some(ended) = inner.network(network)?.detach(port) else {
+            return Err(Error::not_found(format!("nobody called {port} is attached to network {network}")));
+        };
+        for publication in ended {
+            self.events.tell(network.as_str(), EventKind::Unpublish(publication));
+        }
+        let kind = EventKind::Detach { name: port.to_string(), reason: reason.to_owned() };
+        self.events.tell(network.as_str(), kind);
+        Ok(())
+    }
+
+    /// Detaches the port with this id, if it is attached still: a name may have gone to another by now.
+    pub fn detach_id(&self, network: &Name, id: &str, reason: &str) {
+        let mut inner = self.lock();
+        let name = inner.networks.get(network).and_then(|network| network.name_of(id));
+        if let Some(name) = name {
+            // It is attached: its name was just found.
+            let _ = self.detach_from(&mut inner, network, &name, reason);
+        }
+    }
+
+    /// Does what a [`Notice`] asks for.
+    pub fn heed(&self, (network, notice): Told) {
+        match notice {
+            Notice::PortClosed(id) => {
+                self.detach_id(&network, &super::network::id_text(id), "its device is gone");
+            }
+            Notice::WorkerLost => {
+                if let Some(network) = self.lock().networks.get_mut(&network) {
+                    network.lost();
+                }
+                self.events.tell(network.as_str(), EventKind::NetworkLost);
+            }
+        }
+    }
+
+    /// Every port, of one network or of all.
+    ///
+    /// # Errors
+    /// There is no such network.
+    pub fn ports(&self, network: Option<&Name>) -> Result<Vec<model::Port>, Error> {
+        self.each(network, Network::ports)
+    }
+
+    // ---- published ports ----
+
+    /// Publishes ports, which are published again after a restart.
+    ///
+    /// # Errors
+    /// See [`Network::publish`].
+    pub fn publish(&self, request: &model::PublishRequest) -> Result<Vec<model::Publication>, Error> {
+        let wish = PortWish::parse(&request.ports).map_err(Error::invalid)?;
+        let network = request.network.as_deref().map(Name::parse).transpose().map_err(Error::invalid)?;
+        let mut inner = self.lock();
+        let name = inner.meant(network.as_ref())?;
+        inner.network(&name)?;
+        let Inner { networks, next_id, .. } = &mut *inner;
+        let Some(network) = networks.get_mut(&name) else { return Ok(Vec::new()) };
+        let made = network.publish(&wish, &Origin::Api, next_id)?;
+        inner.save(&name);
+        for publication in &made {
+            self.events.tell(name.as_str(), EventKind::Publish(publication.clone()));
+        }
+        Ok(made)
+    }
+
+    /// Ends a publication.
+    ///
+    /// # Errors
+    /// There is none with this number.
+    pub fn unpublish(&self, id: u64) -> Result<model::Publication, Error> {
+        let mut inner = self.lock();
+        let ended = inner
+            .networks
+            .iter_mut()
+            .find_map(|(name, network)| network.unpublish(id).map(|publication| (name.clone(), publication)));
+        let Some((name, publication)) = ended else {
+            return Err(Error::not_found(format!("nothing published has the number {id}")));
+        };
+        inner.save(&name);
+        self.events.tell(name.as_str(), EventKind::Unpublish(publication.clone()));
+        Ok(publication)
+    }
+
+    /// Everything published, of one network or of all.
+    ///
+    /// # Errors
+    /// There is no such network.
+    pub fn publications(&self, network: Option<&Name>) -> Result<Vec<model::Publication>, Error> {
+        self.each(network, Network::publications)
+    }
+
+    // ---- looking ----
+
+    /// Every address that somebody has or will get, of one network or of all.
+    ///
+    /// # Errors
+    /// There is no such network.
+    pub fn leases(&self, network: Option<&Name>) -> Result<Vec<model::Lease>, Error> {
+        self.each(network, Network::leases)
+    }
+
+    /// Every flow, of one network or of all.
+    ///
+    /// # Errors
+    /// There is no such network.
+    pub fn flows(&self, network: Option<&Name>) -> Result<Vec<model::Flow>, Error> {
+        self.each(network, Network::flows)
+    }
+
+    /// What went through one network or all, and what did not.
+    ///
+    /// # Errors
+    /// There is no such network.
+    pub fn stats(&self, network: Option<&Name>) -> Result<Vec<model::Stats>, Error> {
+        self.each(network, |network| vec![network.stats()])
+    }
+
+    fn each<T>(&self, network: Option<&Name>, list: impl Fn(&Network) -> Vec<T>) -> Result<Vec<T>, Error> {
+        let mut inner = self.lock();
+        match network {
+            Some(name) => Ok(list(inner.network(name)?)),
+            None => Ok(inner.networks.values().flat_map(list).collect()),
+        }
+    }
+}
