@@ -61,7 +61,8 @@ impl Member {
     pub fn ipv6_sources(&self, prefix: Option<Ipv6Cidr>) -> Vec<Ipv6Addr> {
         let on_link = link_local(self.mac.0);
         let formed = prefix.map(|prefix| {
-            Ipv6Addr::from_bits(prefix.address().to_bits() | u128::from(on_link.to_bits() as u64))
+            let interface_id = on_link.to_bits() & u128::from(u64::MAX);
+            Ipv6Addr::from_bits(prefix.address().to_bits() | interface_id)
         });
         self.ipv6.into_iter().chain([on_link]).chain(formed).collect()
     }

@@ -146,7 +146,7 @@ mod tests {
         State::open(&directory).unwrap().save(&network, &kept);
         let next = State::open(&directory).unwrap();
         assert_eq!(next.load(&network), kept);
-        assert_eq!(next.networks(), [network.clone()]);
+        assert_eq!(next.networks(), std::slice::from_ref(&network));
         next.forget(&network);
         assert_eq!(next.load(&network), Kept::default());
         fs::remove_dir_all(directory).unwrap();
