@@ -11,17 +11,18 @@ mod veth;
 
 use std::fs;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use netlink_packet_route::link::LinkAttribute;
 
 pub use netlink::{Netlink, link_local};
-use plan::{CONTAINER_MAC, Plan};
+use smoltcp::wire::EthernetAddress;
 
 use crate::sys::tun::{self, Offloads};
 
-/// The name of the container's interface.
+/// The name of a container's interface, unless it is to have another.
 pub const INTERFACE: &str = "eth0";
 
 /// Frames a single-queue device may hold for us; beyond that the container's kernel drops them, silently for it.
@@ -52,7 +53,7 @@ pub enum DeviceKind {
     Veth,
 }
 
-/// The device behind [`INTERFACE`].
+/// A device, with our ends of its queues.
 #[derive(Debug)]
 pub struct Device {
     /// What it is.
@@ -63,20 +64,35 @@ pub struct Device {
     pub fell_back: Option<io::Error>,
 }
 
+/// A device to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Its kind.
+    pub choice: DeviceChoice,
+    /// Its name.
+    pub name: &'a str,
+    /// How many threads read from it.
+    pub queues: usize,
+    /// Largest IP packet, in bytes.
+    pub mtu_bytes: usize,
+    /// It goes with its namespace, not with its last descriptor.
+    pub lasting: bool,
+}
+
 impl Device {
-    /// Creates the device in the calling thread's network namespace with `queues` queues.
+    /// Creates the device in the calling thread's network namespace.
     ///
     /// One queue makes a single-queue TAP, since a multi-queue one costs 256 packet schedulers and several
     /// milliseconds when it is brought up.
     ///
     /// # Errors
     /// No device can be made. With [`DeviceChoice::Best`] it is the TAP's error, as that is the one to mend.
-    pub fn open(choice: DeviceChoice, queues: usize, mtu_bytes: usize) -> io::Result<Self> {
-        if choice == DeviceChoice::Veth {
-            return Self::veth(queues, mtu_bytes);
+    pub fn open(wanted: Wanted<'_>) -> io::Result<Self> {
+        if wanted.choice == DeviceChoice::Veth {
+            return Self::veth(wanted);
         }
-        match Self::tap(queues) {
-            Err(error) if choice == DeviceChoice::Best => match Self::veth(queues, mtu_bytes) {
+        match Self::tap(wanted) {
+            Err(error) if wanted.choice == DeviceChoice::Best => match Self::veth(wanted) {
                 Ok(device) => Ok(Self { fell_back: Some(error), ..device }),
                 Err(_) => Err(error),
             },
@@ -84,23 +100,52 @@ impl Device {
         }
     }
 
-    fn tap(queues: usize) -> io::Result<Self> {
+    fn tap(Wanted { name, queues, lasting, .. }: Wanted<'_>) -> io::Result<Self> {
         let queues: Vec<OwnedFd> =
-            (0..queues.max(1)).map(|_| tun::open_queue(INTERFACE, queues > 1)).collect::<io::Result<_>>()?;
+            (0..queues.max(1)).map(|_| tun::open_queue(name, queues > 1)).collect::<io::Result<_>>()?;
         let mut offloads = Offloads::default();
         if let Some(queue) = queues.first() {
             offloads = tun::set_offloads(queue, false)?;
-            // It is gone with its namespace in any case, which the kernel cleans up by itself after the last process.
-            // Without persistence, closing the last queue would unregister it there and then, some 15 ms of every run.
-            tun::make_persistent(queue)?;
+            if lasting {
+                // It is gone with its namespace in any case, which the kernel cleans up by itself after the last
+                // process. Without persistence, closing the last queue would unregister it there and then, some 15 ms
+                // of every run.
+                tun::make_persistent(queue)?;
+            }
         }
         Ok(Self { kind: DeviceKind::Tap(offloads), queues, fell_back: None })
     }
 
-    fn veth(queues: usize, mtu_bytes: usize) -> io::Result<Self> {
-        let queues = veth::open(queues, mtu_bytes)?;
+    fn veth(Wanted { name, queues, mtu_bytes, .. }: Wanted<'_>) -> io::Result<Self> {
+        let queues = veth::open(name, queues, mtu_bytes)?;
         Ok(Self { kind: DeviceKind::Veth, queues, fell_back: None })
     }
+}
+
+/// An interface as it is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its MAC address.
+    pub mac: EthernetAddress,
+    /// Largest IP packet, in bytes.
+    pub mtu_bytes: usize,
+    /// Threads that read from it.
+    pub queues: usize,
+    /// IPv4, if it has any.
+    pub ipv4: Option<Side<Ipv4Addr>>,
+    /// IPv6, if it has any.
+    pub ipv6: Option<Side<Ipv6Addr>>,
+}
+
+/// An interface's addresses of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Side<A> {
+    /// Its own.
+    pub address: A,
+    /// How much of it is the network's.
+    pub prefix_len: u8,
+    /// Where the default route leads, if there is to be one.
+    pub gateway: Option<A>,
 }
 
 /// One step of [`configure`] that failed.
@@ -117,8 +162,8 @@ fn step<T>(step: &'static str, result: io::Result<T>) -> Result<T, Failure> {
     result.map_err(|source| Failure { step, source })
 }
 
-/// Brings `lo` and [`INTERFACE`] up with the plan's addresses and default routes. Returns what did not work but need
-/// not stop anybody.
+/// Brings `lo` and the interface `name` up with its addresses and default routes. Returns what did not work but need not
+/// stop anybody.
 ///
 /// IPv6 is wholly static: no address waits for duplicate address detection, and Router Advertisements are not
 /// accepted, since they would only add a second address and a second default route beside the ones set here. A user
@@ -126,57 +171,63 @@ fn step<T>(step: &'static str, result: io::Result<T>) -> Result<T, Failure> {
 ///
 /// # Errors
 /// The first step that failed.
-pub fn configure(plan: &Plan, mtu_bytes: usize, queues: usize) -> Result<Vec<String>, Failure> {
+pub fn configure(name: &str, interface: &Interface) -> Result<Vec<String>, Failure> {
     let mut warnings = Vec::new();
     let mut netlink = step("opening a netlink socket", Netlink::open())?;
     // The loopback device is the first of every namespace.
     step("bringing lo up", netlink.set_link(1, true, Vec::new()))?;
-    let index = step("finding eth0", netlink.link_index(INTERFACE))?;
-    let mtu = u32::try_from(mtu_bytes).unwrap_or(u32::MAX);
+    let index = step("finding the interface", netlink.link_index(name))?;
+    let mtu = u32::try_from(interface.mtu_bytes).unwrap_or(u32::MAX);
     let attributes = vec![
         LinkAttribute::Mtu(mtu),
-        LinkAttribute::Address(CONTAINER_MAC.0.to_vec()),
-        LinkAttribute::TxQueueLen(if queues > 1 { QUEUE_FRAMES_MULTI } else { QUEUE_FRAMES }),
+        LinkAttribute::Address(interface.mac.0.to_vec()),
+        LinkAttribute::TxQueueLen(if interface.queues > 1 { QUEUE_FRAMES_MULTI } else { QUEUE_FRAMES }),
     ];
-    step("setting eth0's MTU and MAC address", netlink.set_link(index, false, attributes))?;
-    ipv6_settings(plan.ipv6.is_some());
-    if let (Some(ipv4), Some(address)) = (plan.ipv4, plan.container4()) {
-        let added = netlink.add_address(index, address.into(), ipv4.subnet.prefix_len());
-        step("setting eth0's IPv4 address", added)?;
+    step("setting the interface's MTU and MAC address", netlink.set_link(index, false, attributes))?;
+    ipv6_settings(name, interface.ipv6.is_some());
+    if let Some(ipv4) = interface.ipv4 {
+        let added = netlink.add_address(index, ipv4.address.into(), ipv4.prefix_len);
+        step("setting the interface's IPv4 address", added)?;
     }
-    let mut ipv6 = plan.ipv6.zip(plan.container6);
-    if let Some((ipv6_plan, address)) = ipv6 {
-        let own = link_local(CONTAINER_MAC.0);
+    let mut ipv6 = interface.ipv6;
+    if let Some(Side { address, prefix_len, .. }) = ipv6 {
+        let own = link_local(interface.mac.0);
         let added = netlink
             .add_address(index, own.into(), 64)
-            .and_then(|()| netlink.add_address(index, address.into(), ipv6_plan.subnet.prefix_len()));
+            .and_then(|()| netlink.add_address(index, address.into(), prefix_len));
         match added {
             Ok(()) => {}
-            Err(error) if plan.ipv4.is_some() => {
-                warnings.push(format!("no IPv6 in the sandbox, this kernel has it turned off ({error})"));
+            Err(error) if interface.ipv4.is_some() => {
+                warnings.push(format!("no IPv6 on {name}, this kernel has it turned off ({error})"));
                 ipv6 = None;
             }
-            Err(error) => return step("setting eth0's IPv6 address", Err(error)),
+            Err(error) => return step("setting the interface's IPv6 address", Err(error)),
         }
     }
-    step("bringing eth0 up", netlink.set_link(index, true, Vec::new()))?;
-    wait_for_carrier(&mut netlink);
-    if let Some(ipv4) = plan.ipv4 {
-        step("adding the IPv4 default route", netlink.add_default_route(index, ipv4.gateway.into()))?;
-    }
-    if let Some((ipv6_plan, _)) = ipv6 {
-        let gateway = ipv6_plan.link_local;
-        step("adding the IPv6 default route", netlink.add_default_route(index, gateway.into()))?;
+    step("bringing the interface up", netlink.set_link(index, true, Vec::new()))?;
+    wait_for_carrier(&mut netlink, name);
+    let gateways = [
+        interface.ipv4.and_then(|ipv4| ipv4.gateway).map(IpAddr::from),
+        ipv6.and_then(|ipv6| ipv6.gateway).map(IpAddr::from),
+    ];
+    for gateway in gateways.into_iter().flatten() {
+        match netlink.add_default_route(index, gateway) {
+            // Of several interfaces the first one leads outside.
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+                warnings.push(format!("there is a default route already, so {gateway} is not one"));
+            }
+            added => step("adding a default route", added)?,
+        }
     }
     Ok(warnings)
 }
 
 /// A TAP has its carrier at once. A veth pair gets it from a work queue of the kernel, and what is sent before, such as
 /// a command's first SYN, is lost.
-fn wait_for_carrier(netlink: &mut Netlink) {
+fn wait_for_carrier(netlink: &mut Netlink, name: &str) {
     for _ in 0..500 {
         // A kernel that does not tell is not waited for.
-        if netlink.has_carrier(INTERFACE).unwrap_or(true) {
+        if netlink.has_carrier(name).unwrap_or(true) {
             return;
         }
         std::thread::sleep(Duration::from_millis(1));
@@ -185,9 +236,9 @@ fn wait_for_carrier(netlink: &mut Netlink) {
 
 /// Failing is fine: inside some containers /proc/sys cannot be written, and then a Router Advertisement adds an
 /// address, or a link-local address shows on a network without IPv6.
-fn ipv6_settings(enabled: bool) {
+fn ipv6_settings(interface: &str, enabled: bool) {
     let set = |name: &str, value: &str| {
-        drop(fs::write(format!("/proc/sys/net/ipv6/conf/{INTERFACE}/{name}"), value));
+        drop(fs::write(format!("/proc/sys/net/ipv6/conf/{interface}/{name}"), value));
     };
     if enabled {
         set("accept_ra", "0");

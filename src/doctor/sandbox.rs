@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::advice::{self, Advice};
 use super::{Class, Point};
 use crate::channel::Channel;
-use crate::netns::{Device, DeviceChoice, DeviceKind};
+use crate::netns::{Device, DeviceChoice, DeviceKind, INTERFACE, Wanted};
 use crate::run::idmap;
 use crate::sys::process::{Cloned, clone_into_namespaces, close_all_except, exit_now, new_network_namespace};
 use crate::sys::signal::default_child_signal;
@@ -60,7 +60,10 @@ fn inside(channel: &Channel) -> ! {
     close_all_except(channel.raw_fd());
     if let Ok(Some(((), _))) = channel.receive::<()>() {
         let errno = |error: io::Error| error.raw_os_error().unwrap_or(libc::EIO);
-        let open = |choice| Device::open(choice, 1, MTU_BYTES).map(|device| device.kind).map_err(errno);
+        let open = |choice| {
+            let wanted = Wanted { choice, name: INTERFACE, queues: 1, mtu_bytes: MTU_BYTES, lasting: true };
+            Device::open(wanted).map(|device| device.kind).map_err(errno)
+        };
         let tap = open(DeviceChoice::Tap);
         // In a namespace of its own: the name is taken in this one.
         let veth = new_network_namespace().map_err(errno).and_then(|()| open(DeviceChoice::Veth)).map(drop);

@@ -18,6 +18,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use smoltcp::wire::{EthernetAddress, Ipv4Cidr, Ipv6Cidr};
 use wharf_stack::{Ipv4Plan, Ipv6Plan};
 
+use super::{Interface, Side};
 use crate::publish::Addresses;
 
 /// The gateway's MAC address: locally administered, "wharf" with .2 in the end.
@@ -95,6 +96,22 @@ impl Plan {
     #[must_use]
     pub fn container(&self) -> Addresses {
         Addresses { ipv4: self.container4(), ipv6: self.container6 }
+    }
+
+    /// The container's interface.
+    #[must_use]
+    pub fn interface(&self, mtu_bytes: usize, queues: usize) -> Interface {
+        let ipv4 = self.ipv4.map(|plan| Side {
+            address: plan.first_lease,
+            prefix_len: plan.subnet.prefix_len(),
+            gateway: Some(plan.gateway),
+        });
+        let ipv6 = self.ipv6.zip(self.container6).map(|(plan, address)| Side {
+            address,
+            prefix_len: plan.subnet.prefix_len(),
+            gateway: Some(plan.link_local),
+        });
+        Interface { mac: CONTAINER_MAC, mtu_bytes, queues, ipv4, ipv6 }
     }
 
     /// The address to name in the container's resolv.conf.

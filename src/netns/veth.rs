@@ -28,7 +28,7 @@ use netlink_packet_route::link::{
 };
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::{INTERFACE, Netlink};
+use super::Netlink;
 use crate::sys::{ethtool, packet, process};
 
 /// Our end's name.
@@ -43,17 +43,17 @@ const SANDBOX_LEAVES: [&str; 5] = [
     "tx-tcp-mangleid-segmentation",
 ];
 
-/// Creates the pair with `eth0` in the calling thread's network namespace, and `queues` sockets on the other end.
+/// Creates the pair with `name` in the calling thread's network namespace, and `queues` sockets on the other end.
 ///
 /// # Errors
 /// What the kernel says; the calling thread is back in its namespace then too, or ends the process.
-pub(super) fn open(queues: usize, mtu_bytes: usize) -> io::Result<Vec<OwnedFd>> {
+pub(super) fn open(name: &str, queues: usize, mtu_bytes: usize) -> io::Result<Vec<OwnedFd>> {
     let home = File::open("/proc/self/ns/net")?;
     process::new_network_namespace()?;
-    let made = make(&home, queues, mtu_bytes);
+    let made = make(&home, name, queues, mtu_bytes);
     move_into_link_name_space(home.as_fd(), Some(LinkNameSpaceType::Network))?;
     let sockets = made?;
-    ethtool::turn_off(INTERFACE, |name| {
+    ethtool::turn_off(name, |name| {
         let segmentation = name.starts_with("tx-") && name.ends_with("-segmentation");
         (segmentation
             || name == "tx-vlan-hw-insert"
@@ -64,11 +64,10 @@ pub(super) fn open(queues: usize, mtu_bytes: usize) -> io::Result<Vec<OwnedFd>> 
     Ok(sockets)
 }
 
-fn make(home: &File, queues: usize, mtu_bytes: usize) -> io::Result<Vec<OwnedFd>> {
+fn make(home: &File, name: &str, queues: usize, mtu_bytes: usize) -> io::Result<Vec<OwnedFd>> {
     let mut netlink = Netlink::open()?;
     let mut peer = LinkMessage::default();
-    peer.attributes =
-        vec![LinkAttribute::IfName(INTERFACE.to_owned()), LinkAttribute::NetNsFd(home.as_raw_fd())];
+    peer.attributes = vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::NetNsFd(home.as_raw_fd())];
     netlink.add_link(vec![
         LinkAttribute::IfName(OUR_END.to_owned()),
         LinkAttribute::LinkInfo(vec![

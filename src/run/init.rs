@@ -28,7 +28,7 @@ use super::terminal::foreground_is_ours;
 use crate::channel::Channel;
 use crate::doctor::advice;
 use crate::netns::plan::Plan;
-use crate::netns::{self, Device, DeviceChoice};
+use crate::netns::{self, Device, DeviceChoice, INTERFACE, Wanted};
 use crate::resolv;
 use crate::resolv::mount::Cover;
 use crate::sys::process::{close_all_except, exit_now, process_group, spawn};
@@ -119,7 +119,14 @@ fn receive(channel: &Channel) -> Result<Option<ToInit>, Failure> {
 
 /// Makes the device and sends its queues to wharf.
 fn cable(setup: &Setup, channel: &Channel) -> Result<(), Failure> {
-    let device = match Device::open(setup.device, setup.queues, setup.mtu_bytes) {
+    let wanted = Wanted {
+        choice: setup.device,
+        name: INTERFACE,
+        queues: setup.queues,
+        mtu_bytes: setup.mtu_bytes,
+        lasting: true,
+    };
+    let device = match Device::open(wanted) {
         Ok(device) => device,
         Err(error) => {
             let errno = error.raw_os_error().unwrap_or(libc::EIO);
@@ -127,8 +134,8 @@ fn cable(setup: &Setup, channel: &Channel) -> Result<(), Failure> {
             exit_now(0)
         }
     };
-    let warnings = netns::configure(&setup.plan, setup.mtu_bytes, setup.queues)
-        .map_err(|f| Failure::new(f.step, &f.source))?;
+    let interface = setup.plan.interface(setup.mtu_bytes, setup.queues);
+    let warnings = netns::configure(INTERFACE, &interface).map_err(|f| Failure::new(f.step, &f.source))?;
     let fds: Vec<BorrowedFd<'_>> = device.queues.iter().map(AsFd::as_fd).collect();
     if let Some(error) = device.fell_back {
         let text = format!("a veth pair takes the place of a TAP: {}", advice::tap(&error));
