@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The command line: what the user typed, turned into options of the work to be done.
 
+mod attach;
 mod doctor;
 mod generate;
 pub(crate) mod logging;
 mod run;
+mod up;
 
 use std::process::ExitCode;
 
@@ -34,6 +36,17 @@ enum Command {
     /// The sandbox ends with the command, with everything that is still running in it.
     #[command(override_usage = "wharf run [OPTIONS] [--] [COMMAND [ARGUMENT]...]", after_long_help = run::EXIT_STATUS)]
     Run(Box<run::RunArgs>),
+    /// Serve networks for many containers, until `wharf down`
+    ///
+    /// One process is the switch and the gateway of every network. Containers come and go by `wharf attach` and
+    /// `wharf detach`. It stays in the foreground, tells a service manager when it is ready (systemd: Type=notify), and
+    /// ends at SIGTERM; SIGHUP is `wharf reload`.
+    Up(up::UpArgs),
+    /// Give a container an interface on a network of the daemon
+    ///
+    /// Makes the interface in the network namespace of a process, or in one that has a name or a path, gives it its
+    /// addresses and routes, and says what it did. It goes when the container ends, by `wharf detach`, or with the daemon.
+    Attach(Box<attach::AttachArgs>),
     /// Say whether this machine has what a rootless network needs
     ///
     /// Makes a sandbox for a moment and says for each point that fails the command that mends it. The exit status is 0
@@ -63,6 +76,8 @@ pub fn main() -> ExitCode {
     logging::start(&cli.logging);
     match cli.command {
         Command::Run(args) => run::main(*args),
+        Command::Up(args) => up::main(args),
+        Command::Attach(args) => attach::main(*args),
         Command::Doctor(args) => doctor::main(&args),
         Command::Man(args) => generate::man(&args),
         Command::Completions(args) => generate::completions(&args),

@@ -14,11 +14,13 @@
 //! Nothing here is on a packet's path. The registry is asked by one request after the other, and asks the workers; they
 //! answer between two of their turns.
 
+pub mod attach;
 pub mod error;
 pub mod events;
 pub mod members;
 pub mod model;
 pub mod network;
 pub mod registry;
+pub mod runtime_dir;
 pub mod spec;
 pub mod state;

@@ -6,10 +6,12 @@
 
 #![deny(unsafe_code)]
 
+pub mod attach;
 mod channel;
 pub mod cli;
 pub mod compat;
 pub mod control;
+pub mod daemon;
 pub mod dataplane;
 pub mod doctor;
 pub mod host;

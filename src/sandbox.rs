@@ -24,7 +24,6 @@ pub mod root;
 pub mod syscalls;
 
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
 use rustix::process::{DumpableBehavior, Pid, set_dumpable_behavior};
@@ -32,6 +31,8 @@ use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
 };
+
+pub use files::Files;
 
 use crate::sys::seccomp;
 
@@ -41,16 +42,24 @@ pub fn confine(init: Pid, readable: &[PathBuf]) {
     told("core dumps", set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(io::Error::from));
     drop_capabilities(CapabilitySet::empty());
     no_new_privileges();
-    told("files", files::allow(readable, None));
+    told("files", files::allow(Files { readable, ..Files::default() }));
     told("system calls", filter_system_calls(init, &[]));
 }
 
-/// Gives up all privileges but those of `keep`, and all files but those beneath `readable`, for reading, and those that
-/// may be removed from the directory `removable`.
-pub fn confine_files(keep: CapabilitySet, readable: &[PathBuf], removable: Option<BorrowedFd<'_>>) {
+/// The same for a daemon, which has nobody to signal, but sockets that others talk to and a directory of its own.
+pub fn confine_daemon(files: Files<'_>) {
+    told("core dumps", set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(io::Error::from));
+    drop_capabilities(CapabilitySet::NET_BIND_SERVICE);
+    no_new_privileges();
+    told("files", files::allow(files));
+    told("system calls", filter_system_calls(rustix::process::getpid(), syscalls::DAEMON));
+}
+
+/// Gives up all privileges but those of `keep`, and all files but those of `files`.
+pub fn confine_files(keep: CapabilitySet, files: Files<'_>) {
     drop_capabilities(keep);
     no_new_privileges();
-    told("files", files::allow(readable, removable));
+    told("files", files::allow(files));
 }
 
 /// Gives up all system calls but those of the table and those of `beyond`.

@@ -128,13 +128,23 @@ struct EngineArgs {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum DeviceArg {
+pub(super) enum DeviceArg {
     /// A TAP, else a veth pair
     Auto,
     /// A TAP
     Tap,
     /// A veth pair
     Veth,
+}
+
+impl From<DeviceArg> for DeviceChoice {
+    fn from(device: DeviceArg) -> Self {
+        match device {
+            DeviceArg::Auto => Self::Best,
+            DeviceArg::Tap => Self::Tap,
+            DeviceArg::Veth => Self::Veth,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -201,11 +211,7 @@ impl RunArgs {
         Ok(Options {
             command: if self.command.is_empty() { vec![shell()] } else { self.command },
             mtu_bytes,
-            device: match self.engine.device {
-                DeviceArg::Auto => DeviceChoice::Best,
-                DeviceArg::Tap => DeviceChoice::Tap,
-                DeviceArg::Veth => DeviceChoice::Veth,
-            },
+            device: self.engine.device.into(),
             wishes: Wishes {
                 families,
                 cidr: self.addresses.cidr,

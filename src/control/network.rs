@@ -2,12 +2,14 @@
 //! One network: its workers, who is attached to it, and what is published.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use smoltcp::wire::{Ipv4Cidr, Ipv6Cidr};
+use tokio::sync::oneshot;
 use wharf_stack::{Config, Ipv4Plan, Ipv6Plan};
 use wharf_switch::{
     Addresses, Bindings, DropCounters, Guard, Isolation, Macs, Membership, Policy, PortCounters, PortId,
@@ -104,6 +106,8 @@ struct Attached {
     member: Member,
     storm: Arc<StormControl>,
     since: Instant,
+    /// Whoever waits for the container's end ends too when this is dropped.
+    _leash: oneshot::Sender<Infallible>,
 }
 
 /// Something published.
@@ -411,6 +415,7 @@ impl Network {
         request: AttachRequest,
         kind: PortKind,
         queues: Vec<Device>,
+        leash: oneshot::Sender<Infallible>,
         next_id: &mut u64,
     ) -> Result<model::Port, Error> {
         let Some(name) = request.name.clone().filter(|name| self.pending.remove(name)) else {
@@ -426,7 +431,8 @@ impl Network {
             .map_err(|error| Error::new(Code::Exhausted, format!("{name} cannot be attached: {error}")))?;
         self.members.seen(&name, seconds_since_1970());
         let wishes = request.publish.clone();
-        let attached = Attached { id, kind, request, container, member, storm, since: Instant::now() };
+        let since = Instant::now();
+        let attached = Attached { id, kind, request, container, member, storm, since, _leash: leash };
         self.attached.insert(name.clone(), attached);
         for Text(wish) in &wishes {
             let wish = PortWish { container: Some(name.as_str().to_owned()), ..wish.clone() };

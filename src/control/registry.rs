@@ -6,11 +6,13 @@
 //! workers tell without being asked ([`Notice`]) goes through a channel, as its handling takes the lock.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use smoltcp::wire::Ipv4Cidr;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
 
 use super::error::{Code, Error};
 use super::events::Events;
@@ -303,7 +305,7 @@ impl Registry {
         }
     }
 
-    /// Attaches who has an offer.
+    /// Attaches who has an offer. `leash` is dropped when it is detached.
     ///
     /// # Errors
     /// See [`Network::attach`].
@@ -312,13 +314,14 @@ impl Registry {
         request: AttachRequest,
         kind: PortKind,
         queues: Vec<Device>,
+        leash: oneshot::Sender<Infallible>,
     ) -> Result<model::Port, Error> {
         let mut inner = self.lock();
         let name = inner.meant(request.network.as_ref())?;
         let Inner { networks, next_id, .. } = &mut *inner;
         let network =
             networks.get_mut(&name).ok_or_else(|| Error::not_found(format!("there is no network {name}")))?;
-        let port = network.attach(request, kind, queues, next_id)?;
+        let port = network.attach(request, kind, queues, leash, next_id)?;
         inner.save(&name);
         let addresses = port.ipv4.map(Into::into).into_iter().chain(port.ipv6.map(Into::into)).collect();
         let kind = EventKind::Attach { name: port.name.clone(), mac: port.mac.clone(), addresses };

@@ -10,16 +10,33 @@ use landlock::{
     RulesetStatus, Scope, path_beneath_rules,
 };
 
-/// Forbids opening, making, removing and executing files, but for reading those beneath `directories` and removing those
-/// of `removable`; and, where the kernel can, connecting to abstract unix sockets. A directory that does not exist is passed
-/// over.
-pub(super) fn allow(directories: &[PathBuf], removable: Option<BorrowedFd<'_>>) -> io::Result<()> {
-    let removal = removable.map(|directory| Ok(PathBeneath::new(directory, AccessFs::RemoveFile)));
+/// What stays allowed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Files<'a> {
+    /// Files beneath these directories may be read. One that does not exist is passed over.
+    pub readable: &'a [PathBuf],
+    /// Files beneath these may be made, read, replaced and removed.
+    pub writable: &'a [PathBuf],
+    /// Files of this one may be removed.
+    pub removable: Option<BorrowedFd<'a>>,
+}
+
+/// Forbids opening, making, removing and executing files but as `files` says; and, where the kernel can, connecting to
+/// abstract unix sockets.
+pub(super) fn allow(files: Files<'_>) -> io::Result<()> {
+    let removal = files.removable.map(|directory| Ok(PathBeneath::new(directory, AccessFs::RemoveFile)));
+    let keeping = AccessFs::ReadFile
+        | AccessFs::ReadDir
+        | AccessFs::WriteFile
+        | AccessFs::MakeReg
+        | AccessFs::RemoveFile
+        | AccessFs::Truncate;
     let status = Ruleset::default()
         .handle_access(AccessFs::from_all(ABI::V9))
         .and_then(|ruleset| ruleset.scope(Scope::AbstractUnixSocket))
         .and_then(Ruleset::create)
-        .and_then(|ruleset| ruleset.add_rules(path_beneath_rules(directories, AccessFs::ReadFile)))
+        .and_then(|ruleset| ruleset.add_rules(path_beneath_rules(files.readable, AccessFs::ReadFile)))
+        .and_then(|ruleset| ruleset.add_rules(path_beneath_rules(files.writable, keeping)))
         .and_then(|ruleset| ruleset.add_rules(removal.into_iter().collect::<Vec<Result<_, RulesetError>>>()))
         .and_then(landlock::RulesetCreated::restrict_self)
         .map_err(io::Error::other)?;

@@ -18,7 +18,7 @@ use super::api::server::Server;
 use super::args::Options;
 use super::{Failed as _, Failure};
 use crate::resolv;
-use crate::sandbox::{self, root, syscalls};
+use crate::sandbox::{self, Files, root, syscalls};
 
 /// Confines this process, which has one thread, as far as the options ask for.
 pub(super) fn raise(options: &Options, server: Option<&Server>) -> Result<(), Failure> {
@@ -27,7 +27,8 @@ pub(super) fn raise(options: &Options, server: Option<&Server>) -> Result<(), Fa
         let host = [Path::new("/etc"), Path::new("/run")].map(PathBuf::from);
         root::keep_only(host.iter().chain(&readable)).failed("create_sandbox")?;
         let removable = server.map(|server| server.directory().as_fd());
-        sandbox::confine_files(CapabilitySet::NET_BIND_SERVICE, &readable, removable);
+        let files = Files { readable: &readable, removable, ..Files::default() };
+        sandbox::confine_files(CapabilitySet::NET_BIND_SERVICE, files);
     }
     if options.seccomp {
         sandbox::confine_system_calls(syscalls::CONTROL_SOCKET).failed("enable_seccomp")?;

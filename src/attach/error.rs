@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Why a container could not be attached.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::control::error::{Code, Error as Refusal};
+
+/// Why a container could not be attached.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no daemon.
+    #[error("no daemon listens at {socket} ({source}); start one: wharf up")]
+    NoDaemon {
+        /// Where it would be.
+        socket: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The daemon refused.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// The daemon is gone.
+    #[error("the daemon does not answer: {0}")]
+    Daemon(io::Error),
+    /// The daemon's answer makes no sense: it may be of another version.
+    #[error("the daemon's answer makes no sense; is it of the same version as this wharf?")]
+    Misunderstood,
+    /// There is no such container.
+    #[error("there is no {what}: {source}")]
+    NoTarget {
+        /// What was looked for.
+        what: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It is somebody else's.
+    #[error("{what} cannot be entered: {owner}; run this as its owner or as root")]
+    NotOurs {
+        /// The target.
+        what: String,
+        /// Who owns its namespace.
+        owner: String,
+    },
+    /// The interface cannot be made.
+    #[error("{step}: {text}")]
+    Interface {
+        /// What was to be done.
+        step: String,
+        /// What went wrong, and what mends it.
+        text: String,
+    },
+}
+
+impl Error {
+    /// The status to exit with.
+    #[must_use]
+    pub fn exit_status(&self) -> u8 {
+        let code = match self {
+            Self::Refused(refusal) => refusal.code,
+            Self::NoTarget { .. } | Self::NoDaemon { .. } => Code::NotFound,
+            Self::NotOurs { .. } => Code::Forbidden,
+            Self::Daemon(_) | Self::Misunderstood | Self::Interface { .. } => Code::Internal,
+        };
+        code.exit_status()
+    }
+}

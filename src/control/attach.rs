@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The socket through which devices come to the daemon, as it enters no namespace and opens no device itself.
+//!
+//! # Path
+//! ```text
+//! wharf attach                               daemon
+//! offer: a name, wishes ------------------->  sets a name and addresses aside
+//!   <--------------------- offer: addresses
+//! makes the device in the namespace
+//! device: queues, life (descriptors) ------>  attaches it
+//!   <--------------------- attached: the port
+//! ```
+//! One connection attaches one container. One that ends in between has set nothing aside.
+//!
+//! # How it works
+//! SOCK_SEQPACKET: a message is a packet of JSON, with descriptors beside it. An open TAP pins its namespace and never hangs
+//! up by itself, so a *life* descriptor comes with it, that becomes readable when the container is gone: a pidfd, or
+//! an inotify on the directory of its namespace.
+//!
+//! # Bounds
+//! Messages of the size that [`Channel`] takes. [`MAX_CONNECTIONS`] at once; the next one waits.
+
+use std::convert::Infallible;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl, inotify};
+use rustix::net::{SocketFlags, accept_with, sockopt};
+use serde::{Deserialize, Serialize};
+use tokio::io::Interest;
+use tokio::sync::{Semaphore, oneshot};
+
+use super::error::{Code, Error};
+use super::model::{Port, PortKind};
+use super::network::{AttachRequest, Offer};
+use super::registry::Registry;
+use super::spec::Name;
+use crate::channel::Channel;
+use crate::port::{Device, Tap};
+use crate::sys::readiness::watch;
+
+/// Connections at once.
+pub const MAX_CONNECTIONS: usize = 64;
+
+/// What a client wants.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// To be attached.
+    Offer(Box<AttachRequest>),
+    /// This device, on what was offered; its queues come as descriptors, and then its life.
+    Device(Handed),
+}
+
+/// A device that is handed over.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Handed {
+    /// What it is.
+    pub kind: PortKind,
+    /// It takes UDP super-frames.
+    pub uso: bool,
+    /// Frames have a virtio-net header in front.
+    pub vnet_header: bool,
+    /// The interface's name at the other end.
+    pub interface: Option<String>,
+    /// What its last descriptor is.
+    pub life: Life,
+}
+
+/// What tells that the container is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Life {
+    /// The device itself; there is no descriptor.
+    Device,
+    /// A pidfd.
+    Process,
+    /// An inotify on a directory, from which this name goes.
+    Entry(String),
+}
+
+/// What the daemon says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// What there will be.
+    Offer(Box<Offer>),
+    /// It is attached.
+    Attached(Box<Port>),
+    /// It cannot be done.
+    Error(Error),
+}
+
+/// Serves clients for ever.
+///
+/// # Errors
+/// The socket cannot be watched any more.
+pub async fn serve(listener: OwnedFd, registry: Arc<Registry>) -> io::Result<()> {
+    let listener = watch(listener, Interest::READABLE)?;
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
+        let accept =
+            |listener: &OwnedFd| Ok(accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?);
+        let socket = match listener.async_io(Interest::READABLE, accept).await {
+            Ok(socket) => socket,
+            Err(error) => {
+                // Out of descriptors, mostly: others may be closed by then.
+                tracing::debug!(%error, "cannot accept");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let registry = Arc::clone(&registry);
+        tokio::spawn(async move {
+            if let Err(error) = Connection::new(socket, registry).serve().await {
+                tracing::debug!(%error, "a client of the attach socket went wrong");
+            }
+            drop(place);
+        });
+    }
+}
+
+/// A client.
+struct Connection {
+    socket: Option<OwnedFd>,
+    registry: Arc<Registry>,
+    offered: Option<(AttachRequest, Offer)>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some((_, offer)) = self.offered.take() {
+            self.registry.withdraw_offer(&offer);
+        }
+    }
+}
+
+impl Connection {
+    fn new(socket: OwnedFd, registry: Arc<Registry>) -> Self {
+        Self { socket: Some(socket), registry, offered: None }
+    }
+
+    async fn serve(mut self) -> io::Result<()> {
+        let Some(socket) = self.socket.take() else { return Ok(()) };
+        let caller = sockopt::socket_peercred(&socket)?.uid;
+        if !caller.is_root() && caller != rustix::process::geteuid() {
+            return Err(io::Error::other(format!("user {} is not the daemon's", caller.as_raw())));
+        }
+        let ready = watch(socket.try_clone()?, Interest::READABLE | Interest::WRITABLE)?;
+        let channel = Channel::from(socket);
+        loop {
+            let received = ready.async_io(Interest::READABLE, |_| channel.receive::<Request>()).await;
+            let answer = match received {
+                Ok(None) => return Ok(()),
+                Ok(Some((request, fds))) => self.answer(request, fds).await,
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    Answer::Error(Error::invalid(format!("not a request: {error}")))
+                }
+                Err(error) => return Err(error),
+            };
+            ready.async_io(Interest::WRITABLE, |_| channel.send(&answer, &[])).await?;
+        }
+    }
+
+    async fn answer(&mut self, request: Request, fds: Vec<OwnedFd>) -> Answer {
+        let answer = match request {
+            Request::Offer(request) => self.offer(*request).await.map(|offer| Answer::Offer(Box::new(offer))),
+            Request::Device(handed) => {
+                self.attach(handed, fds).await.map(|port| Answer::Attached(Box::new(port)))
+            }
+        };
+        answer.unwrap_or_else(Answer::Error)
+    }
+
+    async fn offer(&mut self, mut request: AttachRequest) -> Result<Offer, Error> {
+        if self.offered.is_some() {
+            return Err(Error::invalid("one connection attaches one container"));
+        }
+        let (request, offer) = self
+            .in_registry(move |registry| {
+                let offer = registry.offer(&mut request)?;
+                Ok((request, offer))
+            })
+            .await?;
+        self.offered = Some((request, offer.clone()));
+        Ok(offer)
+    }
+
+    async fn attach(&mut self, handed: Handed, mut fds: Vec<OwnedFd>) -> Result<Port, Error> {
+        let Some((mut request, offer)) = self.offered.take() else {
+            return Err(Error::invalid("a device without an offer to it"));
+        };
+        request.interface.clone_from(&handed.interface);
+        let life = if handed.life == Life::Device { None } else { fds.pop() };
+        let devices = devices(&handed, fds);
+        let (leash, off_the_leash) = oneshot::channel();
+        let attached = match devices {
+            Ok(devices) => {
+                self.in_registry(move |registry| registry.attach(request, handed.kind, devices, leash)).await
+            }
+            Err(error) => Err(error),
+        };
+        let port = match attached {
+            Ok(port) => port,
+            Err(error) => {
+                self.registry.withdraw_offer(&offer);
+                return Err(error);
+            }
+        };
+        if let Some(life) = life {
+            let registry = Arc::clone(&self.registry);
+            let watched = Watched { network: offer.network, id: port.id.clone(), life, kind: handed.life };
+            tokio::spawn(watched.to_the_end(registry, off_the_leash));
+        }
+        Ok(port)
+    }
+
+    /// Asks the registry, which may have to wait for a worker.
+    async fn in_registry<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&Registry) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let registry = Arc::clone(&self.registry);
+        let asked = tokio::task::spawn_blocking(move || ask(&registry)).await;
+        asked.unwrap_or_else(|error| Err(Error::internal(&error)))
+    }
+}
+
+/// The device behind these descriptors.
+fn devices(handed: &Handed, queues: Vec<OwnedFd>) -> Result<Vec<Device>, Error> {
+    if queues.is_empty() {
+        return Err(Error::invalid("a device without a descriptor"));
+    }
+    for queue in &queues {
+        // A worker must never wait for one.
+        fcntl_getfl(queue)
+            .and_then(|flags| fcntl_setfl(queue, flags | OFlags::NONBLOCK))
+            .map_err(|error| Error::internal(&error))?;
+    }
+    match handed.kind {
+        PortKind::Tap | PortKind::Veth => {
+            let offloads = match handed.vnet_header {
+                true => wharf_switch::Offloads { uso: handed.uso, ..Tap::OFFLOADS },
+                false => wharf_switch::Offloads::NONE,
+            };
+            Ok(queues.into_iter().map(|queue| Device::Tap(Tap::new(queue, offloads))).collect())
+        }
+        PortKind::Stream => Err(Error::new(Code::Unsupported, "stream sockets cannot be attached yet")),
+    }
+}
+
+/// A container whose end is waited for.
+struct Watched {
+    network: Name,
+    id: String,
+    life: OwnedFd,
+    kind: Life,
+}
+
+impl Watched {
+    /// Detaches the port when its container is gone; or ends when it is detached otherwise, and its leash dropped.
+    async fn to_the_end(self, registry: Arc<Registry>, mut leash: oneshot::Receiver<Infallible>) {
+        let Self { network, id, life, kind } = self;
+        let Ok(life) = watch(life, Interest::READABLE) else { return };
+        let reason = loop {
+            let ready = tokio::select! {
+                ready = life.readable() => ready,
+                _ = &mut leash => return,
+            };
+            let Ok(mut ready) = ready else { return };
+            match &kind {
+                Life::Entry(name) if !has_gone(ready.get_inner().as_fd(), name) => ready.clear_ready(),
+                Life::Entry(_) => break "its namespace is gone",
+                Life::Process | Life::Device => break "its process ended",
+            }
+        };
+        // It waits for workers.
+        let _ = tokio::task::spawn_blocking(move || registry.detach_id(&network, &id, reason)).await;
+    }
+}
+
+/// Whether an inotify tells that `name` has gone from its directory, or the directory itself.
+fn has_gone(inotify: impl AsFd, name: &str) -> bool {
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+    let mut events = inotify::Reader::new(inotify, &mut buffer);
+    loop {
+        match events.next() {
+            Ok(event) => {
+                let is_its = event.file_name().is_none_or(|file| file.to_bytes() == name.as_bytes());
+                let goes = inotify::ReadFlags::DELETE
+                    | inotify::ReadFlags::MOVED_FROM
+                    | inotify::ReadFlags::DELETE_SELF
+                    | inotify::ReadFlags::UNMOUNT
+                    | inotify::ReadFlags::IGNORED;
+                if is_its && event.events().intersects(goes) {
+                    return true;
+                }
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
+}
