@@ -15,10 +15,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::epoll;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, ipproto, sockopt};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrAny, SocketFlags, SocketType, getpeername,
+    getsockname, ipproto, sockopt,
+};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use wharf_stack::host::{
-    Accept, Datagram, Family, Host, HostError, IcmpReport, Io, Outgoing, SocketId, StreamRead, Token,
+    Accept, Datagram, Ends, Family, Host, HostError, IcmpReport, Io, Outgoing, SocketId, StreamRead, Token,
 };
 
 use crate::sys::socket;
@@ -552,10 +555,22 @@ impl Host for Sockets {
         }
     }
 
+    fn ends(&self, socket: SocketId) -> Ends {
+        let Some(slot) = self.slot(socket) else { return Ends::default() };
+        Ends {
+            local: getsockname(&slot.fd).ok().and_then(address_of),
+            peer: getpeername(&slot.fd).ok().flatten().and_then(address_of),
+        }
+    }
+
     fn close(&mut self, socket: SocketId) {
         self.send_off();
         drop(self.take(socket));
     }
+}
+
+fn address_of(end: SocketAddrAny) -> Option<SocketAddr> {
+    SocketAddr::try_from(end).ok()
 }
 
 /// What an entry of the error queue says in ICMP's terms; the host's own findings become the ICMP error that a router

@@ -17,7 +17,7 @@ use wharf::host::{Listener, Sockets, Sources};
 use wharf::publish::{Bound, Publication};
 use wharf::sys::{process, socket, tun};
 use wharf_stack::host::{
-    Accept, Family, FlowId, Host, HostError, Io, Outgoing, Owner, StreamRead, Token, Transport,
+    Accept, Ends, Family, FlowId, Host, HostError, Io, Outgoing, Owner, StreamRead, Token, Transport,
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -219,6 +219,21 @@ fn the_segment_size_of_a_connection_is_known_once_it_is_made() {
 }
 
 /// Why -1 puts a hop limit back after the connect.
+#[test]
+fn a_socket_knows_both_its_ends() {
+    own_network();
+    let mut sockets = sockets();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = listener.local_addr().unwrap();
+    let stream = sockets.tcp_connect(token(Owner::Tcp), to, 64).unwrap();
+    let (_, from) = listener.accept().unwrap();
+    assert_eq!(sockets.ends(stream), Ends { local: Some(from), peer: Some(to) });
+    let datagrams = sockets.udp_open(token(Owner::Udp), Family::V4).unwrap();
+    sockets.send_to(datagrams, outgoing(to), b"x").unwrap();
+    let ends = sockets.ends(datagrams);
+    assert!(ends.local.is_some_and(|end| end.port() != 0) && ends.peer.is_none(), "{ends:?}");
+}
+
 #[test]
 fn a_hop_limit_of_minus_one_is_the_hosts_default() {
     own_network();

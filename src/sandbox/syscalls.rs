@@ -167,6 +167,8 @@ pub const GROUPS: &[Group] = &[
             any(libc::SYS_bind),
             any(libc::SYS_accept4),
             any(libc::SYS_connect),
+            any(libc::SYS_getpeername),
+            any(libc::SYS_getsockname),
             any(libc::SYS_getsockopt),
             any(libc::SYS_recvfrom),
             any(libc::SYS_recvmsg),
@@ -268,7 +270,7 @@ impl Call {
 /// What a gateway needs beyond the table that others talk to through a unix socket.
 pub const CONTROL_SOCKET: &[Group] = &[Group {
     by: "compat: clients of the control socket, its removal, and the ports that they publish",
-    calls: &[any(libc::SYS_getsockname), any(libc::SYS_listen), any(libc::SYS_unlinkat)],
+    calls: &[any(libc::SYS_listen), any(libc::SYS_unlinkat)],
 }];
 
 /// What a daemon needs beyond the table. What stands here too may be made in every form: Landlock says of which files.

@@ -22,6 +22,7 @@ use crate::link::{Link, ndp};
 use crate::local::Local;
 use crate::transit::Transit;
 use crate::transit::fragments::Reassembly;
+use crate::transit::listing::FlowView;
 use crate::transit::publish::{PublicationId, PublishedPort};
 use crate::transit::tcp::Inbound;
 use crate::wire::Packet;
@@ -266,6 +267,11 @@ impl Gateway {
     #[must_use]
     pub fn load(&self) -> Load {
         Load { held_bytes: self.env.budget.used(), ..self.transit.load() }
+    }
+
+    /// Every connection and mapping of this worker's, as it is `now`. Nothing is kept or asked for this while nobody looks.
+    pub fn flows<'a, H: Host>(&'a self, now: Instant, host: &'a H) -> impl Iterator<Item = FlowView> + 'a {
+        self.transit.flows(now, &self.env.config, host)
     }
 
     /// Why packets ended here, those included that came from the host's sockets.

@@ -221,6 +221,15 @@ pub struct Datagram {
     pub hop_limit: u8,
 }
 
+/// Both ends of a socket, as far as it has them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ends {
+    /// The host's end. For echo the identifier stands for the port.
+    pub local: Option<SocketAddr>,
+    /// The other end of a connection.
+    pub peer: Option<SocketAddr>,
+}
+
 /// What a listener had to give.
 #[derive(Debug)]
 pub enum Accept<S> {
@@ -334,6 +343,12 @@ pub trait Host {
 
     /// Takes the oldest ICMP error off the socket's error queue.
     fn icmp_report(&mut self, socket: SocketId) -> Option<IcmpReport>;
+
+    /// Both ends of a socket: for listings, never asked on a packet's way.
+    fn ends(&self, socket: SocketId) -> Ends {
+        let _ = socket;
+        Ends::default()
+    }
 
     /// Closes a socket in the ordinary way.
     fn close(&mut self, socket: SocketId);

@@ -30,5 +30,6 @@ pub use env::Outbox;
 pub use gateway::{Gateway, Load};
 pub use host::Host;
 pub use ownership::{Addressee, Ownership};
+pub use transit::listing::{Direction, FlowProtocol, FlowState, FlowView};
 pub use transit::publish::{PublicationId, PublishedPort};
 pub use transit::tcp::Inbound;

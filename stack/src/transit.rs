@@ -12,6 +12,7 @@ mod datagram;
 pub(crate) mod flow;
 pub(crate) mod fragments;
 pub(crate) mod icmp_error;
+pub(crate) mod listing;
 mod ping;
 pub(crate) mod publish;
 pub(crate) mod quoted;
@@ -25,6 +26,7 @@ use smoltcp::wire::IpProtocol;
 use wharf_switch::{Frame, Instant};
 
 use self::icmp_error::Cause;
+use self::listing::FlowView;
 use self::publish::{PublicationId, Publications, PublishedPort};
 use self::quoted::QuotedSegment;
 use self::tcp::Inbound;
@@ -189,6 +191,18 @@ impl Transit {
 
     pub(crate) fn has_more(&self) -> bool {
         self.publications.has_more() || self.tcp.has_more() || self.udp.has_more() || self.echo.has_more()
+    }
+
+    /// Every flow, as it is `now`.
+    pub(crate) fn flows<'a, H: Host>(
+        &'a self,
+        now: Instant,
+        config: &'a Config,
+        host: &'a H,
+    ) -> impl Iterator<Item = FlowView> + 'a {
+        let tcp = self.tcp.views(now, config, host);
+        let mappings = self.udp.views(now, config, host).chain(self.echo.views(now, config, host));
+        tcp.chain(mappings).chain(self.publications.ports.views(now, host))
     }
 
     /// How many flows there are; bytes held are not known here.

@@ -5,8 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 
 use wharf_stack::host::{
-    Accept, Datagram, Family, FlowId, Host, HostError, HostEvent, IcmpReport, Io, Outgoing, Owner, SocketId,
-    StreamRead, Token,
+    Accept, Datagram, Ends, Family, FlowId, Host, HostError, HostEvent, IcmpReport, Io, Outgoing, Owner,
+    SocketId, StreamRead, Token,
 };
 use wharf_switch::{Duration, Instant};
 
@@ -297,6 +297,22 @@ impl SimHost {
         self.connections.values_mut().for_each(|connection| connection.script.murmurs = 0);
     }
 
+    /// The host's end of a connection names its socket.
+    fn end(number: u32) -> SocketAddr {
+        let [a, b, high, low] = number.to_be_bytes();
+        SocketAddr::from(([192, 0, a, b], u16::from_be_bytes([high, low])))
+    }
+
+    /// The connection whose end on the host this is.
+    pub(crate) fn connection_at(&self, end: SocketAddr) -> &Connection {
+        self.connections.iter().find(|&(&number, _)| Self::end(number) == end).expect("a connection").1
+    }
+
+    /// What becomes of connects to a port.
+    pub(crate) fn script_of(&self, port: u16) -> Option<&Script> {
+        self.scripts.get(&port)
+    }
+
     /// Sockets that the relay holds.
     pub(crate) fn open_sockets(&self) -> usize {
         self.connections.values().filter(|connection| !connection.closed).count()
@@ -489,6 +505,10 @@ impl Host for SimHost {
 
     fn icmp_report(&mut self, _: SocketId) -> Option<IcmpReport> {
         None
+    }
+
+    fn ends(&self, SocketId(number): SocketId) -> Ends {
+        Ends { local: Some(Self::end(number)), peer: None }
     }
 
     fn close(&mut self, socket: SocketId) {

@@ -14,7 +14,9 @@ use smoltcp::wire::EthernetAddress;
 use wharf::dataplane::exchange::Exchange;
 use wharf::dataplane::worker::Worker;
 use wharf_stack::host::{self, Transport};
-use wharf_stack::{Config, DropReason, Ipv4Plan, Ipv6Plan, Ownership, PublicationId, PublishedPort};
+use wharf_stack::{
+    Config, DropReason, FlowState, Ipv4Plan, Ipv6Plan, Ownership, PublicationId, PublishedPort,
+};
 use wharf_switch::{Duration, Fdb, Instant, MemoryPort, Offloads, Pool, PortId, Tally};
 
 use crate::container::{self, Container, Opener, Part};
@@ -428,7 +430,7 @@ impl World {
                 self.check_books();
             }
             if !more && self.workers.iter().all(|worker| !worker.exchange.has_more()) {
-                return;
+                return self.workers.iter().for_each(|worker| self.check_flows(worker));
             }
         }
     }
@@ -442,6 +444,29 @@ impl World {
         }
         books.queued += self.workers[0].exchange.queued() as u64;
         books.check().unwrap();
+    }
+
+    /// Whoever looks at the flows sees as many bytes as went through them.
+    fn check_flows(&self, worker: &Worker<MemoryPort, SimHost>) {
+        for flow in worker.gateway.flows(self.now, &worker.host) {
+            let Some(external) = flow.external else {
+                assert_eq!(flow.state, FlowState::TimeWait);
+                // Who was seen as another than itself has no script that its port would name.
+                if let Some(script) = worker.host.script_of(flow.destination.port()) {
+                    let bytes = (flow.bytes_sent, flow.bytes_received);
+                    let has_them = |c: &Connection| c.closed && (c.received, c.delivered) == bytes;
+                    let mut connections = self.connections().filter(|c| c.script.stream == script.stream);
+                    assert!(script.resets() || connections.any(has_them), "{flow:?}");
+                }
+                continue;
+            };
+            let connection = worker.host.connection_at(external);
+            assert!(connection.received <= flow.bytes_sent, "{flow:?}");
+            assert!(connection.delivered >= flow.bytes_received, "{flow:?}");
+            if connection.finished && !connection.script.resets() {
+                assert_eq!(connection.received, flow.bytes_sent, "{flow:?}");
+            }
+        }
     }
 
     fn next(&mut self) -> Option<Instant> {

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
 use wharf_stack::host::{
-    Accept, Datagram, Family, Host, HostError, HostEvent, IcmpReport, Io, Outgoing, SocketId, StreamRead,
-    Token,
+    Accept, Datagram, Ends, Family, Host, HostError, HostEvent, IcmpReport, Io, Outgoing, SocketId,
+    StreamRead, Token,
 };
 
 /// One socket.
@@ -293,6 +293,11 @@ impl Host for ScriptHost {
 
     fn icmp_report(&mut self, socket: SocketId) -> Option<IcmpReport> {
         self.socket(socket).reports.pop_front()
+    }
+
+    fn ends(&self, SocketId(number): SocketId) -> Ends {
+        let local = Some(([192, 0, 2, 1], 10_000 + number as u16).into());
+        Ends { local, peer: self.sockets[number as usize].remote }
     }
 
     fn close(&mut self, socket: SocketId) {

@@ -23,8 +23,9 @@ use smoltcp::wire::IpProtocol;
 use wharf_switch::{Duration, Frame, Instant};
 
 use self::endpoint::{Endpoint, Run, View};
-use super::flow::FlowTable;
+use super::flow::{FlowKey, FlowTable};
 use super::icmp_error::{self, Cause};
+use super::listing::{Direction, FlowProtocol, FlowView, Traffic, outside_of};
 use super::outside;
 use super::recency::Recency;
 use crate::env::{Cx, Outbox};
@@ -49,6 +50,9 @@ pub(super) trait Protocol {
     const MOST_JOINED: usize;
     /// Why a packet is dropped for which the host allows no socket.
     const NOT_PERMITTED: DropReason;
+
+    /// What a container's mapping is called in listings.
+    fn name(container: IpAddr) -> FlowProtocol;
 
     /// How long an idle mapping lives.
     fn timeout(lifetime: Lifetime) -> Duration;
@@ -99,18 +103,32 @@ pub(super) struct Outbound<'a> {
 struct Mapping<P> {
     endpoint: Endpoint<P>,
     lifetime: Lifetime,
+    traffic: Traffic,
+    /// Whom the container spoke to last, by the address it knows.
+    remote: SocketAddr,
     readable: bool,
     marked: bool,
 }
 
 /// Everybody outside is known by an address that names them wherever they are.
-struct ByAddress {
+struct ByAddress<'a> {
     container: IpAddr,
+    traffic: &'a mut Traffic,
 }
 
-impl View for ByAddress {
+impl<'a> ByAddress<'a> {
+    fn of<P>(endpoint: &Endpoint<P>, traffic: &'a mut Traffic) -> Self {
+        Self { container: endpoint.key.internal.ip(), traffic }
+    }
+}
+
+impl View for ByAddress<'_> {
     fn sender(&mut self, config: &Config, _: Instant, datagram: &Datagram) -> Result<SocketAddr, DropReason> {
         self.addressee(config, datagram.from).ok_or(DropReason::SenderUnreachable)
+    }
+
+    fn note_delivered(&mut self, bytes: usize) {
+        self.traffic.note_received(bytes);
     }
 
     fn addressee(&self, config: &Config, to: SocketAddr) -> Option<SocketAddr> {
@@ -138,6 +156,11 @@ pub(crate) struct Relay<P> {
 }
 
 impl Ages {
+    /// When a mapping was last used.
+    fn used_at(&self, id: FlowId) -> Option<Instant> {
+        self.brief.used_at(id).or_else(|| self.lasting.used_at(id))
+    }
+
     fn of(&mut self, lifetime: Lifetime) -> &mut Recency {
         match lifetime {
             Lifetime::Brief => &mut self.brief,
@@ -209,8 +232,27 @@ impl<P: Protocol> Relay<P> {
             mapping.lifetime = Lifetime::Lasting;
         }
         self.ages.of(mapping.lifetime).touch(id, cx.now);
-        let view = ByAddress { container: key.internal.ip() };
-        mapping.endpoint.send(cx, outbound, &view)
+        mapping.remote = SocketAddr::new(outbound.packet.dst, outbound.to.port());
+        let view = ByAddress::of(&mapping.endpoint, &mut mapping.traffic);
+        mapping.endpoint.send(cx, outbound, &view)?;
+        mapping.traffic.note_sent(outbound.data.len());
+        Ok(())
+    }
+
+    /// Every mapping, as it is `now`.
+    pub(crate) fn views<'a, H: Host>(
+        &'a self,
+        now: Instant,
+        config: &'a Config,
+        host: &'a H,
+    ) -> impl Iterator<Item = FlowView> + 'a {
+        self.mappings.iter().map(move |(id, mapping)| {
+            let ends = FlowKey { container: mapping.endpoint.key.internal, remote: mapping.remote };
+            let kind = (P::name(ends.container.ip()), Direction::Outbound);
+            let external = host.ends(mapping.endpoint.socket).local;
+            let used_at = self.ages.used_at(id).unwrap_or(now);
+            mapping.traffic.view(now, used_at, kind, ends, (external, outside_of(config, ends.remote)))
+        })
     }
 
     fn open<H: Host, O: Outbox>(
@@ -233,6 +275,8 @@ impl<P: Protocol> Relay<P> {
         let mapping = Mapping {
             endpoint: Endpoint::new(key, socket, outbound.packet.src_mac),
             lifetime: outbound.lifetime,
+            traffic: Traffic::new(cx.now),
+            remote: SocketAddr::new(outbound.packet.dst, outbound.to.port()),
             readable: false,
             marked: false,
         };
@@ -285,8 +329,7 @@ impl<P: Protocol> Relay<P> {
         let id = event.token.flow;
         let Some(mapping) = self.mappings.get_mut(id) else { return };
         if event.error {
-            let view = ByAddress { container: mapping.endpoint.key.internal.ip() };
-            mapping.endpoint.report_errors(cx, &view);
+            mapping.endpoint.report_errors(cx, &ByAddress::of(&mapping.endpoint, &mut mapping.traffic));
         }
         mapping.readable |= event.readable || event.error;
         if mapping.readable && !mapping.marked {
@@ -301,7 +344,7 @@ impl<P: Protocol> Relay<P> {
         core::mem::swap(&mut visiting, &mut self.marked);
         for id in visiting.drain(..) {
             let Some(mapping) = self.mappings.get_mut(id) else { continue };
-            let mut view = ByAddress { container: mapping.endpoint.key.internal.ip() };
+            let mut view = ByAddress::of(&mapping.endpoint, &mut mapping.traffic);
             let delivered = mapping.endpoint.deliver(cx, &mut self.ident, &mut view);
             if delivered.any {
                 self.ages.of(mapping.lifetime).touch(id, cx.now);

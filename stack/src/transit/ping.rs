@@ -19,6 +19,7 @@ use wharf_switch::{Checksum, Duration, Frame};
 
 use super::datagram::endpoint::Run;
 use super::datagram::{self, Key, Lifetime, Outbound, Protocol, Relay};
+use super::listing::FlowProtocol;
 use crate::DropReason;
 use crate::env::{Cx, Outbox};
 use crate::host::{Family, Host, HostError, IcmpReport, Owner, SocketId, Token};
@@ -75,6 +76,10 @@ impl Protocol for Echo {
     const HEADER_LEN: usize = 0;
     const NOT_PERMITTED: DropReason = DropReason::EchoNotPermitted;
     const MOST_JOINED: usize = 1;
+
+    fn name(container: IpAddr) -> FlowProtocol {
+        FlowProtocol::echo(container)
+    }
 
     fn timeout(_: Lifetime) -> Duration {
         TIMEOUT

@@ -67,6 +67,11 @@ impl Recency {
         Some((id, link.used_at))
     }
 
+    /// When a flow was last used, if it is there.
+    pub(crate) fn used_at(&self, id: FlowId) -> Option<Instant> {
+        self.links.get(place(id)?)?.map(|link| link.used_at)
+    }
+
     fn link_mut(&mut self, id: FlowId) -> Option<&mut Link> {
         self.links.get_mut(place(id)?)?.as_mut()
     }
@@ -101,6 +106,8 @@ mod tests {
             recency.touch(id(index), Instant::from_secs(second as u64));
         }
         assert_eq!(recency.oldest(), Some((id(2), Instant::from_secs(2))));
+        assert_eq!(recency.used_at(id(0)), Some(Instant::from_secs(4)));
+        assert_eq!(recency.used_at(id(5)), None);
         assert_eq!(drain(&mut recency), [2, 1, 0, 3]);
         assert_eq!(recency.oldest(), None);
     }

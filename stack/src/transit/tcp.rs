@@ -15,6 +15,7 @@
 //! | `download` | host to container: frames stay queued until acknowledged |
 //! | `recovery` | what was lost, and when to send it again |
 //! | `close` | half-closes, resets, and when a flow is over |
+//! | `listing` | what somebody who looks sees of a connection |
 //!
 //! | phase | meaning | ends by |
 //! |---|---|---|
@@ -37,6 +38,7 @@ mod close;
 mod download;
 mod handshake;
 mod inbound;
+mod listing;
 mod recovery;
 mod seq;
 mod upload;
@@ -116,6 +118,9 @@ pub(crate) struct Flow {
     marked: bool,
     alarm: Alarm,
     heard_at: Instant,
+    opened_at: Instant,
+    /// A client of a published port has begun it.
+    is_inbound: bool,
 }
 
 /// All connections of one worker.

@@ -8,7 +8,7 @@
 //! # Sources
 //! RFC 4787 (REQ-5), RFC 768, RFC 8200 section 8.1.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 
 use smoltcp::wire::{IpProtocol, UdpPacket};
 use wharf_switch::{Duration, Frame};
@@ -19,6 +19,7 @@ use crate::DropReason;
 use crate::env::{Cx, Outbox};
 use crate::host::{Family, Host, HostError, IcmpReport, Owner, SocketId, Token};
 use crate::transit::flow::FlowKey;
+use crate::transit::listing::FlowProtocol;
 use crate::transit::publish::Ports;
 use crate::wire::Packet;
 use crate::wire::emit::{self, Path};
@@ -58,13 +59,13 @@ impl Relay<Udp> {
             data: datagram.payload(),
         };
         let ends = FlowKey::of(packet, (datagram.src_port(), datagram.dst_port()));
-        if let Some(client) = published.answer(cx.now, &ends) {
-            return published.send(cx, client.port, &outbound(client.from, client.to));
+        if let Some(way) = published.answer(cx.now, &ends) {
+            return published.send(cx, way, &outbound(way.client.from, way.client.to));
         }
         let to = SocketAddr::new(datagram::resolve(cx, packet, frame)?, datagram.dst_port());
         let key = Key { internal: ends.container, outside: Family::of(to.ip()) };
         match published.begin(cx, &key, ends, to) {
-            Some(client) => published.send(cx, client.port, &outbound(client.from, client.to)),
+            Some(way) => published.send(cx, way, &outbound(way.client.from, way.client.to)),
             None => self.send(cx, &outbound(to, None)),
         }
     }
@@ -84,6 +85,10 @@ impl Protocol for Udp {
     const HEADER_LEN: usize = emit::UDP_HEADER_LEN;
     const NOT_PERMITTED: DropReason = DropReason::HostRefused;
     const MOST_JOINED: usize = 64;
+
+    fn name(_: IpAddr) -> FlowProtocol {
+        FlowProtocol::Udp
+    }
 
     fn timeout(lifetime: Lifetime) -> Duration {
         match lifetime {

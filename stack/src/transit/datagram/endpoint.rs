@@ -55,6 +55,9 @@ pub(in crate::transit) trait View {
         datagram: &Datagram,
     ) -> Result<SocketAddr, DropReason>;
 
+    /// So many bytes of whom [`View::sender`] named last are on their way to the container.
+    fn note_delivered(&mut self, bytes: usize);
+
     /// To whom something was sent earlier, if that can still be said.
     fn addressee(&self, config: &Config, to: SocketAddr) -> Option<SocketAddr>;
 }
@@ -251,8 +254,9 @@ impl<P: Protocol> Endpoint<P> {
     ) -> bool {
         let Some(run) = run else { return false };
         let result = self.try_emit(cx, frame, run, ident, view);
-        if let Err(reason) = result {
-            (0..run.count).for_each(|_| cx.discard(reason));
+        match result {
+            Ok(()) => view.note_delivered(run.len),
+            Err(reason) => (0..run.count).for_each(|_| cx.discard(reason)),
         }
         result.is_ok()
     }

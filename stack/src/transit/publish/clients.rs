@@ -23,6 +23,7 @@ use crate::host::FlowId;
 use crate::keyed::{KeyedMap, KeyedState};
 use crate::local::Local;
 use crate::transit::flow::{FlowKey, FlowTable, dynamic_ports};
+use crate::transit::listing::{Direction, FlowProtocol, FlowView, Traffic};
 use crate::transit::recency::Recency;
 
 const MAX_CLIENTS: usize = 4096;
@@ -43,6 +44,17 @@ pub(crate) struct Client {
 struct Known {
     client: Client,
     ends: FlowKey,
+    direction: Direction,
+    traffic: Traffic,
+}
+
+/// A client as the table has it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    pub(super) id: FlowId,
+    pub(super) client: Client,
+    /// The end under which the container knows it.
+    pub(super) seen: SocketAddr,
 }
 
 /// The clients of one worker's published ports.
@@ -66,46 +78,80 @@ impl Clients {
         }
     }
 
-    /// The end under which the container at `ends` knows the client. A client that is new gets the end of `ends`, or one
-    /// with another port.
+    /// Who has sent a datagram to the container at `ends`. A client that is new is known there under the end of `ends`, or
+    /// one with another port.
     pub(super) fn seen(
         &mut self,
         config: &Config,
         now: Instant,
         client: Client,
         ends: FlowKey,
-    ) -> SocketAddr {
+    ) -> Option<Entry> {
         let anywhere = Client { to: None, ..client };
-        let known = self.known.find(&client).or_else(|| self.known.find(&anywhere));
-        if let Some((id, known)) = known.and_then(|id| Some((id, self.known.get(id)?))) {
-            self.ages.touch(id, now);
-            return known.ends.remote;
+        match self.known.find(&client).or_else(|| self.known.find(&anywhere)) {
+            Some(id) => self.touch(now, id),
+            None => self.add(config, now, client, (ends, Direction::Inbound)),
         }
-        self.add(config, now, client, ends)
     }
 
     /// The container itself has begun with a client that it knows as the remote end of `ends`.
-    pub(super) fn expect(&mut self, config: &Config, now: Instant, client: Client, ends: FlowKey) {
+    pub(super) fn expect(
+        &mut self,
+        config: &Config,
+        now: Instant,
+        client: Client,
+        ends: FlowKey,
+    ) -> Option<Entry> {
         match self.known.find(&client) {
-            Some(id) => self.ages.touch(id, now),
-            None => {
-                self.add(config, now, client, ends);
-            }
+            Some(id) => self.touch(now, id),
+            None => self.add(config, now, client, (ends, Direction::Outbound)),
         }
     }
 
-    fn add(&mut self, config: &Config, now: Instant, client: Client, ends: FlowKey) -> SocketAddr {
+    fn add(
+        &mut self,
+        config: &Config,
+        now: Instant,
+        client: Client,
+        (ends, direction): (FlowKey, Direction),
+    ) -> Option<Entry> {
         if self.known.is_full()
             && let Some((oldest, _)) = self.ages.oldest()
         {
             self.forget(oldest);
         }
         let ends = self.free_ends(config, now, ends);
-        if let Some(id) = self.known.insert(client, Known { client, ends }) {
-            self.by_ends.insert(ends, id);
-            self.ages.touch(id, now);
-        }
-        ends.remote
+        let known = Known { client, ends, direction, traffic: Traffic::new(now) };
+        let id = self.known.insert(client, known)?;
+        self.by_ends.insert(ends, id);
+        self.touch(now, id)
+    }
+
+    /// Notes that a client is spoken with now.
+    fn touch(&mut self, now: Instant, id: FlowId) -> Option<Entry> {
+        self.ages.touch(id, now);
+        let known = self.known.get(id)?;
+        Some(Entry { id, client: known.client, seen: known.ends.remote })
+    }
+
+    /// What goes between a client and the container is counted here.
+    pub(super) fn traffic_mut(&mut self, id: FlowId) -> Option<&mut Traffic> {
+        self.known.get_mut(id).map(|known| &mut known.traffic)
+    }
+
+    /// Every client, as it is `now`; `external` is the host's end of a port.
+    pub(super) fn views<'a>(
+        &'a self,
+        now: Instant,
+        external: impl Fn(FlowId) -> Option<SocketAddr> + 'a,
+    ) -> impl Iterator<Item = FlowView> + 'a {
+        self.known.iter().map(move |(id, known)| {
+            let Client { port, from, to } = known.client;
+            let at_port = external(port).map(|end| SocketAddr::new(to.unwrap_or(end.ip()), end.port()));
+            let used_at = self.ages.used_at(id).unwrap_or(now);
+            let kind = (FlowProtocol::Udp, known.direction);
+            known.traffic.view(now, used_at, kind, known.ends, (at_port, Some(from)))
+        })
     }
 
     /// `ends` if no other client has them and no service of the gateway, else with another port of the remote's.
@@ -135,10 +181,9 @@ impl Clients {
     }
 
     /// [`find`](Self::find), for whom the container has an answer.
-    pub(super) fn answer(&mut self, now: Instant, ends: &FlowKey) -> Option<Client> {
+    pub(super) fn answer(&mut self, now: Instant, ends: &FlowKey) -> Option<Entry> {
         let &id = self.by_ends.get(ends)?;
-        self.ages.touch(id, now);
-        self.known.get(id).map(|known| known.client)
+        self.touch(now, id)
     }
 
     fn forget(&mut self, id: FlowId) {

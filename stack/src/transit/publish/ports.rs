@@ -19,7 +19,7 @@ use core::net::SocketAddr;
 use smoltcp::wire::EthernetAddress;
 use wharf_switch::Instant;
 
-use super::clients::{Client, Clients};
+use super::clients::{self, Client, Clients};
 use super::visits::{Entry, State, Visits};
 use super::{PublishedPort, seen_as};
 use crate::env::{Cx, Outbox};
@@ -30,6 +30,7 @@ use crate::timers::Timers;
 use crate::transit::datagram::endpoint::{Endpoint, View};
 use crate::transit::datagram::{Key, Outbound};
 use crate::transit::flow::FlowKey;
+use crate::transit::listing::FlowView;
 use crate::transit::udp::Udp;
 use crate::{Config, DropReason};
 
@@ -90,8 +91,8 @@ impl Ports {
     }
 
     /// Where an answer of a container's goes, and by which socket.
-    pub(in crate::transit) fn answer(&mut self, now: Instant, ends: &FlowKey) -> Option<Client> {
-        if self.sockets.is_empty() { None } else { self.clients.answer(now, ends) }
+    pub(in crate::transit) fn answer(&mut self, now: Instant, ends: &FlowKey) -> Option<Way> {
+        if self.sockets.is_empty() { None } else { self.clients.answer(now, ends).map(Way::to) }
     }
 
     /// By which socket, if any, what a container's port sends to `to` leaves, which it calls the remote end of `ends`.
@@ -101,26 +102,40 @@ impl Ports {
         key: &Key,
         ends: FlowKey,
         to: SocketAddr,
-    ) -> Option<Client> {
+    ) -> Option<Way> {
         let &port = self.by_key.get(key)?.first()?;
         let client = Client { port, from: to, to: None };
         // Else who answers would be taken for somebody else: one behind NAT64 for a client of the other family.
         if seen_as(&cx.env.config, to.ip(), ends.container.ip()) != ends.remote.ip() {
-            self.clients.expect(&cx.env.config, cx.now, client, ends);
+            return self.clients.expect(&cx.env.config, cx.now, client, ends).map(Way::to);
         }
-        Some(client)
+        Some(Way { client, known: None })
     }
 
     /// Sends a container's datagram by the socket of a published port.
     pub(in crate::transit) fn send<H: Host, O: Outbox>(
         &mut self,
         cx: &mut Cx<'_, H, O>,
-        port: FlowId,
+        way: Way,
         outbound: &Outbound<'_>,
     ) -> Result<(), DropReason> {
+        let port = way.client.port;
         let entry = self.sockets.get_mut(port).ok_or(DropReason::HostExhausted)?;
         entry.socket.container_mac = outbound.packet.src_mac;
-        entry.socket.send(cx, outbound, &Acquaintance::new(&mut self.clients, port, entry.target))
+        entry.socket.send(cx, outbound, &Acquaintance::new(&mut self.clients, port, entry.target))?;
+        if let Some(traffic) = way.known.and_then(|id| self.clients.traffic_mut(id)) {
+            traffic.note_sent(outbound.data.len());
+        }
+        Ok(())
+    }
+
+    /// Every client, as it is `now`.
+    pub(in crate::transit) fn views<'a, H: Host>(
+        &'a self,
+        now: Instant,
+        host: &'a H,
+    ) -> impl Iterator<Item = FlowView> + 'a {
+        self.clients.views(now, |port| host.ends(self.sockets.get(port)?.socket.socket).local)
     }
 
     pub(super) fn handle_host<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>, event: HostEvent) {
@@ -188,16 +203,32 @@ impl Entry<Endpoint<Udp>> {
     }
 }
 
+/// By which socket a container's datagram leaves, and where to.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::transit) struct Way {
+    pub(in crate::transit) client: Client,
+    /// The client among those that are known.
+    known: Option<FlowId>,
+}
+
+impl Way {
+    fn to(entry: clients::Entry) -> Self {
+        Self { client: entry.client, known: Some(entry.id) }
+    }
+}
+
 /// How the container of a published port knows its clients.
 struct Acquaintance<'a> {
     clients: &'a mut Clients,
     port: FlowId,
     container: SocketAddr,
+    /// Who was named last.
+    named: Option<FlowId>,
 }
 
 impl<'a> Acquaintance<'a> {
     fn new(clients: &'a mut Clients, port: FlowId, container: SocketAddr) -> Self {
-        Self { clients, port, container }
+        Self { clients, port, container, named: None }
     }
 
     /// The ends of a client whose port nobody else has.
@@ -215,7 +246,16 @@ impl View for Acquaintance<'_> {
         datagram: &Datagram,
     ) -> Result<SocketAddr, DropReason> {
         let client = Client { port: self.port, from: datagram.from, to: datagram.to };
-        Ok(self.clients.seen(config, now, client, self.ends(config, datagram.from)))
+        let ends = self.ends(config, datagram.from);
+        let entry = self.clients.seen(config, now, client, ends).ok_or(DropReason::SenderUnreachable)?;
+        self.named = Some(entry.id);
+        Ok(entry.seen)
+    }
+
+    fn note_delivered(&mut self, bytes: usize) {
+        if let Some(traffic) = self.named.and_then(|id| self.clients.traffic_mut(id)) {
+            traffic.note_received(bytes);
+        }
     }
 
     /// A client that got another port is not looked for: an error is a courtesy.
@@ -237,6 +277,8 @@ impl View for Nobody {
     fn sender(&mut self, _: &Config, _: Instant, _: &Datagram) -> Result<SocketAddr, DropReason> {
         Err(DropReason::ContainerNotFound)
     }
+
+    fn note_delivered(&mut self, _: usize) {}
 
     fn addressee(&self, _: &Config, _: SocketAddr) -> Option<SocketAddr> {
         None

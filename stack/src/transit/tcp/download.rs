@@ -72,6 +72,8 @@ pub(crate) struct Download {
     una: Seq,
     /// Next number to send (SND.NXT).
     next: Seq,
+    /// Payload bytes before `una`.
+    delivered: u64,
     /// The container's window, scaled (SND.WND).
     window: u32,
     /// Sequence and acknowledgment of the segment that set the window last (SND.WL1, SND.WL2).
@@ -95,6 +97,7 @@ impl Download {
         Self {
             una: iss,
             next: iss + 1,
+            delivered: 0,
             window: peer.window,
             window_set_by: (irs, iss),
             peer,
@@ -110,6 +113,11 @@ impl Download {
 
     pub(super) fn next(&self) -> Seq {
         self.next
+    }
+
+    /// Payload bytes that the container has acknowledged.
+    pub(super) fn delivered(&self) -> u64 {
+        self.delivered
     }
 
     pub(super) fn unacknowledged(&self) -> Seq {
@@ -229,7 +237,9 @@ impl Download {
         while let Some(front) = self.segments.front_mut() {
             if front.end() <= ack {
                 self.recovery.delivered(now, front);
+                let len = front.len;
                 if let Some(gone) = self.segments.pop_front().and_then(|segment| segment.frame) {
+                    self.delivered += u64::from(len);
                     self.put_back(env, gone);
                 }
                 continue;
@@ -242,6 +252,7 @@ impl Download {
                 }
                 front.seq = ack;
                 front.len -= gone;
+                self.delivered += u64::from(gone);
             }
             break;
         }

@@ -123,6 +123,8 @@ impl Relay {
             marked: false,
             alarm: Alarm::default(),
             heard_at: cx.now,
+            opened_at: cx.now,
+            is_inbound: false,
         };
         if self.flows.insert(key, flow).is_some() {
             self.settle(cx, id, Fate::Lives);

@@ -95,6 +95,8 @@ impl Relay {
             marked: false,
             alarm: Alarm::default(),
             heard_at: cx.now,
+            opened_at: cx.now,
+            is_inbound: true,
         };
         flow.send_syn(cx);
         if self.flows.insert(key, flow).is_some() {

@@ -61,6 +61,8 @@ impl Held {
 pub(crate) struct Upload {
     /// Next sequence number expected (RFC 9293: RCV.NXT).
     next: Seq,
+    /// Payload bytes of the stream before `next`.
+    taken_in: u64,
     /// Right edge of the advertised window; never moves back.
     edge: Seq,
     cap: u32,
@@ -88,6 +90,7 @@ impl Upload {
     pub(super) fn new(next: Seq, shift: u8) -> Self {
         Self {
             next,
+            taken_in: 0,
             edge: next,
             cap: if shift == 0 { FIRST_CAP - 1 } else { FIRST_CAP },
             shift,
@@ -137,6 +140,11 @@ impl Upload {
 
     pub(super) fn next(&self) -> Seq {
         self.next
+    }
+
+    /// Payload bytes taken from the container, in order.
+    pub(super) fn taken_in(&self) -> u64 {
+        self.taken_in
     }
 
     /// The container's FIN has come and was handed to the host.
@@ -270,6 +278,7 @@ impl Upload {
 
     fn advance(&mut self, bytes: usize) {
         self.next = self.next + u32::try_from(bytes).unwrap_or(0);
+        self.taken_in += bytes as u64;
     }
 
     /// Holds as much of `rest` as the budget allows, and says how much that is.
@@ -366,15 +375,15 @@ impl Upload {
     fn join_pieces(&mut self, env: &mut Env) {
         while self.pieces.first().is_some_and(|piece| piece.seq <= self.next) {
             let mut piece = self.pieces.remove(0);
-            let (cost, end) = (piece.cost(), piece.end());
+            let cost = piece.cost();
             let known = usize::try_from(self.next.since(piece.seq)).unwrap_or(0).min(piece.bytes.len());
             piece.bytes.drain(..known);
             piece.seq = self.next;
             let is_used_up = piece.bytes.is_empty();
+            self.advance(piece.bytes.len());
             if !is_used_up {
                 self.queue.push_back(piece);
             }
-            self.next = self.next.max(end);
             self.unhold(env, known, if is_used_up { cost } else { 0 });
         }
     }
