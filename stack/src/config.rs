@@ -2,8 +2,11 @@
 //! What one network is: addresses, names and permissions of its gateway.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use smoltcp::wire::{EthernetAddress, Ipv4Cidr, Ipv6Cidr};
+
+use crate::local::dns::zone::Zone;
 
 /// The IPv4 side of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +84,8 @@ pub struct Config {
     pub dns64_exclusions: Vec<Ipv6Cidr>,
     /// Where the forwarder sends queries, in order of preference. Changes while running.
     pub nameservers: Vec<SocketAddr>,
+    /// The names of the network's containers. Changes while running.
+    pub zone: Arc<Zone>,
     /// DNS search list for DHCP and Router Advertisements.
     pub search: Vec<String>,
     /// NTP servers for DHCP.
@@ -115,6 +120,7 @@ impl Config {
             nat64: None,
             dns64_exclusions: Vec::new(),
             nameservers: Vec::new(),
+            zone: Arc::default(),
             search: Vec::new(),
             ntp: Vec::new(),
             hostname: None,

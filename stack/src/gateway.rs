@@ -11,6 +11,7 @@
 //! [`Gateway::exhale`], and by [`Gateway::handle_timers`] for what is due.
 
 use core::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use smoltcp::wire::{EthernetFrame, EthernetProtocol, Icmpv6Message, IpProtocol};
 use wharf_switch::frame::ETHERNET_HEADER_LEN;
@@ -20,6 +21,7 @@ use crate::env::{Cx, Env, Outbox};
 use crate::host::{Host, HostError, HostEvent, Owner};
 use crate::link::{Link, ndp};
 use crate::local::Local;
+use crate::local::dns::zone::Zone;
 use crate::transit::Transit;
 use crate::transit::fragments::Reassembly;
 use crate::transit::listing::FlowView;
@@ -261,6 +263,12 @@ impl Gateway {
     pub fn set_nameservers(&mut self, nameservers: Vec<SocketAddr>) {
         self.local.set_nameservers(&nameservers);
         self.env.config.nameservers = nameservers;
+    }
+
+    /// Other names of the network from now on.
+    pub fn set_zone(&mut self, zone: Arc<Zone>) {
+        self.local.set_zone(Arc::clone(&zone));
+        self.env.config.zone = zone;
     }
 
     /// How full the gateway is.

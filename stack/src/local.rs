@@ -12,6 +12,7 @@ pub mod name;
 pub mod router_advert;
 
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use smoltcp::wire::{IpProtocol, TcpPacket, TcpRepr, UdpPacket};
 use wharf_switch::frame::ETHERNET_HEADER_LEN;
@@ -111,6 +112,11 @@ impl Local {
     /// Other nameservers from now on.
     pub(crate) fn set_nameservers(&mut self, nameservers: &[SocketAddr]) {
         self.dns.set_nameservers(nameservers);
+    }
+
+    /// Other names of the network from now on.
+    pub(crate) fn set_zone(&mut self, zone: Arc<dns::zone::Zone>) {
+        self.dns.set_zone(zone);
     }
 
     /// Advertises the router when that is due.

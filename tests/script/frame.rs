@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use crate::Flow;
 use crate::stage::CONTAINER_MAC;
 use crate::stage::frames::{self, Tcp};
+use wharf_stack::local::dns::message::kind;
+use wharf_stack::local::name;
 
 /// The frame that `words` describe.
 pub(crate) fn parse(words: &str, flow: &Flow) -> Result<Vec<u8>, String> {
@@ -34,6 +36,7 @@ pub(crate) fn parse(words: &str, flow: &Flow) -> Result<Vec<u8>, String> {
         "fragment" => fragment(rest),
         "arp" => arp(rest),
         "dhcp" => dhcp(rest),
+        "dns" => dns(rest),
         _ => Err(format!("no such frame: {kind}")),
     }
 }
@@ -154,6 +157,23 @@ fn arp(words: &str) -> Result<Vec<u8>, String> {
     let octets = |word: &str| word.parse::<std::net::Ipv4Addr>().map(|address| address.octets());
     let (target, sender) = (octets(target).map_err(|_| "address")?, octets(sender).map_err(|_| "address")?);
     Ok(frames::arp(operation, CONTAINER_MAC, sender, target))
+}
+
+/// `A > B NAME TYPE`: a query with id 1 that wants recursion
+fn dns(words: &str) -> Result<Vec<u8>, String> {
+    let (src, dst, rest) = ends::<SocketAddr>(words)?;
+    let (name, kind) = rest.split_once(' ').ok_or("NAME TYPE")?;
+    let kind = match kind {
+        "A" => kind::A,
+        "AAAA" => kind::AAAA,
+        "PTR" => kind::PTR,
+        _ => return Err(format!("no such type: {kind}")),
+    };
+    let mut message = vec![0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    message.extend(name::encode(name).ok_or("a name")?);
+    message.extend(kind.to_be_bytes());
+    message.extend([0, 1]);
+    Ok(frames::udp(src, dst, 64, &message))
 }
 
 /// `discover`, `request A server B`

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `with mtu 1280`, `with ipv4-only` ... | configuration, before anything else |
 //! | `with published A:P` | the container's port that a port of the host leads to |
+//! | `with name NAME A` | a container's name in the domain wharf.internal |
 //! | `publish A:P`, `withdraw` | the same while the gateway runs, and its end |
 //! | `flow A:P B:Q` | the ends of what `tcp` lines are about; default 10.0.2.100:40000 198.51.100.7:80 |
 //! | `< frame` | the container sends this frame |
@@ -39,10 +40,11 @@ mod text;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use stage::Stage;
 use wharf_stack::host::HostError;
-use wharf_stack::{ClosedPorts, DropReason};
+use wharf_stack::{ClosedPorts, DropReason, Zone, ZoneBuilder};
 use wharf_switch::{Duration, Reason};
 
 /// The ends of the TCP connection a script is about.
@@ -70,6 +72,7 @@ fn run(name: &str, script: &str) {
     };
     let mut config = stage::config();
     let mut published = None;
+    let mut zone: Option<ZoneBuilder> = None;
     for (line, at) in lines() {
         let Some(option) = line.strip_prefix("with ") else { continue };
         match option.split_once(' ').unwrap_or((option, "")) {
@@ -81,9 +84,15 @@ fn run(name: &str, script: &str) {
             ("closed-ports-unreachable", _) => config.closed_ports = ClosedPorts::Unreachable,
             ("no-dns", _) => config.dns_forwarder = false,
             ("published", target) => published = Some(target.parse().unwrap()),
+            ("name", host) => {
+                let (name, address) = host.split_once(' ').unwrap();
+                let zone = zone.get_or_insert_with(|| Zone::builder("wharf.internal").unwrap());
+                zone.host(name, &[address.parse().unwrap()]).unwrap();
+            }
             _ => panic!("{name}:{at}: no such option: {option}"),
         }
     }
+    config.zone = zone.map_or_else(Arc::default, |zone| Arc::new(zone.build()));
     let flow = Flow {
         container: "10.0.2.100:40000".parse().unwrap(),
         remote: "198.51.100.7:80".parse().unwrap(),
@@ -275,6 +284,7 @@ scripts!(
     duplicate_address_detection_is_respected,
     host_unreachable_is_told_by_icmp,
     connect_beyond_the_memory_is_refused,
+    containers_find_each_other_by_name,
     keep_alive_is_answered_and_keeps_the_connection,
     last_hop_is_told_by_icmp,
     little_memory_leaves_a_window_open,

@@ -2,12 +2,15 @@
 //! From the bytes of a frame to a script's words.
 
 use std::fmt::Write;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use smoltcp::wire::{
-    ArpPacket, ArpRepr, DhcpPacket, DhcpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv4Packet,
-    Icmpv6Packet, IpProtocol, Ipv4Packet, Ipv6Packet, NdiscRepr, TcpOption, TcpPacket, UdpPacket,
+    ArpPacket, ArpRepr, DhcpPacket, DhcpRepr, DnsFlags, EthernetAddress, EthernetFrame, EthernetProtocol,
+    Icmpv4Packet, Icmpv6Packet, IpProtocol, Ipv4Packet, Ipv6Packet, NdiscRepr, TcpOption, TcpPacket,
+    UdpPacket,
 };
+
+use wharf_stack::local::dns::message::{Message, Section, kind};
 
 use crate::Flow;
 
@@ -121,7 +124,28 @@ fn udp(bytes: &[u8], src: IpAddr, dst: IpAddr) -> String {
         return text;
     }
     let (src, dst) = (SocketAddr::new(src, packet.src_port()), SocketAddr::new(dst, packet.dst_port()));
+    if src.port() == 53 {
+        return format!("dns {src} > {dst} {}", dns(packet.payload()));
+    }
     format!("udp {src} > {dst} {:?}", String::from_utf8_lossy(packet.payload()))
+}
+
+/// Result code, flags, and the answers: addresses as such, names with their lengths as letters.
+fn dns(bytes: &[u8]) -> String {
+    let message = Message::parse(bytes).expect("a DNS message");
+    let mut text = format!("{:?}", message.header().rcode());
+    for (flag, name) in [(DnsFlags::AUTHORITATIVE, " aa"), (DnsFlags::TRUNCATED, " tc")] {
+        text.push_str(if message.has(flag) { name } else { "" });
+    }
+    for record in message.records().filter(|record| record.section == Section::Answer) {
+        let data = message.data(&record);
+        let _ = match (data.first_chunk::<4>(), data.first_chunk::<16>(), record.kind) {
+            (Some(&address), _, kind::A) => write!(text, " A {}", Ipv4Addr::from(address)),
+            (_, Some(&address), kind::AAAA) => write!(text, " AAAA {}", Ipv6Addr::from(address)),
+            (_, _, kind) => write!(text, " TYPE{kind} {}", data.escape_ascii()),
+        };
+    }
+    text
 }
 
 fn tcp(bytes: &[u8], src: IpAddr, dst: IpAddr, flow: &mut Flow) -> String {

@@ -16,7 +16,7 @@
 //! client's buffer or the link is cut and marked, and the client comes back over TCP.
 //!
 //! With NAT64 the answers are worked on by [`dns64`]. Names that mean the asking host itself are none of anybody's
-//! business: [`special`] answers for them.
+//! business: [`special`] answers for them. Those of the network's own [`zone`] are answered by its [`authority`].
 //!
 //! # Bounds
 //! [`MAX_QUERIES`] queries, [`MAX_QUERIES_PER_CLIENT`] of one container, [`MAX_ATTEMPTS`] sockets each.
@@ -26,6 +26,7 @@
 
 use core::net::{IpAddr, SocketAddr};
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use smoltcp::wire::{DnsFlags, DnsOpcode, DnsPacket, DnsRcode, EthernetAddress, Ipv6Cidr};
 use wharf_switch::{Duration, Instant};
@@ -37,17 +38,22 @@ use crate::{Config, DropReason};
 
 pub mod answer;
 mod attempt;
+mod authority;
 pub mod dns64;
 pub mod message;
+mod reverse;
 pub mod service;
 mod special;
 pub mod tcp_host;
 pub mod upstream;
+pub mod zone;
 
 use attempt::{Attempt, Outcome};
+use authority::Authority;
 use dns64::{Dns64, Verdict};
 use message::{Message, kind};
 use upstream::Nameservers;
+use zone::Zone;
 
 /// Where DNS servers listen.
 pub const PORT: u16 = 53;
@@ -147,6 +153,7 @@ struct Query {
 #[derive(Debug)]
 pub struct Forwarder {
     nameservers: Nameservers,
+    authority: Authority,
     dns64: Option<Dns64>,
     queries: Slots<Query>,
     attempts: Slots<Attempt>,
@@ -167,6 +174,7 @@ impl Forwarder {
         nameservers.set(&config.nameservers);
         Self {
             nameservers,
+            authority: Authority::new(config),
             dns64: config.nat64.map(Dns64::new),
             queries: Slots::new(),
             attempts: Slots::new(),
@@ -182,6 +190,11 @@ impl Forwarder {
     /// Other nameservers from the next query on.
     pub fn set_nameservers(&mut self, nameservers: &[SocketAddr]) {
         self.nameservers.set(nameservers);
+    }
+
+    /// Other names of the network from the next query on.
+    pub fn set_zone(&mut self, zone: Arc<Zone>) {
+        self.authority.set_zone(zone);
     }
 
     /// AAAA records that do not count for DNS64: `::/0` where there is no IPv6 outside.
@@ -328,14 +341,16 @@ impl Forwarder {
     }
 
     /// The answer to a query that no nameserver is to see.
-    fn answer_here(&self, query: &Message<'_>) -> Option<Vec<u8>> {
+    fn answer_here(&mut self, query: &Message<'_>) -> Option<Vec<u8>> {
         if matches!(query.kind(), kind::AXFR | kind::IXFR) {
             return Some(answer::refusal(query, DnsRcode::NotImp));
         }
         if query.edns().is_some_and(|edns| edns.version > 0) {
             return Some(answer::bad_version(query));
         }
-        special::answer(query).or_else(|| self.dns64.as_ref()?.well_known(query))
+        special::answer(query)
+            .or_else(|| self.authority.answer(query))
+            .or_else(|| self.dns64.as_ref()?.well_known(query))
     }
 
     /// What to ask first, and in which words.

@@ -5,7 +5,7 @@
 //! RFC 1035 sections 2.3.4 and 3.1.
 
 /// RFC 1035 section 2.3.4: "labels 63 octets or less".
-const MAX_LABEL_LEN: usize = 63;
+pub const MAX_LABEL_LEN: usize = 63;
 /// RFC 1035 section 2.3.4: "names 255 octets or less".
 pub const MAX_NAME_LEN: usize = 255;
 
@@ -24,6 +24,27 @@ pub fn encode(name: &str) -> Option<Vec<u8>> {
     }
     bytes.push(0);
     (bytes.len() <= MAX_NAME_LEN).then_some(bytes)
+}
+
+/// Whether a label is one that hosts are called by. Underscores are no host's by RFC 1123 section 2.1, and many a container's.
+#[must_use]
+pub fn is_host_label(label: &str) -> bool {
+    let is_inside = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    (1..=MAX_LABEL_LEN).contains(&label.len())
+        && label.bytes().all(is_inside)
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+}
+
+/// Whether a name, as labels, is `ancestor` or lies below it. Names are compared label by label and without regard to case
+/// (RFC 1035 section 2.3.3).
+#[must_use]
+pub fn is_at_or_below(mut name: &[u8], ancestor: &[u8]) -> bool {
+    while name.len() > ancestor.len() {
+        let label_len = name.first().map_or(0, |&len| usize::from(len));
+        name = name.get(1 + label_len..).unwrap_or_default();
+    }
+    name.eq_ignore_ascii_case(ancestor)
 }
 
 #[cfg(test)]

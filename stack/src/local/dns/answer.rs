@@ -35,10 +35,34 @@ impl Writer {
 
     /// Adds an answer record, unless the message would become too long.
     pub fn record(&mut self, owner: &[u8], kind: u16, ttl: u32, data: &[u8]) {
-        let Ok(len) = u16::try_from(data.len()) else { return };
+        if self.push(owner, kind, ttl, data) {
+            let mut header = DnsPacket::new_unchecked(self.bytes.as_mut_slice());
+            let count = header.answer_record_count();
+            header.set_answer_record_count(count + 1);
+        }
+    }
+
+    /// Adds a record that says who is the authority, unless the message would become too long. Answers come before it.
+    pub fn authority(&mut self, owner: &[u8], kind: u16, ttl: u32, data: &[u8]) {
+        if self.push(owner, kind, ttl, data) {
+            let mut header = DnsPacket::new_unchecked(self.bytes.as_mut_slice());
+            let count = header.authority_record_count();
+            header.set_authority_record_count(count + 1);
+        }
+    }
+
+    /// Whether there is no answer record yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        DnsPacket::new_unchecked(&self.bytes[..]).answer_record_count() == 0
+    }
+
+    /// Writes a record. Returns whether there was room for it.
+    fn push(&mut self, owner: &[u8], kind: u16, ttl: u32, data: &[u8]) -> bool {
+        let Ok(len) = u16::try_from(data.len()) else { return false };
         let owner = if owner == self.name { &QUESTION_POINTER } else { owner };
         if self.bytes.len() + owner.len() + 10 + data.len() > usize::from(u16::MAX) {
-            return;
+            return false;
         }
         self.bytes.extend_from_slice(owner);
         self.bytes.extend_from_slice(&kind.to_be_bytes());
@@ -46,15 +70,22 @@ impl Writer {
         self.bytes.extend_from_slice(&ttl.to_be_bytes());
         self.bytes.extend_from_slice(&len.to_be_bytes());
         self.bytes.extend_from_slice(data);
-        let mut header = DnsPacket::new_unchecked(self.bytes.as_mut_slice());
-        let count = header.answer_record_count();
-        header.set_answer_record_count(count + 1);
+        true
     }
 
     /// Says that there would be more.
     pub fn truncated(&mut self) {
+        self.set_flag(DnsFlags::TRUNCATED);
+    }
+
+    /// Says that nobody knows better (RFC 1035 section 4.1.1: AA).
+    pub fn authoritative(&mut self) {
+        self.set_flag(DnsFlags::AUTHORITATIVE);
+    }
+
+    fn set_flag(&mut self, flag: DnsFlags) {
         let mut header = DnsPacket::new_unchecked(self.bytes.as_mut_slice());
-        let flags = header.flags() | DnsFlags::TRUNCATED;
+        let flags = header.flags() | flag;
         header.set_flags(flags);
     }
 

@@ -13,12 +13,13 @@
 //! # Sources
 //! RFC 6147, RFC 7050, RFC 8880.
 
-use core::net::{Ipv4Addr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use smoltcp::wire::{DnsFlags, DnsRcode, Ipv6Cidr};
 
 use super::answer::Writer;
 use super::message::{Message, Record, Section, clear_authentic, kind, set_kind};
+use super::reverse::{self, ReverseName};
 use crate::transit::nat64;
 
 /// RFC 6147 section 5.1.7: without an SOA record "the DNS64 SHOULD use the TTL of the original A RR or 600 seconds,
@@ -29,9 +30,6 @@ const WELL_KNOWN_TTL_SECS: u32 = 86_400;
 /// RFC 7050 section 8.2: "192.0.0.170 and 192.0.0.171".
 const WELL_KNOWN_ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 0, 170), Ipv4Addr::new(192, 0, 0, 171)];
 const WELL_KNOWN_NAME: &[u8] = b"\x08ipv4only\x04arpa\x00";
-/// Labels of an IPv6 reverse name: 32 digits with their lengths, then `ip6.arpa`.
-const REVERSE_DIGITS_LEN: usize = 64;
-const REVERSE_SUFFIX: &[u8] = b"\x03ip6\x04arpa\x00";
 
 /// What to do with the reply to an AAAA query.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,15 +138,8 @@ impl Dns64 {
         if query.kind() != kind::PTR || query.class() != kind::CLASS_IN {
             return None;
         }
-        let address = nat64::extract(self.prefix, reverse_address(query.name())?)?;
-        let mut name = Vec::new();
-        for octet in address.octets().iter().rev() {
-            let digits = octet.to_string();
-            name.push(u8::try_from(digits.len()).ok()?);
-            name.extend_from_slice(digits.as_bytes());
-        }
-        name.extend_from_slice(b"\x07in-addr\x04arpa\x00");
-        Some(name)
+        let IpAddr::V6(address) = ReverseName::parse(query.name())?.whole()? else { return None };
+        Some(reverse::name_of(nat64::extract(self.prefix, address)?.into(), 32))
     }
 
     /// Makes the answer to a PTR query under the prefix from the reply to the IPv4 one.
@@ -238,20 +229,6 @@ fn copy_aliases(reply: &Message<'_>, writer: &mut Writer) {
             writer.record(&owner, record.kind, record.ttl, &target);
         }
     }
-}
-
-/// The address that an `ip6.arpa` name is about.
-fn reverse_address(name: &[u8]) -> Option<Ipv6Addr> {
-    let (digits, suffix) = name.split_at_checked(REVERSE_DIGITS_LEN)?;
-    if !suffix.eq_ignore_ascii_case(REVERSE_SUFFIX) {
-        return None;
-    }
-    let mut number = 0u128;
-    for label in digits.rchunks(2) {
-        let &[1, digit] = label else { return None };
-        number = number << 4 | u128::from(char::from(digit).to_digit(16)?);
-    }
-    Some(Ipv6Addr::from(number))
 }
 
 #[cfg(test)]

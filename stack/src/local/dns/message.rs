@@ -33,6 +33,7 @@ pub mod kind {
     pub const OPT: u16 = 41;
     pub const IXFR: u16 = 251;
     pub const AXFR: u16 = 252;
+    pub const ANY: u16 = 255;
     pub const CLASS_IN: u16 = 1;
 }
 

@@ -12,12 +12,14 @@
 
 use core::net::{IpAddr, SocketAddr};
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol};
 use wharf_switch::frame::ETHERNET_HEADER_LEN;
 use wharf_switch::{Checksum, Frame, Instant, Pool};
 
 use super::tcp_host::TcpHost;
+use super::zone::Zone;
 use super::{Client, Forwarder, PORT};
 use crate::host::{Host, HostEvent};
 use crate::wire::emit::{self, Path};
@@ -58,6 +60,11 @@ impl Service {
     /// Other nameservers from the next query on.
     pub fn set_nameservers(&mut self, nameservers: &[SocketAddr]) {
         self.forwarder.set_nameservers(nameservers);
+    }
+
+    /// Other names of the network from the next query on.
+    pub fn set_zone(&mut self, zone: Arc<Zone>) {
+        self.forwarder.set_zone(zone);
     }
 
     /// Takes the payload of a datagram that the host at `mac` sent to port 53 of our address `to`.

@@ -14,6 +14,7 @@ use smoltcp::wire::DnsRcode;
 
 use super::answer::{Writer, refusal};
 use super::message::{Message, kind};
+use crate::local::name::is_at_or_below;
 
 /// How long the answers live: they never change.
 const TTL_SECS: u32 = 86_400;
@@ -67,16 +68,6 @@ fn data(meaning: Meaning, query: &Message<'_>) -> Option<Vec<u8>> {
         }
         _ => None,
     }
-}
-
-/// Whether a name is `ancestor` or lies below it. Names are compared label by label and without regard to case
-/// (RFC 1035 section 2.3.3).
-fn is_at_or_below(mut name: &[u8], ancestor: &[u8]) -> bool {
-    while name.len() > ancestor.len() {
-        let label_len = name.first().map_or(0, |&len| usize::from(len));
-        name = name.get(1 + label_len..).unwrap_or_default();
-    }
-    name.eq_ignore_ascii_case(ancestor)
 }
 
 #[cfg(test)]

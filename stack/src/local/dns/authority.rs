@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Answers about the network itself: its containers' names, and the names of its addresses.
+//!
+//! # How it works
+//! | name | known as |
+//! |---|---|
+//! | the domain | the zone's own name |
+//! | `NAME.domain`, and `NAME` alone when the zone has it | a container, or [`gateway`](zone::GATEWAY) |
+//! | another name below the domain | nobody |
+//! | the reverse name of an address of the network's prefixes, or of a part of the prefix | its container, or nobody |
+//!
+//! Whatever is in this table is answered here, whatever its type, and no nameserver is asked. Other names are none of
+//! this zone's business. Of several addresses another comes first each time.
+//!
+//! # Sources
+//! RFC 1034 section 4.3.2 (the algorithm), RFC 2308 sections 2 and 5 (negative answers), RFC 6303 section 3 (SOA of
+//! locally served zones), RFC 8020 (names between others exist), RFC 8482 (ANY).
+
+use core::net::IpAddr;
+use std::sync::Arc;
+
+use smoltcp::wire::{DnsRcode, IpCidr};
+
+use super::answer::{Writer, refusal};
+use super::message::{Message, kind};
+use super::reverse::{self, ReverseName};
+use super::zone::{GATEWAY, Zone};
+use crate::Config;
+use crate::keyed::KeyedState;
+use crate::local::name;
+
+/// How long answers live, negative ones too (RFC 2308 section 5): containers come and go.
+const TTL_SECS: u32 = 5;
+/// Serial, refresh, retry and expire of an SOA record that nobody transfers a zone by, as RFC 6303 section 3 has them, and
+/// the time to live of negative answers.
+const SOA_NUMBERS: [u32; 5] = [1, 3600, 1200, 604_800, TTL_SECS];
+/// RFC 2142 section 7.
+const MAILBOX: &str = "hostmaster";
+
+/// What is known of a name that is the network's.
+#[derive(Clone, Copy, Debug)]
+enum Found<'a> {
+    /// A zone's own name, which may be somebody's too.
+    Apex(&'a [IpAddr]),
+    Host(&'a [IpAddr]),
+    /// The label of whom an address belongs to.
+    Owner(&'a [u8]),
+    /// There are names below it.
+    Between,
+    Nobody,
+}
+
+/// What the gateway answers for itself.
+#[derive(Debug)]
+pub(super) struct Authority {
+    zone: Arc<Zone>,
+    prefixes: Vec<IpCidr>,
+    gateway: Vec<IpAddr>,
+    /// Which address comes first.
+    turns: KeyedState,
+    answered: u64,
+}
+
+impl Authority {
+    pub(super) fn new(config: &Config) -> Self {
+        let (ipv4, ipv6) = (config.ipv4.into_iter(), config.ipv6.into_iter());
+        let prefixes =
+            ipv4.clone().map(|plan| plan.subnet.into()).chain(ipv6.clone().map(|plan| plan.subnet.into()));
+        let gateway = ipv4.map(|plan| plan.gateway.into()).chain(ipv6.map(|plan| plan.gateway.into()));
+        Self {
+            zone: Arc::clone(&config.zone),
+            prefixes: prefixes.collect(),
+            gateway: gateway.collect(),
+            turns: KeyedState::new(&config.seed, b"dns turns"),
+            answered: 0,
+        }
+    }
+
+    pub(super) fn set_zone(&mut self, zone: Arc<Zone>) {
+        self.zone = zone;
+    }
+
+    /// The answer to a query about the network; `None` when it is about something else.
+    pub(super) fn answer(&mut self, query: &Message<'_>) -> Option<Vec<u8>> {
+        self.answered += 1;
+        let (apex, found) = self.find(query.name())?;
+        if query.class() != kind::CLASS_IN {
+            return Some(refusal(query, DnsRcode::Refused));
+        }
+        let rcode = if matches!(found, Found::Nobody) { DnsRcode::NXDomain } else { DnsRcode::NoError };
+        let mut writer = Writer::answer(query, rcode);
+        writer.authoritative();
+        let wants = |kind| query.kind() == kind || query.kind() == kind::ANY;
+        if matches!(found, Found::Apex(_)) && wants(kind::SOA) {
+            writer.record(query.name(), kind::SOA, TTL_SECS, &self.start_of_authority());
+        }
+        match found {
+            Found::Apex(addresses) | Found::Host(addresses) => {
+                self.write_addresses(&mut writer, query.name(), addresses, wants);
+            }
+            Found::Owner(label) if wants(kind::PTR) => {
+                writer.record(query.name(), kind::PTR, TTL_SECS, &self.in_domain(label));
+            }
+            Found::Owner(_) | Found::Between | Found::Nobody => {}
+        }
+        // RFC 2308 section 3: "Name servers authoritative for a zone MUST include the SOA record of the zone in the
+        // authority section of the response when reporting an NXDOMAIN or indicating that no data of the requested type
+        // exists."
+        if writer.is_empty() {
+            writer.authority(&apex, kind::SOA, TTL_SECS, &self.start_of_authority());
+        }
+        Some(writer.finish(query.edns()))
+    }
+
+    fn write_addresses(
+        &self,
+        writer: &mut Writer,
+        owner: &[u8],
+        addresses: &[IpAddr],
+        wants: impl Fn(u16) -> bool,
+    ) {
+        let wanted = || addresses.iter().filter(|address| wants(kind_of(**address)));
+        let count = wanted().count().max(1) as u64;
+        let first = usize::try_from(self.turns.hash(&self.answered.to_be_bytes()) % count).unwrap_or(0);
+        for address in wanted().skip(first).chain(wanted().take(first)) {
+            match address {
+                IpAddr::V4(address) => writer.record(owner, kind::A, TTL_SECS, &address.octets()),
+                IpAddr::V6(address) => writer.record(owner, kind::AAAA, TTL_SECS, &address.octets()),
+            }
+        }
+    }
+
+    /// What is known of a name, and the name of the zone that it is in.
+    fn find(&self, name: &[u8]) -> Option<(Vec<u8>, Found<'_>)> {
+        let domain = self.zone.domain()?;
+        let alone = only_label(name).and_then(|label| self.addresses(label));
+        if name.eq_ignore_ascii_case(domain) {
+            return Some((name.to_vec(), Found::Apex(alone.unwrap_or_default())));
+        }
+        if let Some(addresses) = alone {
+            return Some((name.to_vec(), Found::Host(addresses)));
+        }
+        if name::is_at_or_below(name, domain) {
+            let (label, apex) = name.split_at(name.len() - domain.len());
+            let host = label.split_first().filter(|(len, label)| usize::from(**len) == label.len());
+            let addresses = host.and_then(|(_, label)| self.addresses(label));
+            return Some((apex.to_vec(), addresses.map_or(Found::Nobody, Found::Host)));
+        }
+        self.find_reverse(&ReverseName::parse(name)?)
+    }
+
+    fn find_reverse(&self, name: &ReverseName) -> Option<(Vec<u8>, Found<'_>)> {
+        let is_inside =
+            |prefix: &&IpCidr| name.bits >= prefix.prefix_len() && prefix.contains_addr(&name.address.into());
+        let prefix = self.prefixes.iter().find(is_inside)?;
+        let apex = reverse::name_of(prefix.address().into(), prefix.prefix_len());
+        let found = match name.whole() {
+            Some(address) => self.owner(address).map_or(Found::Nobody, Found::Owner),
+            None if name.has_more => Found::Nobody,
+            None if reverse::name_of(name.address, name.bits) == apex => Found::Apex(&[]),
+            None if self.has_names_below(name) => Found::Between,
+            None => Found::Nobody,
+        };
+        Some((apex, found))
+    }
+
+    fn has_names_below(&self, name: &ReverseName) -> bool {
+        let below = IpCidr::new(name.address.into(), name.bits);
+        let mut known = self.gateway.iter().copied().chain(self.zone.first_from(name.address));
+        known.any(|address| below.contains_addr(&address.into()))
+    }
+
+    fn addresses(&self, label: &[u8]) -> Option<&[IpAddr]> {
+        let is_gateway = label.eq_ignore_ascii_case(GATEWAY.as_bytes());
+        if is_gateway { Some(&self.gateway) } else { self.zone.addresses(label) }
+    }
+
+    fn owner(&self, address: IpAddr) -> Option<&[u8]> {
+        let is_gateway = self.gateway.contains(&address);
+        if is_gateway { Some(GATEWAY.as_bytes()) } else { self.zone.name(address) }
+    }
+
+    /// A label in front of the domain.
+    fn in_domain(&self, label: &[u8]) -> Vec<u8> {
+        let len = u8::try_from(label.len()).unwrap_or(0);
+        [&[len], label, self.zone.domain().unwrap_or_default()].concat()
+    }
+
+    /// The data of the SOA record of all zones.
+    fn start_of_authority(&self) -> Vec<u8> {
+        let mut data = self.in_domain(GATEWAY.as_bytes());
+        data.extend(self.in_domain(MAILBOX.as_bytes()));
+        data.extend(SOA_NUMBERS.iter().flat_map(|number| number.to_be_bytes()));
+        data
+    }
+}
+
+/// The label of a name that has no other.
+fn only_label(name: &[u8]) -> Option<&[u8]> {
+    let (&len, rest) = name.split_first()?;
+    let (&root, label) = rest.split_last()?;
+    (root == 0 && usize::from(len) == label.len()).then_some(label)
+}
+
+const fn kind_of(address: IpAddr) -> u16 {
+    match address {
+        IpAddr::V4(_) => kind::A,
+        IpAddr::V6(_) => kind::AAAA,
+    }
+}
+
+#[cfg(test)]
+mod tests;
