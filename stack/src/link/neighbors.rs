@@ -10,8 +10,9 @@
 //! address. Three questions without an answer end it.
 //!
 //! # Bounds
-//! A fixed number of entries. A new one takes the place of the oldest of [`EXAMINED`] entries under a moving hand;
-//! who loses its place is asked for again, which costs a round trip on the link and no packet.
+//! A fixed number of entries, enough for the addresses of a full network. A new one takes the place of the oldest of
+//! [`EXAMINED`] entries under a moving hand; who loses its place is asked for again, which costs a round trip on the link
+//! and no packet. A MAC address with [`MAX_PER_MAC`] entries takes from itself first.
 //!
 //! # Sources
 //! RFC 4861 sections 7.3 and 10; RFC 1122 section 2.3.2.1.
@@ -30,8 +31,11 @@ pub const REACHABLE: Duration = Duration::from_secs(30);
 pub const RETRANSMIT: Duration = Duration::from_secs(1);
 /// RFC 4861 section 10: "MAX_MULTICAST_SOLICIT 3 transmissions".
 pub const MAX_SOLICITATIONS: u8 = 3;
-/// Entries of a table.
-pub const DEFAULT_CAPACITY: usize = 4_096;
+/// Entries of a table: IPv4, IPv6 and link-local for each of a network's 4,096 ports, and some to spare.
+pub const DEFAULT_CAPACITY: usize = 16_384;
+/// Entries at one MAC address. A switch's port may have as many addresses (`wharf_switch::guard::MAX_BINDINGS` of each
+/// family).
+pub const MAX_PER_MAC: usize = 32;
 /// Entries looked at for the oldest when the table is full.
 pub const EXAMINED: usize = 16;
 
@@ -82,6 +86,8 @@ pub struct Neighbors {
     config: Scope,
     entries: Vec<Neighbor>,
     places: KeyedMap<IpAddr, usize>,
+    /// The places of each MAC address.
+    by_mac: KeyedMap<EthernetAddress, Vec<usize>>,
     capacity: usize,
     hand: usize,
 }
@@ -143,10 +149,12 @@ impl Neighbors {
     /// An empty table of `capacity` entries, at least 1.
     #[must_use]
     pub fn with_capacity(config: &Config, capacity: usize) -> Self {
+        let hasher = KeyedState::new(&config.seed, b"neighbors");
         Self {
             config: Scope::new(config),
             entries: Vec::new(),
-            places: KeyedMap::with_hasher(KeyedState::new(&config.seed, b"neighbors")),
+            places: KeyedMap::with_hasher(hasher),
+            by_mac: KeyedMap::with_hasher(hasher),
             capacity: capacity.max(1),
             hand: 0,
         }
@@ -166,18 +174,26 @@ impl Neighbors {
         if !self.config.is_on_link(address) || !mac.is_unicast() {
             return Noted::Refused;
         }
-        if let Some(neighbor) = self.entry(address) {
-            let before = neighbor.mac.replace(mac);
+        let Some(&place) = self.places.get(&address) else {
+            self.insert(Neighbor { address, mac: Some(mac), confirmed: now, asked: now, questions: 0 });
+            return Noted::New;
+        };
+        let before = self.entries.get(place).and_then(|neighbor| neighbor.mac);
+        if before != Some(mac) {
+            if let Some(surplus) = self.surplus(mac) {
+                self.set_mac(surplus, None);
+            }
+            self.set_mac(place, Some(mac));
+        }
+        if let Some(neighbor) = self.entries.get_mut(place) {
             neighbor.confirmed = now;
             neighbor.questions = 0;
-            return match before {
-                Some(before) if before == mac => Noted::Confirmed,
-                Some(before) => Noted::Changed(before),
-                None => Noted::New,
-            };
         }
-        self.insert(Neighbor { address, mac: Some(mac), confirmed: now, asked: now, questions: 0 });
-        Noted::New
+        match before {
+            Some(before) if before == mac => Noted::Confirmed,
+            Some(before) => Noted::Changed(before),
+            None => Noted::New,
+        }
     }
 
     /// As [`Neighbors::learn`], but only for an address that somebody asked for or knew before.
@@ -193,10 +209,11 @@ impl Neighbors {
         if !self.config.is_on_link(address) || self.config.is_ours(address) {
             return Resolution::Unreachable;
         }
-        let Some(neighbor) = self.entry(address) else {
+        let Some(&place) = self.places.get(&address) else {
             self.insert(Neighbor { address, mac: None, confirmed: now, asked: now, questions: 1 });
             return Resolution::Ask;
         };
+        let Some(neighbor) = self.entries.get_mut(place) else { return Resolution::Unreachable };
         let due = neighbor.questions == 0 || now.since(neighbor.asked) >= RETRANSMIT;
         match neighbor.mac {
             Some(mac) if now.since(neighbor.confirmed) < REACHABLE => Resolution::Known(mac),
@@ -207,9 +224,9 @@ impl Neighbors {
             }
             // The host left or changed its MAC: ask everybody.
             Some(_) => {
-                neighbor.mac = None;
                 neighbor.questions = 0;
                 neighbor.ask(now);
+                self.set_mac(place, None);
                 Resolution::Ask
             }
             None if !due && neighbor.questions > MAX_SOLICITATIONS => Resolution::Unreachable,
@@ -243,23 +260,45 @@ impl Neighbors {
             .filter_map(move |entry| Some((entry.address, entry.mac?, now.since(entry.confirmed))))
     }
 
-    fn entry(&mut self, address: IpAddr) -> Option<&mut Neighbor> {
-        self.entries.get_mut(*self.places.get(&address)?)
+    /// Adds an entry for an address that has none.
+    fn insert(&mut self, neighbor: Neighbor) {
+        let blank = Neighbor { mac: None, ..neighbor };
+        let place = match neighbor.mac.and_then(|mac| self.surplus(mac)) {
+            None if self.entries.len() < self.capacity => {
+                self.entries.push(blank);
+                self.entries.len() - 1
+            }
+            surplus => surplus.unwrap_or_else(|| self.oldest()),
+        };
+        self.set_mac(place, None);
+        if let Some(entry) = self.entries.get_mut(place) {
+            self.places.remove(&entry.address);
+            *entry = blank;
+        }
+        self.places.insert(neighbor.address, place);
+        self.set_mac(place, neighbor.mac);
     }
 
-    fn insert(&mut self, neighbor: Neighbor) {
-        let place = if self.entries.len() < self.capacity {
-            self.entries.push(neighbor);
-            self.entries.len() - 1
-        } else {
-            let place = self.oldest();
-            if let Some(entry) = self.entries.get_mut(place) {
-                self.places.remove(&entry.address);
-                *entry = neighbor;
+    /// The oldest entry at a MAC address that has as many as it may.
+    fn surplus(&self, mac: EthernetAddress) -> Option<usize> {
+        let places = self.by_mac.get(&mac).filter(|places| places.len() >= MAX_PER_MAC)?;
+        places.iter().copied().min_by_key(|&place| self.entries.get(place).map(|entry| entry.confirmed))
+    }
+
+    /// Enters at which MAC address an entry is.
+    fn set_mac(&mut self, place: usize, mac: Option<EthernetAddress>) {
+        let Some(neighbor) = self.entries.get_mut(place) else { return };
+        if let Some(before) = core::mem::replace(&mut neighbor.mac, mac)
+            && let Some(places) = self.by_mac.get_mut(&before)
+        {
+            places.retain(|&other| other != place);
+            if places.is_empty() {
+                self.by_mac.remove(&before);
             }
-            place
-        };
-        self.places.insert(neighbor.address, place);
+        }
+        if let Some(mac) = mac {
+            self.by_mac.entry(mac).or_default().push(place);
+        }
     }
 
     /// The least recently confirmed of the next entries under the hand; unanswered ones go first.
@@ -372,6 +411,42 @@ mod tests {
         table.learn(at(11), ip(14), mac(14));
         assert_eq!(table.peek(ip(10)), None);
         assert_eq!(table.iter(at(11)).count(), 3);
-        assert_eq!(table.places.len(), 3);
+        assert_eq!((table.places.len(), table.by_mac.len()), (3, 3));
+    }
+
+    #[test]
+    fn a_full_network_fits() {
+        let mut table = Neighbors::new(&config());
+        for number in 0..4096u16 {
+            let [high, low] = number.to_be_bytes();
+            let mac = EthernetAddress([2, 0, 0, 0, high, low]);
+            for prefix in ["fd00:db8::", "fe80::1:0"] {
+                let prefix: core::net::Ipv6Addr = prefix.parse().unwrap();
+                let address = core::net::Ipv6Addr::from_bits(prefix.to_bits() + 0x100 + u128::from(number));
+                assert_eq!(table.learn(at(0), address.into(), mac), Noted::New);
+            }
+        }
+        assert_eq!(table.iter(at(0)).count(), 8192);
+    }
+
+    #[test]
+    fn who_claims_many_addresses_takes_from_itself() {
+        let mut table = Neighbors::with_capacity(&config(), 100);
+        for number in 1..=60 {
+            table.learn(at(0), ip(100 + number), mac(number));
+        }
+        for number in 0..10_000u16 {
+            let address = core::net::Ipv6Addr::from([0xfe80, 0, 0, 0, 0, 0, 1, number]);
+            assert_eq!(table.learn(at(1 + u64::from(number)), address.into(), mac(99)), Noted::New);
+        }
+        assert!((1..=60).all(|number| table.peek(ip(100 + number)) == Some(mac(number))));
+        assert_eq!(table.iter(at(0)).filter(|(_, at, _)| *at == mac(99)).count(), MAX_PER_MAC);
+        assert_eq!((table.places.len(), table.by_mac.len()), (60 + MAX_PER_MAC, 61));
+        // Addresses of others that it claims are on its account too.
+        for number in 1..=60 {
+            assert_eq!(table.learn(at(20_000), ip(100 + number), mac(99)), Noted::Changed(mac(number)));
+        }
+        assert_eq!(table.iter(at(0)).filter(|(_, at, _)| *at == mac(99)).count(), MAX_PER_MAC);
+        assert_eq!(table.by_mac.len(), 1);
     }
 }
