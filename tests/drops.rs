@@ -72,6 +72,13 @@ fn dns(id: u16, flags: u8) -> Vec<u8> {
     udp("10.0.2.3:53", &[&header[..], b"\x07example\x03org\0", &[0, 1, 0, 1]].concat())
 }
 
+/// A DISCOVER of the container's for another MAC address than its own.
+fn dhcp_of_another(id: u8) -> Vec<u8> {
+    let mut bytes = frames::dhcp(1, 1, &[61, 2, 1, id])[ETHERNET + IPV4 + 8..].to_vec();
+    bytes[33] ^= 1;
+    frames::udp(end("0.0.0.0:68"), end("255.255.255.255:67"), 64, &bytes)
+}
+
 /// The frame with a byte other than it was.
 fn damaged(mut frame: Vec<u8>, at: usize) -> Vec<u8> {
     frame[at] ^= 0x55;
@@ -162,6 +169,7 @@ fn provoke_gateway(reason: Gateway) -> Stage {
         R::GroupUnknown
         | R::PortClosed
         | R::DhcpMalformed
+        | R::DhcpSenderForged
         | R::DhcpNotRequest
         | R::DhcpOtherServer
         | R::DhcpNotOwner
@@ -284,15 +292,14 @@ fn provoke_local(reason: Gateway) -> Stage {
         R::GroupUnknown => got(&[udp("224.0.0.251:5353", b"")]),
         R::PortClosed => got(&[udp("10.0.2.2:9", b"")]),
         R::DhcpMalformed => got(&[frames::udp(end("0.0.0.0:68"), end("255.255.255.255:67"), 64, b"dhcp")]),
+        R::DhcpSenderForged => got(&[dhcp_of_another(1)]),
         R::DhcpNotRequest => got(&[frames::dhcp(2, 1, &[])]),
         R::DhcpOtherServer => got(&[frames::dhcp(1, 3, &[54, 4, 10, 0, 2, 9])]),
         R::DhcpNotOwner => got(&[frames::dhcp(1, 7, &[])]),
         R::DhcpRangeExhausted => got(&[frames::dhcp(1, 1, &[61, 2, 1, 1]), {
-            let other = frames::dhcp(1, 1, &[61, 2, 1, 2]);
-            // Another hardware address, too.
-            let mut bytes = other[ETHERNET + IPV4 + 8..].to_vec();
-            bytes[33] ^= 1;
-            frames::udp(end("0.0.0.0:68"), end("255.255.255.255:67"), 64, &bytes)
+            let mut frame = dhcp_of_another(2);
+            frame[11] ^= 1;
+            frame
         }]),
         R::DnsMalformed => got(&[udp("10.0.2.3:53", b"short")]),
         R::DnsNotQuery => got(&[dns(1, 0x80)]),

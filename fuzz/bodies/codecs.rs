@@ -24,7 +24,7 @@ pub fn codecs(data: &[u8]) {
 }
 
 fn dhcp(bytes: &[u8]) {
-    if let Ok(request) = Request::parse(bytes) {
+    if let Ok(request) = Request::parse(CONTAINER_MAC, bytes) {
         let _ = request.wants(3);
         assert!(request.chaddr.is_unicast());
         assert!(request.max_answer_len >= 548);

@@ -61,6 +61,7 @@ wharf_switch::drop_reasons! {
         NdpRogueRouter(Policy, "a container plays the router"),
         NdpNotSolicited(Elsewhere, "Neighbor Advertisement that nobody asked for"),
         DhcpMalformed(Malformed, "DHCP message truncated, contradictory or not for Ethernet"),
+        DhcpSenderForged(Policy, "DHCP message for a MAC address other than its sender's"),
         DhcpNotRequest(Elsewhere, "DHCP message that no client sends to a server"),
         DhcpOtherServer(Elsewhere, "DHCP client chose another server"),
         DhcpNotOwner(Elsewhere, "DHCP release or decline of an address that is not the client's"),

@@ -10,10 +10,10 @@
 //! Sockets speak through [`Gateway::handle_host`]; the frames and sockets of one turn are followed by one
 //! [`Gateway::exhale`], and by [`Gateway::handle_timers`] for what is due.
 
-use core::net::{IpAddr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use smoltcp::wire::{EthernetFrame, EthernetProtocol, Icmpv6Message, IpProtocol};
+use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv6Message, IpProtocol};
 use wharf_switch::frame::ETHERNET_HEADER_LEN;
 use wharf_switch::{DropCounters, Frame, Instant, Pool};
 
@@ -21,6 +21,7 @@ use crate::env::{Cx, Env, Outbox};
 use crate::host::{Host, HostError, HostEvent, Owner};
 use crate::link::{Link, ndp};
 use crate::local::Local;
+use crate::local::dhcp4::lease::{LeaseView, Leases, ReservationError};
 use crate::local::dns::zone::Zone;
 use crate::transit::Transit;
 use crate::transit::fragments::Reassembly;
@@ -269,6 +270,56 @@ impl Gateway {
     pub fn set_zone(&mut self, zone: Arc<Zone>) {
         self.local.set_zone(Arc::clone(&zone));
         self.env.config.zone = zone;
+    }
+
+    /// Keeps an IPv4 address for the container at `mac`, which DHCP calls `name` then. It replaces an earlier reservation.
+    /// As all of leases, on the first worker.
+    ///
+    /// # Errors
+    /// [`ReservationError`]; nothing has changed.
+    pub fn reserve(
+        &mut self,
+        now: Instant,
+        mac: EthernetAddress,
+        address: Ipv4Addr,
+        name: Option<String>,
+    ) -> Result<(), ReservationError> {
+        let not_ours = ReservationError::NotForContainers(address);
+        if !self.env.config.may_be_container(address.into()) {
+            return Err(not_ours);
+        }
+        self.local.leases_mut().ok_or(not_ours)?.reserve(now, mac, address, name)
+    }
+
+    /// Ends a reservation. A lease goes on until its end, or until [`release_leases`](Self::release_leases).
+    pub fn release_reservation(&mut self, now: Instant, mac: EthernetAddress) {
+        if let Some(leases) = self.local.leases_mut() {
+            leases.release_reservation(now, mac);
+        }
+    }
+
+    /// The container at `mac` has left: its addresses are free, and remembered for its return.
+    pub fn release_leases(&mut self, mac: EthernetAddress) {
+        if let Some(leases) = self.local.leases_mut() {
+            leases.release(mac);
+        }
+    }
+
+    /// Every IPv4 address that has or had a client, to be listed and to be written down.
+    pub fn leases(&self, now: Instant) -> impl Iterator<Item = LeaseView<'_>> {
+        self.local.leases().into_iter().flat_map(move |leases| leases.views(now))
+    }
+
+    /// Enters a lease that was written down; reservations come before. Returns whether it could be: the address is for this
+    /// client still.
+    pub fn restore_lease(&mut self, now: Instant, lease: &LeaseView<'_>) -> bool {
+        self.local.leases_mut().is_some_and(|leases| leases.restore(now, lease))
+    }
+
+    /// Another number when leases have changed that are worth writing down.
+    #[must_use]
+    pub fn lease_version(&self) -> u64 {
+        self.local.leases().map_or(0, Leases::version)
     }
 
     /// How full the gateway is.

@@ -72,6 +72,16 @@ impl Local {
         }
     }
 
+    /// Who has which IPv4 address, where there is IPv4.
+    pub(crate) fn leases(&self) -> Option<&dhcp4::lease::Leases> {
+        self.dhcp4.as_ref().map(dhcp4::Server::leases)
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn leases_mut(&mut self) -> Option<&mut dhcp4::lease::Leases> {
+        self.dhcp4.as_mut().map(dhcp4::Server::leases_mut)
+    }
+
     /// Whether a UDP port of the gateway's is one of its services'.
     pub(crate) const fn is_service(port: u16) -> bool {
         matches!(port, dns::PORT | dhcp4::SERVER_PORT)
@@ -187,7 +197,7 @@ impl Local {
         message: &[u8],
     ) -> Result<(), DropReason> {
         let server = self.dhcp4.as_mut().ok_or(DropReason::Ipv4NotConfigured)?;
-        if let Some(reply) = server.handle(cx.now, message)? {
+        if let Some(reply) = server.handle(cx.now, packet.src_mac, message)? {
             if let Some((address, mac)) = reply.bound {
                 neighbors.learn(cx.now, address.into(), mac);
             }

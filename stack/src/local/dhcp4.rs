@@ -37,7 +37,7 @@ use crate::{Config, DropReason, Ipv4Plan};
 pub mod lease;
 pub mod message;
 
-use lease::{ClientKey, DECLINE_TIME, Leases, OFFER_TIME, State};
+use lease::{ClientKey, DECLINE_TIME, Lease, Leases, OFFER_TIME, State};
 use message::{Answer, Request, code};
 
 /// Where servers listen.
@@ -104,12 +104,29 @@ impl Server {
         })
     }
 
-    /// Takes a message that came to port 67. Its own leases decide: who was seen under an address may have left.
+    /// Who has which address.
+    #[must_use]
+    pub fn leases(&self) -> &Leases {
+        &self.leases
+    }
+
+    /// The same, to be changed.
+    pub fn leases_mut(&mut self) -> &mut Leases {
+        &mut self.leases
+    }
+
+    /// Takes a message that came to port 67 in a frame `from` somebody. Its own leases decide: who was seen under an
+    /// address may have left.
     ///
     /// # Errors
     /// Why it was of no use. `Ok(None)` is a message that wants no answer.
-    pub fn handle(&mut self, now: Instant, message: &[u8]) -> Result<Option<Reply>, DropReason> {
-        let request = Request::parse(message)?;
+    pub fn handle(
+        &mut self,
+        now: Instant,
+        from: EthernetAddress,
+        message: &[u8],
+    ) -> Result<Option<Reply>, DropReason> {
+        let request = Request::parse(from, message)?;
         let client = ClientKey::new(request.client_id, request.chaddr);
         match request.kind {
             DhcpMessageType::Discover => self.handle_discover(now, &request, &client).map(Some),
@@ -132,14 +149,14 @@ impl Server {
     ) -> Result<Reply, DropReason> {
         let address = self
             .leases
-            .choose(now, client, request.chaddr, request.requested)
+            .choose(now, client, request.from, request.requested)
             .ok_or(DropReason::DhcpRangeExhausted)?;
         // A client that starts over keeps its running lease while it thinks about the offer.
         let running = self.leases.of_client(client).is_some_and(|lease| {
             lease.address == address && lease.state == State::Bound && now + OFFER_TIME < lease.until
         });
         if !running {
-            self.leases.put(client, request.chaddr, address, State::Offered, now + OFFER_TIME);
+            self.leases.put(client, request.from, address, State::Offered, now + OFFER_TIME);
         }
         Ok(self.grant(DhcpMessageType::Offer, request, address))
     }
@@ -157,7 +174,7 @@ impl Server {
             // offer is declined" (RFC 2131 section 3.1 step 4).
             (Some(server), _) if server != self.plan.gateway => {
                 if let Some((address, State::Offered)) = own {
-                    self.leases.put(client, request.chaddr, address, State::Released, now);
+                    self.leases.put(client, request.from, address, State::Released, now);
                 }
                 return Err(DropReason::DhcpOtherServer);
             }
@@ -181,14 +198,11 @@ impl Server {
         if !self.leases.contains(wanted) {
             return Ok(self.refuse(request, "no address of this network's range"));
         }
-        let mac = request.chaddr;
-        let free =
-            self.leases.is_free_for(now, client, mac, wanted) || self.leases.is_held_by_mac(mac, wanted);
-        if !free {
-            return Ok(self.refuse(request, "the address is in use"));
+        if !self.leases.may_have(now, client, request.from, wanted) {
+            return Ok(self.refuse(request, "the address is in use, or reserved"));
         }
         let until = now + Duration::from_secs(lease_secs(request).into());
-        self.leases.put(client, mac, wanted, State::Bound, until);
+        self.leases.put(client, request.from, wanted, State::Bound, until);
         if let Some(hostname) = request.hostname {
             self.leases.name(wanted, hostname);
         }
@@ -203,7 +217,7 @@ impl Server {
         client: &ClientKey,
     ) -> Result<Option<Reply>, DropReason> {
         let address = self.owned(request, client, request.requested)?;
-        self.leases.put(client, request.chaddr, address, State::Declined, now + DECLINE_TIME);
+        self.leases.put(client, request.from, address, State::Declined, now + DECLINE_TIME);
         Ok(None)
     }
 
@@ -216,7 +230,7 @@ impl Server {
         client: &ClientKey,
     ) -> Result<Option<Reply>, DropReason> {
         let address = self.owned(request, client, Some(request.ciaddr))?;
-        self.leases.put(client, request.chaddr, address, State::Released, now);
+        self.leases.put(client, request.from, address, State::Released, now);
         Ok(None)
     }
 
@@ -230,7 +244,9 @@ impl Server {
         if request.server_id.is_some_and(|server| server != self.plan.gateway) {
             return Err(DropReason::DhcpOtherServer);
         }
-        let own = self.leases.of_client(client).filter(|lease| Some(lease.address) == address);
+        // Identifiers are no secrets.
+        let is_its = |lease: &&Lease| Some(lease.address) == address && lease.mac == request.from;
+        let own = self.leases.of_client(client).filter(is_its);
         own.map(|lease| lease.address).ok_or(DropReason::DhcpNotOwner)
     }
 
@@ -243,7 +259,7 @@ impl Server {
         answer.push_secs(code::RENEWAL_TIME, secs / 2);
         answer.push_secs(code::REBINDING_TIME, secs - secs / 8);
         self.push_parameters(&mut answer, request);
-        let bound = (kind == DhcpMessageType::Ack).then_some((address, request.chaddr));
+        let bound = (kind == DhcpMessageType::Ack).then_some((address, request.from));
         Reply { message: answer.finish(), destination: destination(request, address), bound }
     }
 
@@ -288,7 +304,8 @@ impl Server {
         push(code::DOMAIN_NAME_SERVER, &self.forwarder.map(|address| address.octets()).unwrap_or_default());
         // RFC 2132 section 5.1: "The minimum legal value for the MTU is 68."
         push(code::INTERFACE_MTU, &self.mtu_bytes.max(68).to_be_bytes());
-        push(code::HOST_NAME, self.hostname.as_deref().unwrap_or_default().as_bytes());
+        let hostname = self.leases.reserved_name(request.from).or(self.hostname.as_deref());
+        push(code::HOST_NAME, hostname.unwrap_or_default().as_bytes());
         push(code::DOMAIN_NAME, self.domain.as_deref().unwrap_or_default().as_bytes());
         push(
             code::BROADCAST_ADDRESS,

@@ -8,13 +8,20 @@
 //! A client that changes its identifier but not its MAC address (another DHCP program in the same container) gets
 //! its former address, before an address is refused to it: a range may hold a single one.
 //!
+//! The owner of the network may reserve an address, of the range or not, for a MAC address: whoever is there gets that one
+//! and no other, and nobody else gets it.
+//!
 //! # Bounds
-//! One entry per address of the range, at most [`MAX_RANGE`].
+//! One entry per address of the range, at most [`MAX_RANGE`], and per reservation. A MAC address without a reservation
+//! holds at most [`MAX_PER_MAC`] addresses, those that it declined included: who claims to be many takes from itself.
 //!
 //! # Sources
 //! RFC 2131 sections 2.1 and 4.3.1.
 
+use core::fmt;
 use core::net::Ipv4Addr;
+use core::ops::RangeInclusive;
+use std::collections::BTreeMap;
 
 use smoltcp::wire::EthernetAddress;
 use wharf_switch::{Duration, Instant};
@@ -22,7 +29,9 @@ use wharf_switch::{Duration, Instant};
 use crate::keyed::{KeyedMap, KeyedState};
 
 /// Addresses of the longest range; a network has no more ports.
-pub const MAX_RANGE: usize = 4_096;
+pub const MAX_RANGE: u32 = 4_096;
+/// Addresses that one MAC address may hold under different identifiers.
+pub const MAX_PER_MAC: usize = 4;
 /// How long an offer waits for its request.
 pub const OFFER_TIME: Duration = Duration::from_secs(60);
 /// How long an address that somebody found in use rests.
@@ -49,25 +58,77 @@ pub enum State {
     Offered,
     /// Leased.
     Bound,
-    /// Given back; remembered in case the client returns.
+    /// Given back, or its time is over; remembered in case the client returns.
     Released,
     /// Somebody found it in use.
     Declined,
 }
 
-/// One address and its client.
-#[derive(Clone, Debug)]
-pub struct Lease {
+impl State {
+    /// The stable name, as used in listings.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Offered => "offered",
+            Self::Bound => "bound",
+            Self::Released => "released",
+            Self::Declined => "declined",
+        }
+    }
+}
+
+/// One address and its client, as its owner sees it and may write it down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseView<'a> {
     /// The address.
     pub address: Ipv4Addr,
     /// The client's MAC address.
     pub mac: EthernetAddress,
-    /// What the client calls itself.
-    pub hostname: Option<String>,
+    /// What the client is told apart by.
+    pub client: &'a [u8],
+    /// The name that the owner has reserved, or else what the client calls itself.
+    pub hostname: Option<&'a str>,
     /// What the address is used for.
     pub state: State,
-    /// Until when.
-    pub until: Instant,
+    /// For how much longer.
+    pub remaining: Duration,
+    /// The address is reserved for this MAC address.
+    pub is_reserved: bool,
+}
+
+/// Why an address cannot be reserved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReservationError {
+    /// Not an address that a container of the network may have.
+    NotForContainers(Ipv4Addr),
+    /// Reserved for another MAC address.
+    Reserved(Ipv4Addr, EthernetAddress),
+    /// Leased to another MAC address, which uses it.
+    Leased(Ipv4Addr, EthernetAddress),
+}
+
+impl fmt::Display for ReservationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotForContainers(address) => {
+                write!(f, "{address} is no address that a container of this network may have")
+            }
+            Self::Reserved(address, mac) => write!(f, "{address} is reserved for {mac}"),
+            Self::Leased(address, mac) => write!(f, "{address} is leased to {mac} now"),
+        }
+    }
+}
+
+impl core::error::Error for ReservationError {}
+
+#[derive(Clone, Debug)]
+pub(super) struct Lease {
+    pub(super) address: Ipv4Addr,
+    pub(super) mac: EthernetAddress,
+    /// What the client calls itself.
+    hostname: Option<String>,
+    pub(super) state: State,
+    pub(super) until: Instant,
     client: ClientKey,
 }
 
@@ -78,51 +139,137 @@ impl Lease {
     }
 }
 
+#[derive(Debug)]
+struct Reservation {
+    address: Ipv4Addr,
+    name: Option<String>,
+}
+
 /// The table of leases.
 #[derive(Debug)]
 pub struct Leases {
-    first: u32,
-    /// One place per address of the range.
-    places: Vec<Option<Lease>>,
-    by_client: KeyedMap<ClientKey, usize>,
-    reserved: Vec<(EthernetAddress, Ipv4Addr)>,
+    range: RangeInclusive<Ipv4Addr>,
+    by_address: BTreeMap<Ipv4Addr, Lease>,
+    by_client: KeyedMap<ClientKey, Ipv4Addr>,
+    reservations: KeyedMap<EthernetAddress, Reservation>,
+    reserved: KeyedMap<Ipv4Addr, EthernetAddress>,
+    version: u64,
 }
 
 impl Leases {
     /// No leases yet of the range from `first` to `last`, both included.
     #[must_use]
     pub fn new(first: Ipv4Addr, last: Ipv4Addr, seed: &[u8; 32]) -> Self {
-        let (first, last) = (u32::from(first), u32::from(last));
-        let len = last.checked_sub(first).map_or(0, |span| span.saturating_add(1));
-        let len = usize::try_from(len).unwrap_or(MAX_RANGE).min(MAX_RANGE);
         let hash = KeyedState::new(seed, b"leases");
-        Self { first, places: vec![None; len], by_client: KeyedMap::with_hasher(hash), reserved: Vec::new() }
-    }
-
-    /// Keeps `address` for the client at `mac`; it may lie outside the range only if it is never leased otherwise,
-    /// so one outside is ignored.
-    pub fn reserve(&mut self, mac: EthernetAddress, address: Ipv4Addr) {
-        if self.place_of(address).is_some() {
-            self.reserved.retain(|&(other, reserved)| other != mac && reserved != address);
-            self.reserved.push((mac, address));
+        let longest = Ipv4Addr::from(u32::from(first).saturating_add(MAX_RANGE - 1));
+        Self {
+            range: first..=last.min(longest),
+            by_address: BTreeMap::new(),
+            by_client: KeyedMap::with_hasher(hash),
+            reservations: KeyedMap::with_hasher(hash),
+            reserved: KeyedMap::with_hasher(hash),
+            version: 0,
         }
     }
 
-    /// Whether the range holds `address`.
+    /// Another number when anything has changed that is to outlive the gateway: leases, but no offers.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Every address that has or had a client. Of those that are free again the client is remembered.
+    pub fn views(&self, now: Instant) -> impl Iterator<Item = LeaseView<'_>> {
+        self.by_address.values().map(move |lease| {
+            let reservation = self.reservations.get(&lease.mac).filter(|own| own.address == lease.address);
+            let name = reservation.and_then(|own| own.name.as_deref());
+            LeaseView {
+                address: lease.address,
+                mac: lease.mac,
+                client: &lease.client.0,
+                hostname: name.or(lease.hostname.as_deref()),
+                state: if lease.is_held(now) { lease.state } else { State::Released },
+                remaining: if lease.is_held(now) { lease.until - now } else { Duration::ZERO },
+                is_reserved: reservation.is_some(),
+            }
+        })
+    }
+
+    /// Enters a lease that was written down. Returns whether it could be: the address is of the range or reserved for this
+    /// MAC address, and neither it nor the client has another lease.
+    pub fn restore(&mut self, now: Instant, lease: &LeaseView<'_>) -> bool {
+        let client = ClientKey(lease.client.to_vec());
+        let is_new = self.of_client(&client).is_none() && !self.by_address.contains_key(&lease.address);
+        let is_lease = lease.state != State::Offered && !lease.client.is_empty() && lease.mac.is_unicast();
+        if !is_new || !is_lease || !self.is_permitted(lease.mac, lease.address) {
+            return false;
+        }
+        self.put(&client, lease.mac, lease.address, lease.state, now + lease.remaining);
+        self.name(lease.address, lease.hostname.unwrap_or_default().as_bytes());
+        true
+    }
+
+    /// Keeps `address` for the client at `mac`, which is called `name` then. It replaces an earlier reservation.
+    ///
+    /// # Errors
+    /// [`ReservationError::Reserved`], [`ReservationError::Leased`].
+    pub fn reserve(
+        &mut self,
+        now: Instant,
+        mac: EthernetAddress,
+        address: Ipv4Addr,
+        name: Option<String>,
+    ) -> Result<(), ReservationError> {
+        if let Some(&other) = self.reserved.get(&address).filter(|&&other| other != mac) {
+            return Err(ReservationError::Reserved(address, other));
+        }
+        if let Some(lease) = self.by_address.get(&address).filter(|lease| lease.mac != mac) {
+            if lease.state == State::Bound && lease.is_held(now) {
+                return Err(ReservationError::Leased(address, lease.mac));
+            }
+            self.remove(address);
+        }
+        self.release_reservation(now, mac);
+        self.reservations.insert(mac, Reservation { address, name });
+        self.reserved.insert(address, mac);
+        Ok(())
+    }
+
+    /// Ends a reservation. A lease goes on until its end.
+    pub fn release_reservation(&mut self, now: Instant, mac: EthernetAddress) {
+        let Some(Reservation { address, .. }) = self.reservations.remove(&mac) else { return };
+        self.reserved.remove(&address);
+        self.version += 1;
+        let is_over = self.by_address.get(&address).is_some_and(|lease| !lease.is_held(now));
+        if is_over && !self.range.contains(&address) {
+            self.remove(address);
+        }
+    }
+
+    /// Ends the leases of a client that has left the link: their addresses are free, and remembered.
+    pub fn release(&mut self, mac: EthernetAddress) {
+        for lease in self.by_address.values_mut().filter(|lease| lease.mac == mac) {
+            if lease.state != State::Declined {
+                lease.state = State::Released;
+                self.version += 1;
+            }
+        }
+    }
+
+    /// The name that the owner has reserved for the client at `mac`.
+    pub(super) fn reserved_name(&self, mac: EthernetAddress) -> Option<&str> {
+        self.reservations.get(&mac)?.name.as_deref()
+    }
+
+    /// Whether anybody is ever given `address`.
     #[must_use]
     pub fn contains(&self, address: Ipv4Addr) -> bool {
-        self.place_of(address).is_some()
+        self.range.contains(&address) || self.reserved.contains_key(&address)
     }
 
     /// The lease of a client, however old.
-    #[must_use]
-    pub fn of_client(&self, client: &ClientKey) -> Option<&Lease> {
-        self.places.get(*self.by_client.get(client)?)?.as_ref()
-    }
-
-    /// Every address in use or offered, for listings.
-    pub fn iter(&self, now: Instant) -> impl Iterator<Item = &Lease> {
-        self.places.iter().flatten().filter(move |lease| lease.is_held(now))
+    pub(super) fn of_client(&self, client: &ClientKey) -> Option<&Lease> {
+        self.by_address.get(self.by_client.get(client)?)
     }
 
     /// Finds an address for a client: reserved, its own, the one it wishes, or any that is free.
@@ -134,47 +281,66 @@ impl Leases {
         mac: EthernetAddress,
         wish: Option<Ipv4Addr>,
     ) -> Option<Ipv4Addr> {
-        let free = |address: &Ipv4Addr| self.is_free_for(now, client, mac, *address);
+        if let Some(own) = self.reservations.get(&mac) {
+            return Some(own.address).filter(|&address| self.may_have(now, client, mac, address));
+        }
         // RFC 2131 section 4.3.1: the client's current address, its previous one, the one it requests, a new one.
-        let reserved = self.reserved.iter().find(|&&(other, _)| other == mac).map(|&(_, address)| address);
+        let has_room = self.has_room(now, client, mac);
+        let free = |address: &Ipv4Addr| has_room && self.is_free_for(now, client, mac, *address);
         let own = self.of_client(client).map(|lease| lease.address);
-        if let Some(address) = [reserved, own, wish].into_iter().flatten().find(free) {
-            return Some(address);
-        }
-        let mut range = (0..self.places.len()).filter_map(|place| self.address_of(place));
-        if let Some(address) = range.find(free) {
-            return Some(address);
-        }
+        let known = || [own, wish].into_iter().flatten().find(free);
+        let range = u32::from(*self.range.start())..=u32::from(*self.range.end());
+        let any = || range.map(Ipv4Addr::from).find(free);
         // The same host under another name.
-        let same_mac = |lease: &&Lease| lease.mac == mac && lease.state != State::Declined;
-        self.places.iter().flatten().find(same_mac).map(|lease| lease.address)
+        let of_mac = || self.held_by(now, mac).filter(|lease| lease.state != State::Declined);
+        known().or_else(any).or_else(|| Some(of_mac().min_by_key(|lease| lease.until)?.address))
     }
 
-    /// Whether `client` may have `address` now.
+    /// Whether `client` may have `address` now: it is free, or the same host's under another name.
     #[must_use]
-    pub fn is_free_for(
+    pub fn may_have(
         &self,
         now: Instant,
         client: &ClientKey,
         mac: EthernetAddress,
         address: Ipv4Addr,
     ) -> bool {
-        let Some(place) = self.place_of(address) else { return false };
-        if self.reserved.iter().any(|&(other, reserved)| reserved == address && other != mac) {
-            return false;
-        }
-        match self.places.get(place).and_then(Option::as_ref) {
-            None => true,
-            Some(lease) if lease.state == State::Declined => now >= lease.until,
-            Some(lease) => lease.client == *client || !lease.is_held(now),
+        let is_free = || self.is_free_for(now, client, mac, address) && self.has_room(now, client, mac);
+        let is_of_mac = || {
+            let lease = self.by_address.get(&address);
+            lease
+                .is_some_and(|lease| lease.mac == mac && lease.is_held(now) && lease.state != State::Declined)
+        };
+        self.is_permitted(mac, address) && (is_free() || is_of_mac())
+    }
+
+    /// Whether reservations leave `address` to the client at `mac`.
+    fn is_permitted(&self, mac: EthernetAddress, address: Ipv4Addr) -> bool {
+        match (self.reservations.get(&mac), self.reserved.get(&address)) {
+            (Some(own), _) => own.address == address,
+            (None, Some(_)) => false,
+            (None, None) => self.range.contains(&address),
         }
     }
 
-    /// Whether `address` is held by the same MAC address, under whatever name.
-    #[must_use]
-    pub fn is_held_by_mac(&self, mac: EthernetAddress, address: Ipv4Addr) -> bool {
-        let lease = self.place_of(address).and_then(|place| self.places.get(place)?.as_ref());
-        lease.is_some_and(|lease| lease.mac == mac && lease.state != State::Declined)
+    /// Whether `client` is the first who needs `address`, and it is left to it.
+    fn is_free_for(&self, now: Instant, client: &ClientKey, mac: EthernetAddress, address: Ipv4Addr) -> bool {
+        self.is_permitted(mac, address)
+            && match self.by_address.get(&address) {
+                None => true,
+                Some(lease) if lease.state == State::Declined => now >= lease.until,
+                Some(lease) => lease.client == *client || !lease.is_held(now),
+            }
+    }
+
+    /// Whether the MAC address may hold one address more, `client`'s own left out.
+    fn has_room(&self, now: Instant, client: &ClientKey, mac: EthernetAddress) -> bool {
+        let others = self.held_by(now, mac);
+        others.filter(|lease| lease.client != *client || lease.state == State::Declined).count() < MAX_PER_MAC
+    }
+
+    fn held_by(&self, now: Instant, mac: EthernetAddress) -> impl Iterator<Item = &Lease> {
+        self.by_address.values().filter(move |lease| lease.mac == mac && lease.is_held(now))
     }
 
     /// Writes a lease; the address belongs to this client from now on, and the client has no other.
@@ -186,25 +352,35 @@ impl Leases {
         state: State,
         until: Instant,
     ) {
-        let Some(place) = self.place_of(address) else { return };
-        if let Some(former) = self.by_client.insert(client.clone(), place)
-            && former != place
-            && let Some(slot) = self.places.get_mut(former)
-            && slot.as_ref().is_some_and(|lease| lease.client == *client && lease.state != State::Declined)
+        if let Some(former) = self.by_client.insert(client.clone(), address)
+            && former != address
+            && let Some(lease) = self.by_address.get(&former)
+            && lease.client == *client
+            && lease.state != State::Declined
         {
-            *slot = None;
+            self.by_address.remove(&former);
         }
-        let Some(slot) = self.places.get_mut(place) else { return };
-        let hostname = slot.take().and_then(|lease| {
+        let hostname = self.by_address.remove(&address).and_then(|lease| {
             if lease.client == *client {
                 return lease.hostname;
             }
-            if self.by_client.get(&lease.client) == Some(&place) {
+            if self.by_client.get(&lease.client) == Some(&address) {
                 self.by_client.remove(&lease.client);
             }
             None
         });
-        *slot = Some(Lease { address, mac, hostname, state, until, client: client.clone() });
+        let lease = Lease { address, mac, hostname, state, until, client: client.clone() };
+        self.by_address.insert(address, lease);
+        self.version += u64::from(state != State::Offered);
+    }
+
+    /// Forgets who has or had `address`.
+    fn remove(&mut self, address: Ipv4Addr) {
+        let Some(lease) = self.by_address.remove(&address) else { return };
+        if self.by_client.get(&lease.client) == Some(&address) {
+            self.by_client.remove(&lease.client);
+        }
+        self.version += 1;
     }
 
     /// Notes what the client at `address` calls itself.
@@ -214,110 +390,12 @@ impl Leases {
             .filter(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '.' | '_'))
             .take(63)
             .collect();
-        let lease = self.place_of(address).and_then(|place| self.places.get_mut(place)?.as_mut());
+        let lease = self.by_address.get_mut(&address);
         if let Some(lease) = lease.filter(|_| !name.is_empty()) {
             lease.hostname = Some(name);
         }
     }
-
-    fn place_of(&self, address: Ipv4Addr) -> Option<usize> {
-        let place = usize::try_from(u32::from(address).checked_sub(self.first)?).ok()?;
-        (place < self.places.len()).then_some(place)
-    }
-
-    fn address_of(&self, place: usize) -> Option<Ipv4Addr> {
-        Some(Ipv4Addr::from(self.first.checked_add(u32::try_from(place).ok()?)?))
-    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: Instant = Instant::ZERO;
-    const LATER: Instant = Instant::from_secs(1000);
-
-    fn leases(count: u8) -> Leases {
-        Leases::new(Ipv4Addr::new(10, 0, 2, 100), Ipv4Addr::new(10, 0, 2, 99 + count), &[3; 32])
-    }
-
-    fn mac(number: u8) -> EthernetAddress {
-        EthernetAddress([2, 0, 0, 0, 0, number])
-    }
-
-    fn client(number: u8) -> ClientKey {
-        ClientKey::new(None, mac(number))
-    }
-
-    fn take(leases: &mut Leases, number: u8) -> Option<Ipv4Addr> {
-        let address = leases.choose(NOW, &client(number), mac(number), None)?;
-        leases.put(&client(number), mac(number), address, State::Bound, LATER);
-        Some(address)
-    }
-
-    #[test]
-    fn every_address_of_the_range_is_given_once() {
-        let mut leases = leases(5);
-        let mut given: Vec<_> = (0..5).map(|number| take(&mut leases, number).unwrap()).collect();
-        given.sort();
-        given.dedup();
-        assert_eq!(given.len(), 5);
-        assert_eq!(take(&mut leases, 9), None);
-    }
-
-    #[test]
-    fn addresses_are_given_in_their_order_and_a_client_keeps_its_own() {
-        let mut leases = leases(50);
-        let first = take(&mut leases, 7);
-        assert_eq!(first, Some(Ipv4Addr::new(10, 0, 2, 100)));
-        assert_eq!(take(&mut leases, 3), Some(Ipv4Addr::new(10, 0, 2, 101)));
-        assert_eq!(take(&mut leases, 7), first);
-    }
-
-    #[test]
-    fn an_expired_address_goes_to_who_needs_it() {
-        let mut leases = leases(1);
-        let address = take(&mut leases, 1);
-        assert_eq!(leases.choose(LATER, &client(2), mac(2), None), address);
-        leases.put(&client(2), mac(2), address.unwrap(), State::Bound, Instant::FAR);
-        assert!(leases.of_client(&client(1)).is_none());
-        assert_eq!(leases.choose(LATER, &client(1), mac(1), None), None);
-    }
-
-    #[test]
-    fn a_host_that_changes_its_identifier_gets_its_address_when_there_is_no_other() {
-        let mut single = leases(1);
-        let address = take(&mut single, 1);
-        let renamed = ClientKey::new(Some(b"\xffrenamed"), mac(1));
-        assert_eq!(single.choose(NOW, &renamed, mac(1), None), address);
-        assert_eq!(single.choose(NOW, &renamed, mac(2), None), None);
-    }
-
-    #[test]
-    fn a_reserved_address_is_its_owners_alone() {
-        let mut leases = leases(2);
-        let address = Ipv4Addr::new(10, 0, 2, 101);
-        leases.reserve(mac(5), address);
-        leases.reserve(mac(6), Ipv4Addr::new(10, 0, 2, 7));
-        assert_eq!(take(&mut leases, 1), Some(Ipv4Addr::new(10, 0, 2, 100)));
-        assert_eq!(take(&mut leases, 2), None);
-        assert_eq!(take(&mut leases, 5), Some(address));
-    }
-
-    #[test]
-    fn a_client_never_holds_two_addresses() {
-        let mut leases = leases(4);
-        let first = take(&mut leases, 1).unwrap();
-        let second = Ipv4Addr::from(u32::from(first) ^ 1);
-        leases.put(&client(1), mac(1), second, State::Bound, LATER);
-        assert_eq!(leases.iter(NOW).map(|lease| lease.address).collect::<Vec<_>>(), [second]);
-    }
-
-    #[test]
-    fn host_names_are_kept_without_what_no_name_has() {
-        let mut leases = leases(1);
-        let address = take(&mut leases, 1).unwrap();
-        leases.name(address, b"web-1\n\x1b[2J");
-        assert_eq!(leases.iter(NOW).next().unwrap().hostname.as_deref(), Some("web-12J"));
-    }
-}
+mod tests;

@@ -66,6 +66,8 @@ pub struct Request<'a> {
     pub ciaddr: Ipv4Addr,
     /// The relay agent's address, if there is one.
     pub giaddr: Ipv4Addr,
+    /// Whose frame brought it: the client's own, or a relay agent's.
+    pub from: EthernetAddress,
     /// The client's MAC address.
     pub chaddr: EthernetAddress,
     /// Option 61.
@@ -85,11 +87,11 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// Reads a message from a client.
+    /// Reads a message that a frame `from` somebody has brought.
     ///
     /// # Errors
-    /// [`DropReason::DhcpMalformed`], [`DropReason::DhcpNotRequest`].
-    pub fn parse(message: &'a [u8]) -> Result<Self, DropReason> {
+    /// [`DropReason::DhcpMalformed`], [`DropReason::DhcpNotRequest`], [`DropReason::DhcpSenderForged`].
+    pub fn parse(from: EthernetAddress, message: &'a [u8]) -> Result<Self, DropReason> {
         let packet = DhcpPacket::new_checked(message).map_err(|_| DropReason::DhcpMalformed)?;
         if packet.opcode() != DhcpOpCode::Request {
             return Err(DropReason::DhcpNotRequest);
@@ -107,6 +109,7 @@ impl<'a> Request<'a> {
             broadcast: packet.flags().contains(DhcpFlags::BROADCAST),
             ciaddr: packet.client_ip(),
             giaddr: packet.relay_agent_ip(),
+            from,
             chaddr: packet.client_hardware_address(),
             client_id: None,
             requested: None,
@@ -119,6 +122,10 @@ impl<'a> Request<'a> {
         let mut rest = message.get(HEADER_LEN..).unwrap_or_default();
         while let Some((kind, data)) = next_option(&mut rest) {
             request.take_option(kind, data);
+        }
+        // Nobody takes addresses under foreign names; what a relay agent asks for is on its own account.
+        if request.giaddr.is_unspecified() && request.chaddr != from {
+            return Err(DropReason::DhcpSenderForged);
         }
         // A message without a type is BOOTP, which has no leases.
         if matches!(request.kind, DhcpMessageType::Unknown(_)) {
@@ -273,10 +280,12 @@ impl Answer {
 mod tests {
     use super::*;
 
+    const MAC: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 1]);
+
     fn request(options: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0; HEADER_LEN];
         bytes[..3].copy_from_slice(&[1, 1, 6]);
-        bytes[28..34].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
+        bytes[28..34].copy_from_slice(&MAC.0);
         bytes[236..240].copy_from_slice(&MAGIC.to_be_bytes());
         bytes.extend_from_slice(options);
         bytes
@@ -285,7 +294,7 @@ mod tests {
     #[test]
     fn options_are_read_past_padding_and_up_to_the_end() {
         let bytes = request(&[0, 0, 53, 1, 1, 50, 4, 10, 0, 2, 7, 255, 54, 4, 1, 1, 1, 1]);
-        let request = Request::parse(&bytes).unwrap();
+        let request = Request::parse(MAC, &bytes).unwrap();
         assert_eq!(request.requested, Some(Ipv4Addr::new(10, 0, 2, 7)));
         assert_eq!(request.server_id, None, "behind the end option");
     }
@@ -293,16 +302,16 @@ mod tests {
     #[test]
     fn a_truncated_option_ends_the_list() {
         let bytes = request(&[53, 1, 1, 12, 200, b'a']);
-        assert_eq!(Request::parse(&bytes).unwrap().hostname, None);
+        assert_eq!(Request::parse(MAC, &bytes).unwrap().hostname, None);
     }
 
     #[test]
     fn bootp_and_replies_are_no_requests() {
-        assert_eq!(Request::parse(&request(&[255])).unwrap_err(), DropReason::DhcpNotRequest);
+        assert_eq!(Request::parse(MAC, &request(&[255])).unwrap_err(), DropReason::DhcpNotRequest);
         let mut reply = request(&[53, 1, 2]);
         reply[0] = 2;
-        assert_eq!(Request::parse(&reply).unwrap_err(), DropReason::DhcpNotRequest);
-        assert_eq!(Request::parse(&reply[..239]).unwrap_err(), DropReason::DhcpMalformed);
+        assert_eq!(Request::parse(MAC, &reply).unwrap_err(), DropReason::DhcpNotRequest);
+        assert_eq!(Request::parse(MAC, &reply[..239]).unwrap_err(), DropReason::DhcpMalformed);
     }
 
     #[test]
@@ -310,7 +319,7 @@ mod tests {
         let bytes = request(&[53, 1, 1, 255]);
         let mut answer = Answer::new(
             DhcpMessageType::Offer,
-            &Request::parse(&bytes).unwrap(),
+            &Request::parse(MAC, &bytes).unwrap(),
             Ipv4Addr::LOCALHOST,
             Ipv4Addr::LOCALHOST,
         );
@@ -325,7 +334,7 @@ mod tests {
     #[test]
     fn a_long_option_is_split() {
         let bytes = request(&[53, 1, 1, 57, 2, 5, 220, 255]);
-        let request = Request::parse(&bytes).unwrap();
+        let request = Request::parse(MAC, &bytes).unwrap();
         assert_eq!(request.max_answer_len, 1472);
         let mut answer =
             Answer::new(DhcpMessageType::Offer, &request, Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST);

@@ -81,8 +81,21 @@ fn at(secs: u64) -> Instant {
     Instant::from_secs(secs)
 }
 
+/// The address of a client that has another identifier than its MAC address.
+fn bind_as(server: &mut Server, mac: EthernetAddress, id: &[u8]) -> Ipv4Addr {
+    let offer = reply(server, 0, &Client { mac, ..says(1) }.with(61, id));
+    let request = Client { mac, ..says(3) }.with(61, id).address(yiaddr(&offer)).server(GATEWAY);
+    yiaddr(&reply(server, 0, &request))
+}
+
+/// Addresses that nobody else may have.
+fn held(server: &Server, secs: u64) -> Vec<Ipv4Addr> {
+    let held = server.leases().views(at(secs)).filter(|lease| lease.state != State::Released);
+    held.map(|lease| lease.address).collect()
+}
+
 fn ask(server: &mut Server, secs: u64, client: &Client) -> Result<Option<Reply>, DropReason> {
-    server.handle(at(secs), &client.bytes())
+    server.handle(at(secs), client.mac, &client.bytes())
 }
 
 fn reply(server: &mut Server, secs: u64, client: &Client) -> Reply {
@@ -177,7 +190,7 @@ fn offer_repeats_the_lease_of_a_known_client() {
     let address = bind(&mut server, 0, MAC);
     bind(&mut server, 0, OTHER);
     assert_eq!(yiaddr(&reply(&mut server, 10, &says(1))), address);
-    assert_eq!(server.leases.iter(at(10)).count(), 2);
+    assert_eq!(held(&server, 10).len(), 2);
 }
 
 #[test]
@@ -261,7 +274,7 @@ fn a_client_of_a_restarted_gateway_goes_on_with_its_free_address() {
     let address = Ipv4Addr::new(10, 0, 2, 150);
     let ack = reply(&mut server, 0, &Client { ciaddr: address, ..says(3) });
     assert_eq!((kind(&ack), yiaddr(&ack)), (5, address));
-    assert_eq!(server.leases.iter(at(1)).next().unwrap().address, address);
+    assert_eq!(held(&server, 1)[0], address);
 }
 
 #[test]
@@ -294,7 +307,7 @@ fn a_released_address_is_free_and_its_former_client_gets_it_back() {
     let address = bind(&mut server, 0, MAC);
     let release = Client { ciaddr: address, ..says(7) }.server(GATEWAY);
     assert_eq!(ask(&mut server, 1, &release), Ok(None));
-    assert_eq!(server.leases.iter(at(1)).count(), 0);
+    assert_eq!(held(&server, 1).len(), 0);
     assert_eq!(yiaddr(&reply(&mut server, 2, &says(1))), address);
 }
 
@@ -306,9 +319,14 @@ fn nobody_releases_or_declines_anothers_address() {
     assert_eq!(ask(&mut server, 1, &release), Err(DropReason::DhcpNotOwner));
     let decline = Client { mac: OTHER, ..says(4) }.address(address).server(GATEWAY);
     assert_eq!(ask(&mut server, 1, &decline), Err(DropReason::DhcpNotOwner));
+    // Identifiers are no secrets.
+    let id = b"\xff\0\0\0\x01duid";
+    let other = bind_as(&mut server, MAC, id);
+    let release = Client { mac: OTHER, ciaddr: other, ..says(7) }.with(61, id);
+    assert_eq!(ask(&mut server, 1, &release), Err(DropReason::DhcpNotOwner));
     let elsewhere = Client { ciaddr: address, ..says(7) }.server(Ipv4Addr::new(10, 0, 2, 9));
     assert_eq!(ask(&mut server, 1, &elsewhere), Err(DropReason::DhcpOtherServer));
-    assert_eq!(server.leases.iter(at(1)).count(), 1);
+    assert_eq!(held(&server, 1).len(), 2);
 }
 
 #[test]
@@ -333,7 +351,7 @@ fn an_inform_is_answered_without_an_address_or_a_lease() {
     assert_eq!(ack.destination, Destination::Client(Ipv4Addr::new(10, 0, 2, 50), MAC));
     assert_eq!([51, 58, 59].map(|code| option(&ack, code)), [None, None, None]);
     assert!(option(&ack, 6).is_some());
-    assert_eq!(server.leases.iter(at(0)).count(), 0);
+    assert_eq!(held(&server, 0).len(), 0);
 }
 
 #[test]
@@ -381,7 +399,7 @@ fn a_range_is_bounded_and_an_empty_one_has_nothing() {
         plan.first_lease = Ipv4Addr::new(10, 0, 2, 100);
         plan.last_lease = Ipv4Addr::new(10, 0, 2, 99);
     }
-    let outcome = Server::new(&config).unwrap().handle(at(0), &says(1).bytes());
+    let outcome = Server::new(&config).unwrap().handle(at(0), MAC, &says(1).bytes());
     assert_eq!(outcome, Err(DropReason::DhcpRangeExhausted));
     if let Some(plan) = config.ipv4.as_mut() {
         plan.last_lease = Ipv4Addr::new(10, 255, 255, 254);
@@ -391,13 +409,59 @@ fn a_range_is_bounded_and_an_empty_one_has_nothing() {
     assert!(!server.leases.contains(Ipv4Addr::from(u32::from(FIRST) + 4096)));
 }
 
+#[test]
+fn a_reservation_decides_address_and_name() {
+    let mut server = server(199);
+    let address = bind(&mut server, 0, MAC);
+    let reserved = Ipv4Addr::new(10, 0, 2, 50);
+    server.leases_mut().reserve(at(1), MAC, reserved, Some("web".into())).unwrap();
+    let renewal = Client { ciaddr: address, ..says(3) };
+    assert_eq!(kind(&reply(&mut server, 1, &renewal)), 6, "not the old one any more");
+    let offer = reply(&mut server, 2, &says(1).address(address));
+    assert_eq!((yiaddr(&offer), option(&offer, 12).unwrap()), (reserved, b"web".to_vec()));
+    assert_eq!(bind(&mut server, 2, MAC), reserved);
+    assert_eq!(bind(&mut server, 2, OTHER), address, "the old one is free");
+    let greedy = Client { mac: OTHER, ..says(3) }.address(reserved);
+    assert_eq!(kind(&reply(&mut server, 3, &greedy)), 6);
+}
+
+#[test]
+fn a_flood_from_one_host_leaves_the_others_served() {
+    let mut server = server(199);
+    for number in 0..10_000u32 {
+        reply(&mut server, 0, &says(1).with(61, &number.to_be_bytes()));
+        reply(&mut server, 0, &says(1).with(61, &number.to_be_bytes()).address(Ipv4Addr::new(10, 0, 2, 150)));
+    }
+    assert_eq!(held(&server, 0).len(), lease::MAX_PER_MAC);
+    for host in 0..90 {
+        bind(&mut server, 0, EthernetAddress([2, 0, 0, 0, 9, host]));
+    }
+}
+
+#[test]
+fn nobody_asks_under_anothers_mac_address() {
+    let mut server = server(199);
+    let outcome = server.handle(at(0), OTHER, &says(1).bytes());
+    assert_eq!(outcome, Err(DropReason::DhcpSenderForged));
+    // A relay agent does, on its own account.
+    for number in 0..100 {
+        let relayed = Client {
+            giaddr: Ipv4Addr::new(10, 0, 2, 9),
+            mac: EthernetAddress([2, 0, 0, 0, 9, number]),
+            ..says(1)
+        };
+        assert!(server.handle(at(0), OTHER, &relayed.bytes()).unwrap().is_some());
+    }
+    assert_eq!(held(&server, 0).len(), lease::MAX_PER_MAC);
+}
+
 proptest! {
     #[test]
     fn no_options_make_it_panic(kind in 0u8..10, options in prop::collection::vec(any::<u8>(), 0..400), cut in 0usize..700) {
         let mut bytes = Client { options, ..says(kind) }.bytes();
         bytes.truncate(cut);
         let mut server = server(103);
-        if let Ok(Some(reply)) = server.handle(at(0), &bytes) {
+        if let Ok(Some(reply)) = server.handle(at(0), MAC, &bytes) {
             prop_assert!(reply.message.len() >= 300);
             prop_assert!(server.frame(&Pool::new(0), &reply, MAC).len() > reply.message.len());
         }
