@@ -69,6 +69,8 @@ pub type Notify = Arc<dyn Fn(Notice) + Send + Sync>;
 pub enum Notice {
     /// A worker found a port's device gone and has detached it. [`Running::detach`] ends it for the others.
     PortClosed(PortId),
+    /// Leases have changed that are worth writing down.
+    Leases,
     /// A worker ended, which is a bug. The network does not work without it.
     WorkerLost,
 }

@@ -212,7 +212,7 @@ impl Connection {
         if let Some(life) = life {
             let registry = Arc::clone(&self.registry);
             let watched = Watched { network: offer.network, id: port.id.clone(), life, kind: handed.life };
-            tokio::spawn(watched.to_the_end(registry, off_the_leash));
+            tokio::spawn(watched.follow(registry, off_the_leash));
         }
         Ok(port)
     }
@@ -261,7 +261,7 @@ struct Watched {
 
 impl Watched {
     /// Detaches the port when its container is gone; or ends when it is detached otherwise, and its leash dropped.
-    async fn to_the_end(self, registry: Arc<Registry>, mut leash: oneshot::Receiver<Infallible>) {
+    async fn follow(self, registry: Arc<Registry>, mut leash: oneshot::Receiver<Infallible>) {
         let Self { network, id, life, kind } = self;
         let Ok(life) = watch(life, Interest::READABLE) else { return };
         let reason = loop {

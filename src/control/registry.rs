@@ -384,6 +384,14 @@ impl Registry {
             Notice::PortClosed(id) => {
                 self.detach_id(&network, &super::network::id_text(id), "its device is gone");
             }
+            Notice::Leases => {
+                let mut inner = self.lock();
+                let new = inner.networks.get_mut(&network).map(Network::new_leases);
+                inner.save(&network);
+                for (address, mac) in new.into_iter().flatten() {
+                    self.events.tell(network.as_str(), EventKind::Lease { address, mac });
+                }
+            }
             Notice::WorkerLost => {
                 if let Some(network) = self.lock().networks.get_mut(&network) {
                     network.lost();

@@ -9,11 +9,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use smoltcp::wire::{Ipv4Cidr, Ipv6Cidr};
+use smoltcp::wire::{EthernetAddress, Ipv4Cidr, Ipv6Cidr};
 
 use super::members::Member;
 use super::spec::{Name, NetworkSpec, Text};
@@ -32,12 +33,30 @@ pub struct Kept {
     pub ipv6: Option<Text<Ipv6Cidr>>,
     /// Who has which addresses.
     pub members: BTreeMap<Name, Member>,
+    /// Who has an address by DHCP.
+    #[serde(default)]
+    pub leases: Vec<KeptLease>,
     /// What was published through the API.
     #[serde(default)]
     pub publications: Vec<String>,
     /// The network was made through the API, and this is what it is to be.
     #[serde(default)]
     pub made_as: Option<NetworkSpec>,
+}
+
+/// An address that a DHCP client has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptLease {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The client's MAC address.
+    pub mac: Text<EthernetAddress>,
+    /// What tells the client from others.
+    pub client: Vec<u8>,
+    /// What the client calls itself.
+    pub hostname: Option<String>,
+    /// Until when, in seconds since 1970.
+    pub until: u64,
 }
 
 impl Default for Kept {
@@ -47,6 +66,7 @@ impl Default for Kept {
             ipv4: None,
             ipv6: None,
             members: BTreeMap::new(),
+            leases: Vec::new(),
             publications: Vec::new(),
             made_as: None,
         }

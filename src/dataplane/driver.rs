@@ -38,6 +38,8 @@ pub(super) struct Driver {
     ports: Vec<Option<PortId>>,
     remarks: Arc<Remarks>,
     notify: Option<Notify>,
+    /// As [`Notice::Leases`] told it last.
+    lease_version: u64,
     stopped: bool,
 }
 
@@ -66,6 +68,7 @@ impl Driver {
             ports: Vec::new(),
             remarks: Arc::clone(&options.remarks),
             notify: options.notify.clone(),
+            lease_version: 0,
             stopped: false,
         })
     }
@@ -152,7 +155,7 @@ impl Driver {
             let now = self.clock.now();
             let outlook = self.worker.turn(now, &events);
             self.remarks.heed(self.worker.gateway.drops());
-            self.tell_of_closed_ports();
+            self.tell_of_changes();
             for number in self.worker.exchange.take_wakes() {
                 if let Some(bell) = self.bells.get(number) {
                     bell.ring();
@@ -186,7 +189,15 @@ impl Driver {
         self.ports.get(place).copied().flatten()
     }
 
-    fn tell_of_closed_ports(&mut self) {
+    /// Tells what the last turn has changed beyond frames.
+    fn tell_of_changes(&mut self) {
+        let leases = self.worker.gateway.lease_version();
+        if leases != self.lease_version {
+            self.lease_version = leases;
+            if let Some(notify) = &self.notify {
+                notify(Notice::Leases);
+            }
+        }
         while let Some((id, port)) = self.worker.take_closed() {
             self.forget(id, &port);
             if let Some(notify) = &self.notify {

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A network's names and leases: what the first worker's gateway is told of them, and tells.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use wharf_stack::{LeaseState, LeaseView, Zone, ZoneBuilder, ZoneError};
+use wharf_switch::Duration;
+
+use super::{ContainerSpec, Error, Member, Name, Network, seconds_since_1970};
+use crate::control::model;
+use crate::control::spec::Text;
+use crate::control::state::KeptLease;
+
+/// The worker that has leases and names.
+const FIRST: usize = 0;
+
+/// Names of one container.
+fn enter(
+    zone: &mut ZoneBuilder,
+    name: &Name,
+    aliases: &[Name],
+    member: Option<&Member>,
+) -> Result<(), ZoneError> {
+    let addresses = member.map(Member::list).unwrap_or_default();
+    zone.host(name.as_str(), &addresses)?;
+    for alias in aliases {
+        zone.alias(alias.as_str(), &addresses)?;
+    }
+    Ok(())
+}
+
+impl Network {
+    fn zone(&self) -> Result<ZoneBuilder, Error> {
+        let domain = self.config.search.first().map(String::as_str).unwrap_or_default();
+        Zone::builder(domain).map_err(|error| Error::invalid(error.to_string()))
+    }
+
+    /// Whether a container can have these names.
+    pub(super) fn check_names(&self, name: &Name, container: &ContainerSpec) -> Result<(), Error> {
+        let entered = enter(&mut self.zone()?, name, &container.aliases, None);
+        entered.map_err(|error| Error::invalid(error.to_string()))
+    }
+
+    /// Lets the forwarder answer for whoever is attached now.
+    pub(super) fn renew_zone(&self) -> Result<(), Error> {
+        let mut zone = self.zone()?;
+        for (name, attached) in &self.attached {
+            enter(&mut zone, name, &attached.container.aliases, Some(&attached.member))
+                .map_err(|error| Error::invalid(error.to_string()))?;
+        }
+        let zone = Arc::new(zone.build());
+        if let Some(running) = &self.running {
+            // A worker that is gone is told of elsewhere.
+            let _ = running.ask(FIRST, move |worker, _| worker.gateway.set_zone(zone));
+        }
+        Ok(())
+    }
+
+    /// Has DHCP keep the members' addresses for them.
+    pub(super) fn reserve_members(&mut self) {
+        let members = self.members.by_name().iter();
+        let wanted = members
+            .filter_map(|(name, member)| Some((member.mac, (member.ipv4?, name.clone()))))
+            .collect::<std::collections::BTreeMap<_, _>>();
+        let ended: Vec<_> = self.reserved.keys().filter(|mac| !wanted.contains_key(mac)).copied().collect();
+        let new: Vec<_> = wanted
+            .iter()
+            .filter(|(mac, kept)| self.reserved.get(mac) != Some(kept))
+            .map(|(mac, (address, name))| (*mac, *address, name.to_string()))
+            .collect();
+        if ended.is_empty() && new.is_empty() {
+            return;
+        }
+        if let Some(running) = &self.running {
+            let told = running.ask(FIRST, move |worker, now| {
+                ended.into_iter().for_each(|mac| worker.gateway.release_reservation(now, mac));
+                let refused = new.into_iter().filter_map(|(mac, address, name)| {
+                    worker.gateway.reserve(now, mac, address, Some(name)).err()
+                });
+                refused.collect::<Vec<_>>()
+            });
+            for error in told.into_iter().flatten() {
+                tracing::warn!("network {}: {error}", self.name);
+            }
+        }
+        self.reserved = wanted;
+    }
+
+    /// Addresses that DHCP clients without a name have.
+    pub(super) fn leased_by_others(&self) -> BTreeSet<IpAddr> {
+        let held = |lease: &KeptLease| !self.reserved.contains_key(&lease.mac.0);
+        self.kept_leases().into_iter().filter(held).map(|lease| lease.address.into()).collect()
+    }
+
+    /// What DHCP clients have.
+    pub(super) fn kept_leases(&self) -> Vec<KeptLease> {
+        self.ask_leases(|lease| {
+            let until = seconds_since_1970() + lease.remaining.as_secs();
+            (lease.state == LeaseState::Bound).then(|| KeptLease {
+                address: lease.address,
+                mac: Text(lease.mac),
+                client: lease.client.to_vec(),
+                hostname: lease.hostname.map(str::to_owned),
+                until,
+            })
+        })
+    }
+
+    /// Who got an address by DHCP since this was last asked.
+    pub fn new_leases(&mut self) -> Vec<(IpAddr, String)> {
+        let now: BTreeSet<_> = self
+            .kept_leases()
+            .into_iter()
+            .map(|lease| (lease.address.into(), lease.mac.to_string()))
+            .collect();
+        let new = now.difference(&self.told_leases).cloned().collect();
+        self.told_leases = now;
+        new
+    }
+
+    /// Gives DHCP clients what they had.
+    pub(super) fn restore_leases(&self, leases: &[KeptLease]) {
+        let (leases, now_secs) = (leases.to_vec(), seconds_since_1970());
+        let Some(running) = &self.running else { return };
+        let _ = running.ask(FIRST, move |worker, now| {
+            for lease in &leases {
+                let Some(remaining) = lease.until.checked_sub(now_secs) else { continue };
+                worker.gateway.restore_lease(
+                    now,
+                    &LeaseView {
+                        address: lease.address,
+                        mac: lease.mac.0,
+                        client: &lease.client,
+                        hostname: lease.hostname.as_deref(),
+                        state: LeaseState::Bound,
+                        remaining: Duration::from_secs(remaining),
+                        is_reserved: false,
+                    },
+                );
+            }
+        });
+    }
+
+    fn ask_leases<T: Send + 'static>(
+        &self,
+        view: impl Fn(&LeaseView<'_>) -> Option<T> + Send + 'static,
+    ) -> Vec<T> {
+        let leases = self.running.as_ref().and_then(|running| {
+            let ask = move |worker: &mut crate::dataplane::LiveWorker, now| {
+                worker.gateway.leases(now).filter_map(|lease| view(&lease)).collect()
+            };
+            running.ask(FIRST, ask).ok()
+        });
+        leases.unwrap_or_default()
+    }
+
+    /// Every address that somebody has or will get.
+    #[must_use]
+    pub fn leases(&self) -> Vec<model::Lease> {
+        let network = self.name.to_string();
+        let own = self.members.by_name().iter().flat_map(|(name, member)| {
+            member.list().into_iter().map(|address| model::Lease {
+                network: self.name.to_string(),
+                address,
+                mac: Text(member.mac).to_string(),
+                name: Some(name.to_string()),
+                state: "static".to_owned(),
+                expires_secs: None,
+            })
+        });
+        let mut all: Vec<_> = own.collect();
+        let by_dhcp = self.ask_leases(move |lease| {
+            let is_held = matches!(lease.state, LeaseState::Bound | LeaseState::Offered);
+            is_held.then(|| model::Lease {
+                network: network.clone(),
+                address: lease.address.into(),
+                mac: Text(lease.mac).to_string(),
+                name: lease.hostname.map(str::to_owned),
+                state: lease.state.as_str().to_owned(),
+                expires_secs: Some(lease.remaining.as_secs()),
+            })
+        });
+        // A member that asks by DHCP has its own address from there too.
+        all.retain(|lease| !by_dhcp.iter().any(|other| other.address == lease.address));
+        all.extend(by_dhcp);
+        all.sort_by_key(|lease| lease.address);
+        all
+    }
+}

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The ports of the host that lead to a network's containers.
+
+use super::{Error, Name, Network, Origin, Wish};
+use crate::control::error::Code;
+use crate::control::model;
+use crate::control::spec::{PortWish, Text};
+use crate::dataplane::Published;
+use crate::publish::{self, Claim};
+
+/// Something published.
+#[derive(Debug)]
+pub(super) struct Publication {
+    pub(super) info: model::Publication,
+    wish: String,
+    pub(super) origin: Origin,
+    published: Published,
+}
+
+impl Network {
+    /// Publishes ports, all that the wish names or none.
+    ///
+    /// # Errors
+    /// It names nobody, or a port is not to be had.
+    pub fn publish(
+        &mut self,
+        wish: &PortWish,
+        origin: &Origin,
+        next_id: &mut u64,
+    ) -> Result<Vec<model::Publication>, Error> {
+        if self.spec.internal {
+            let message = format!("network {} is internal: nobody outside reaches it", self.name);
+            return Err(Error::new(Code::Forbidden, message));
+        }
+        let name = self.published_name(wish)?;
+        let addresses = self.member(&name, Wish::default())?.addresses();
+        let claims = publish::bind(std::slice::from_ref(&wish.request)).map_err(|error| in_use(&error))?;
+        let mut made = Vec::new();
+        for claim in claims {
+            match self.publish_one(claim, addresses, &name, *next_id) {
+                Ok((info, published)) => {
+                    *next_id += 1;
+                    made.push(Publication {
+                        info,
+                        wish: wish.text.clone(),
+                        origin: origin.clone(),
+                        published,
+                    });
+                }
+                Err(error) => {
+                    made.into_iter().for_each(|publication| self.withdraw(publication));
+                    return Err(error);
+                }
+            }
+        }
+        let infos = made.iter().map(|publication| publication.info.clone()).collect();
+        self.publications.extend(made);
+        Ok(infos)
+    }
+
+    /// Whose ports a wish is about.
+    fn published_name(&self, wish: &PortWish) -> Result<Name, Error> {
+        match (&wish.container, self.attached.len()) {
+            (Some(name), _) => Name::parse(name).map_err(Error::invalid),
+            (None, 1) => Ok(self.attached.keys().next().cloned().unwrap_or_else(|| self.name.clone())),
+            (None, number) => {
+                Err(Error::invalid(format!("{number} containers are attached to {}", self.name))
+                    .hint("name the one that is meant, as in 8080:web:80"))
+            }
+        }
+    }
+
+    fn publish_one(
+        &self,
+        claim: Claim,
+        addresses: publish::Addresses,
+        name: &Name,
+        id: u64,
+    ) -> Result<(model::Publication, Published), Error> {
+        let Some(target) = claim.target(addresses) else {
+            return Err(Error::invalid(format!("{name} has no address")));
+        };
+        let info = model::Publication {
+            id,
+            network: self.name.to_string(),
+            transport: claim.transport().into(),
+            host: claim.host(),
+            container: Some(name.to_string()),
+            target,
+        };
+        let published =
+            self.running()?.publish(claim.leading_to(target)).map_err(|error| Error::internal(&error))?;
+        Ok((info, published))
+    }
+
+    fn withdraw(&self, publication: Publication) {
+        if let Some(running) = &self.running {
+            running.withdraw(publication.published);
+        }
+    }
+
+    /// Ends what `ends` picks.
+    pub(super) fn unpublish_where(&mut self, ends: impl Fn(&Publication) -> bool) -> Vec<model::Publication> {
+        let (ended, stays) = std::mem::take(&mut self.publications).into_iter().partition(ends);
+        self.publications = stays;
+        let infos = |publication: Publication| {
+            let info = publication.info.clone();
+            self.withdraw(publication);
+            info
+        };
+        Vec::into_iter(ended).map(infos).collect()
+    }
+
+    /// Ends the publication of this number.
+    pub fn unpublish(&mut self, id: u64) -> Option<model::Publication> {
+        self.unpublish_where(|publication| publication.info.id == id).pop()
+    }
+
+    /// What is published.
+    #[must_use]
+    pub fn publications(&self) -> Vec<model::Publication> {
+        self.publications.iter().map(|publication| publication.info.clone()).collect()
+    }
+
+    /// Ends what the specification no longer names.
+    pub(super) fn unpublish_unspecified(&mut self) {
+        let wished: Vec<_> = self.spec.publish.iter().map(|Text(wish)| wish.text.clone()).collect();
+        self.unpublish_where(|publication| {
+            publication.origin == Origin::File && !wished.contains(&publication.wish)
+        });
+    }
+
+    /// Publishes what the specification names and is not published yet. Returns what is not to be had.
+    pub fn publish_specified(&mut self, next_id: &mut u64) -> Vec<Error> {
+        let there = self.wishes(&Origin::File);
+        let wishes: Vec<_> = self.spec.publish.iter().map(|Text(wish)| wish.clone()).collect();
+        let missing = wishes.iter().filter(|wish| !there.contains(&wish.text));
+        missing.filter_map(|wish| self.publish(wish, &Origin::File, next_id).err()).collect()
+    }
+
+    /// The wishes of this origin that are granted, in their own words.
+    pub(super) fn wishes(&self, origin: &Origin) -> Vec<String> {
+        let mut wishes: Vec<_> = self
+            .publications
+            .iter()
+            .filter(|publication| publication.origin == *origin)
+            .map(|publication| publication.wish.clone())
+            .collect();
+        wishes.dedup();
+        wishes
+    }
+}
+
+fn in_use(error: &publish::Error) -> Error {
+    let code = match error.source.kind() {
+        std::io::ErrorKind::AddrInUse => Code::InUse,
+        std::io::ErrorKind::PermissionDenied => Code::Forbidden,
+        _ => Code::Invalid,
+    };
+    Error::new(code, error.to_string())
+}
