@@ -179,6 +179,7 @@ fn provoke_gateway(reason: Gateway) -> Stage {
         | R::DnsRepeated
         | R::DnsTableFull => provoke_local(reason),
         R::HopLimitExceeded
+        | R::NetworkIsInternal
         | R::OutsideIsLoopback
         | R::OutsideNotUnicast
         | R::OutsideIsLinkLocal
@@ -314,6 +315,11 @@ fn provoke_outside(reason: Gateway) -> Stage {
     use Gateway as R;
     match reason {
         R::HopLimitExceeded => got(&[frames::udp(end("10.0.2.100:5"), end("198.51.100.7:9"), 1, b"")]),
+        R::NetworkIsInternal => {
+            let mut stage = stage_with(|config| config.internal = true);
+            stage.receive(&udp("198.51.100.7:9", b""));
+            stage
+        }
         R::OutsideIsLoopback => got(&[udp("127.0.0.1:9", b"")]),
         R::OutsideNotUnicast => got(&[udp("[64:ff9b:1::e000:1]:9", b"")]),
         R::OutsideIsLinkLocal => got(&[udp("169.254.169.254:80", b"")]),

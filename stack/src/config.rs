@@ -94,6 +94,8 @@ pub struct Config {
     pub hostname: Option<String>,
     /// The gateway answers DNS queries, and the plans' `dns` addresses are its own. Without it these lead outside.
     pub dns_forwarder: bool,
+    /// The network has no outside: its containers reach each other and the gateway's services, and nobody else.
+    pub internal: bool,
     /// The gateway's address leads to the host's loopback.
     pub host_loopback: bool,
     /// What becomes of TCP and UDP to the gateway that no service of it takes.
@@ -125,6 +127,7 @@ impl Config {
             ntp: Vec::new(),
             hostname: None,
             dns_forwarder: true,
+            internal: false,
             host_loopback: false,
             closed_ports: ClosedPorts::default(),
             allow_link_local: false,

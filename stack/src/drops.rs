@@ -15,6 +15,7 @@ wharf_switch::drop_reasons! {
         HopLimitExceeded(Elsewhere, "TTL or hop limit is used up"),
         GroupUnknown(Elsewhere, "nobody here listens to that group address"),
         PortClosed(Elsewhere, "no service of the gateway on that port"),
+        NetworkIsInternal(Policy, "the network has no outside"),
         OutsideIsLoopback(Policy, "destination would be the host's loopback"),
         OutsideNotUnicast(Policy, "destination outside is a group address"),
         OutsideIsLinkLocal(Policy, "destination outside is link-local"),

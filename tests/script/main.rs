@@ -82,6 +82,7 @@ fn run(name: &str, script: &str) {
             ("memory", bytes) => config.memory_bytes = bytes.parse().unwrap(),
             ("host-loopback", _) => config.host_loopback = true,
             ("closed-ports-unreachable", _) => config.closed_ports = ClosedPorts::Unreachable,
+            ("internal", _) => config.internal = true,
             ("no-dns", _) => config.dns_forwarder = false,
             ("published", target) => published = Some(target.parse().unwrap()),
             ("name", host) => {
@@ -285,6 +286,7 @@ scripts!(
     host_unreachable_is_told_by_icmp,
     connect_beyond_the_memory_is_refused,
     containers_find_each_other_by_name,
+    internal_network_has_no_outside,
     keep_alive_is_answered_and_keeps_the_connection,
     last_hop_is_told_by_icmp,
     little_memory_leaves_a_window_open,

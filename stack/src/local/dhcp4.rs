@@ -75,6 +75,8 @@ pub struct Reply {
 #[derive(Debug)]
 pub struct Server {
     plan: Ipv4Plan,
+    /// The gateway leads somewhere.
+    is_router: bool,
     forwarder: Option<Ipv4Addr>,
     leases: Leases,
     mac: EthernetAddress,
@@ -93,6 +95,7 @@ impl Server {
         let plan = config.ipv4?;
         Some(Self {
             plan,
+            is_router: !config.internal,
             forwarder: config.forwarder_v4(),
             leases: Leases::new(plan.first_lease, plan.last_lease, &config.seed),
             mac: config.mac,
@@ -300,7 +303,9 @@ impl Server {
         };
         // RFC 2132 section 3.3: "the subnet mask option MUST be first" of mask and router.
         push(code::SUBNET_MASK, &plan.subnet.netmask().octets());
-        push(code::ROUTER, &plan.gateway.octets());
+        if self.is_router {
+            push(code::ROUTER, &plan.gateway.octets());
+        }
         push(code::DOMAIN_NAME_SERVER, &self.forwarder.map(|address| address.octets()).unwrap_or_default());
         // RFC 2132 section 5.1: "The minimum legal value for the MTU is 68."
         push(code::INTERFACE_MTU, &self.mtu_bytes.max(68).to_be_bytes());

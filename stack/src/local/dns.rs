@@ -18,6 +18,10 @@
 //! With NAT64 the answers are worked on by [`dns64`]. Names that mean the asking host itself are none of anybody's
 //! business: [`special`] answers for them. Those of the network's own [`zone`] are answered by its [`authority`].
 //!
+//! On a network without an outside every other name gets NXDOMAIN, which nobody may keep: it comes without an SOA record.
+//! REFUSED would be truer, but is no answer to most: glibc asks again and calls it a temporary failure, musl does not
+//! listen to it and waits for its timeout.
+//!
 //! # Bounds
 //! [`MAX_QUERIES`] queries, [`MAX_QUERIES_PER_CLIENT`] of one container, [`MAX_ATTEMPTS`] sockets each.
 //!
@@ -154,6 +158,7 @@ struct Query {
 pub struct Forwarder {
     nameservers: Nameservers,
     authority: Authority,
+    is_internal: bool,
     dns64: Option<Dns64>,
     queries: Slots<Query>,
     attempts: Slots<Attempt>,
@@ -175,7 +180,8 @@ impl Forwarder {
         Self {
             nameservers,
             authority: Authority::new(config),
-            dns64: config.nat64.map(Dns64::new),
+            is_internal: config.internal,
+            dns64: config.nat64.filter(|_| !config.internal).map(Dns64::new),
             queries: Slots::new(),
             attempts: Slots::new(),
             replies: VecDeque::new(),
@@ -351,6 +357,7 @@ impl Forwarder {
         special::answer(query)
             .or_else(|| self.authority.answer(query))
             .or_else(|| self.dns64.as_ref()?.well_known(query))
+            .or_else(|| self.is_internal.then(|| answer::refusal(query, DnsRcode::NXDomain)))
     }
 
     /// What to ask first, and in which words.

@@ -7,7 +7,8 @@
 //! every few minutes, which keeps lifetimes running and costs an idle network nothing to speak of.
 //!
 //! An advertisement carries the prefix (on-link, autonomous), the MTU, the gateway's MAC address, the DNS forwarder
-//! (RDNSS), the search list (DNSSL) and, with NAT64, its prefix (PREF64).
+//! (RDNSS), the search list (DNSSL) and, with NAT64, its prefix (PREF64). On a network without an outside the gateway is
+//! no default router and has no NAT64.
 //!
 //! # Bounds
 //! One pending multicast advertisement; search names as long as the packet stays below 1,280 bytes.
@@ -71,6 +72,8 @@ pub struct Advertiser {
     mac: EthernetAddress,
     source: Ipv6Addr,
     mtu: u32,
+    /// As a default router.
+    lifetime_secs: u32,
     prefix: Ipv6Cidr,
     options: Vec<RouterOption>,
     /// When the next multicast advertisement is due.
@@ -93,13 +96,15 @@ impl Advertiser {
         if !names.is_empty() {
             options.push(RouterOption::Dnssl { lifetime_secs: LIFETIME_SECS, names });
         }
-        if let Some(prefix) = config.nat64 {
+        if let Some(prefix) = config.nat64.filter(|_| !config.internal) {
             options.push(RouterOption::Pref64 { lifetime_secs: LIFETIME_SECS, prefix });
         }
         Some(Self {
             mac: config.mac,
             source: plan.link_local,
             mtu: u32::try_from(config.mtu_bytes).unwrap_or(u32::MAX),
+            // RFC 4861 section 4.2: "A Lifetime of 0 indicates that the router is not a default router".
+            lifetime_secs: if config.internal { 0 } else { LIFETIME_SECS },
             prefix: plan.subnet,
             options,
             due: now,
@@ -153,7 +158,7 @@ impl Advertiser {
         let repr = NdiscRepr::RouterAdvert {
             hop_limit: emit::HOP_LIMIT,
             flags: NdiscRouterFlags::empty(),
-            router_lifetime: smoltcp::time::Duration::from_secs(LIFETIME_SECS.into()),
+            router_lifetime: smoltcp::time::Duration::from_secs(self.lifetime_secs.into()),
             reachable_time: smoltcp::time::Duration::ZERO,
             retrans_time: smoltcp::time::Duration::ZERO,
             lladdr: Some(self.mac.into()),
@@ -279,6 +284,18 @@ mod tests {
         let bytes =
             emitted(&Advertiser::new(&config, at(0)).unwrap(), Recipient { address: HOST_IP, mac: HOST });
         assert_eq!(bytes.len(), 14 + 40 + 16 + 8 + 8 + 32 + 24);
+    }
+
+    #[test]
+    fn without_an_outside_nobody_is_told_to_go_there() {
+        let config = Config { internal: true, ..config() };
+        let bytes =
+            emitted(&Advertiser::new(&config, at(0)).unwrap(), Recipient { address: HOST_IP, mac: HOST });
+        // The lifetime as a router is zero, that of RDNSS is not; PREF64 is missing.
+        assert_eq!(bytes[54 + 4..54 + 8], [64, 0, 0, 0]);
+        let options = &bytes[54 + 16..];
+        assert_eq!(options[48..56], [25, 3, 0, 0, 0, 0, 7, 8]);
+        assert_eq!(options.len(), 8 + 8 + 32 + 24 + 24);
     }
 
     #[test]

@@ -16,6 +16,9 @@ use crate::{Config, DropReason};
 /// # Errors
 /// Why the container may not go there.
 pub fn resolve(config: &Config, destination: IpAddr) -> Result<IpAddr, DropReason> {
+    if config.internal {
+        return Err(DropReason::NetworkIsInternal);
+    }
     if config.host_loopback {
         match destination {
             IpAddr::V4(address) if config.ipv4.is_some_and(|plan| plan.gateway == address) => {
@@ -197,6 +200,21 @@ mod tests {
         }
         for inside in ["10.0.2.2", "10.0.2.4", "fd00:db8::2", "fd00:db8::4"] {
             assert_eq!(outcome(&config, inside), Err(DropReason::OutsideIsInside), "{inside}");
+        }
+    }
+
+    #[test]
+    fn an_internal_network_has_no_outside_whatever_else_is_allowed() {
+        let config = Config { internal: true, host_loopback: true, allow_link_local: true, ..config() };
+        for address in [
+            "198.51.100.7",
+            "2001:db8::7",
+            "64:ff9b:1::198.51.100.7",
+            "10.0.2.2",
+            "fd00:db8::2",
+            "169.254.169.254",
+        ] {
+            assert_eq!(outcome(&config, address), Err(DropReason::NetworkIsInternal), "{address}");
         }
     }
 

@@ -163,6 +163,13 @@ fn a_message_has_300_bytes_at_least() {
 }
 
 #[test]
+fn without_an_outside_there_is_no_router() {
+    let config = Config { internal: true, ..config() };
+    let offer = reply(&mut Server::new(&config).unwrap(), 0, &says(1));
+    assert_eq!((option(&offer, 3), option(&offer, 6)), (None, Some(vec![10, 0, 2, 3])));
+}
+
+#[test]
 fn only_what_the_client_lists_is_given() {
     let offer = reply(&mut server(100), 0, &says(1).with(55, &[1, 6]));
     let packet = DhcpPacket::new_checked(&offer.message[..]).unwrap();
