@@ -5,7 +5,7 @@
 //! | name | known as |
 //! |---|---|
 //! | the domain | the zone's own name |
-//! | `NAME.domain`, and `NAME` alone when the zone has it | a container, or [`gateway`](zone::GATEWAY) |
+//! | `NAME.domain`, and `NAME` alone when the zone has it | a container, or [`gateway`](GATEWAY) |
 //! | another name below the domain | nobody |
 //! | the reverse name of an address of the network's prefixes, or of a part of the prefix | its container, or nobody |
 //!

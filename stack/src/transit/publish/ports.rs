@@ -5,7 +5,7 @@
 //! # How it works
 //! The mapping is endpoint-independent (RFC 4787 REQ-1), like any of the [datagram relay](crate::transit::datagram), but
 //! its external port is the published one, and it never ends by itself. A container's datagram is an answer to one of the
-//! [`clients`](super::clients), or else goes where it says; a port that is published more than once speaks to strangers
+//! [`clients`], or else goes where it says; a port that is published more than once speaks to strangers
 //! through the first of its sockets that is not on the host's loopback.
 //!
 //! Datagrams for a container that the link has not found yet wait in the host's socket. That a container's port is closed
