@@ -22,13 +22,26 @@ pub enum DropClass {
     Exhausted,
 }
 
+impl DropClass {
+    /// The stable name, as used in listings and as a label of metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Elsewhere => "elsewhere",
+            Self::Policy => "policy",
+            Self::Exhausted => "exhausted",
+        }
+    }
+}
+
 /// What every list made by [`drop_reasons!`](crate::drop_reasons) can do.
 pub trait Reason: Copy + Debug + Eq + 'static {
     /// Every reason, in the order of declaration.
     const ALL: &'static [Self];
     /// Position in [`Reason::ALL`].
     fn index(self) -> usize;
-    /// The stable name, as used in statistics: the variant's own name.
+    /// The stable name, as used in listings and as a label of metrics: the variant's own in snake case.
     fn name(self) -> &'static str;
     /// The reason in words.
     fn text(self) -> &'static str;
@@ -54,7 +67,16 @@ macro_rules! drop_reasons {
             }
 
             fn name(self) -> &'static str {
-                match self { $(Self::$variant => stringify!($variant)),+ }
+                match self {
+                    $(Self::$variant => const {
+                        const NAME: &str = stringify!($variant);
+                        const BYTES: [u8; $crate::snake_case_len(NAME)] = $crate::snake_case(NAME);
+                        match core::str::from_utf8(&BYTES) {
+                            Ok(name) => name,
+                            Err(_) => NAME,
+                        }
+                    }),+
+                }
             }
 
             fn text(self) -> &'static str {
@@ -66,6 +88,40 @@ macro_rules! drop_reasons {
             }
         }
     };
+}
+
+/// Bytes of [`snake_case`]'s result.
+#[doc(hidden)]
+#[must_use]
+pub const fn snake_case_len(name: &str) -> usize {
+    let mut len = name.len();
+    let mut rest = name.as_bytes();
+    while let [_, tail @ ..] = rest {
+        if let [b'A'..=b'Z', ..] = tail {
+            len += 1;
+        }
+        rest = tail;
+    }
+    len
+}
+
+/// The name of a variant in snake case, for [`drop_reasons!`](crate::drop_reasons) at compile time.
+#[doc(hidden)]
+#[must_use]
+#[expect(clippy::indexing_slicing, reason = "a wrong index does not compile")]
+pub const fn snake_case<const LEN: usize>(name: &str) -> [u8; LEN] {
+    let mut snake = [b'_'; LEN];
+    let mut at = 0;
+    let mut rest = name.as_bytes();
+    while let [letter, tail @ ..] = rest {
+        if letter.is_ascii_uppercase() && at > 0 {
+            at += 1;
+        }
+        snake[at] = letter.to_ascii_lowercase();
+        at += 1;
+        rest = tail;
+    }
+    snake
 }
 
 drop_reasons! {
@@ -158,6 +214,25 @@ mod tests {
             assert_eq!(reason.index(), position);
             assert!(!reason.text().is_empty());
         }
+    }
+
+    #[test]
+    fn names_are_labels_and_each_is_anothers() {
+        assert_eq!(DropReason::Ipv4SourceForged.name(), "ipv4_source_forged");
+        assert_eq!(DropReason::SamePort.name(), "same_port");
+        let mut names: Vec<_> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), DropReason::ALL.len());
+        let is_label =
+            |name: &&str| name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+        assert!(names.iter().all(is_label), "{names:?}");
+    }
+
+    #[test]
+    fn every_reason_is_listed_also_at_zero() {
+        let counters = DropCounters::<DropReason>::default();
+        assert_eq!(counters.iter().count(), DropReason::ALL.len());
     }
 
     #[test]

@@ -30,6 +30,8 @@ mod time;
 pub mod vlan;
 
 pub use drops::{DropClass, DropCounters, DropReason, Reason};
+#[doc(hidden)]
+pub use drops::{snake_case, snake_case_len};
 pub use fdb::Fdb;
 pub use forward::Egress;
 pub use frame::{Frame, Pool};

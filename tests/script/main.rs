@@ -59,7 +59,7 @@ struct Flow {
 struct Runner {
     stage: Stage,
     flow: Flow,
-    drops: HashMap<&'static str, u64>,
+    drops: HashMap<DropReason, u64>,
 }
 
 /// Runs one script.
@@ -170,8 +170,9 @@ impl Runner {
     }
 
     fn expect_drop(&mut self, name: &str) -> Result<(), String> {
-        let reason = DropReason::ALL.iter().find(|reason| reason.name() == name).ok_or("no such reason")?;
-        let wanted = self.drops.entry(reason.name()).or_default();
+        let is_it = |reason: &&DropReason| format!("{reason:?}") == name;
+        let reason = DropReason::ALL.iter().find(is_it).ok_or("no such reason")?;
+        let wanted = self.drops.entry(*reason).or_default();
         *wanted += 1;
         let got = self.stage.workers[0].gateway.drops().get(*reason);
         equal(&got.to_string(), &wanted.to_string())
