@@ -181,7 +181,7 @@ fn drops<R: Reason>(at: &str, counters: &DropCounters<R>) -> impl Iterator<Item 
     counters.iter().map(move |(reason, count)| model::Drops {
         at: at.to_owned(),
         reason: reason.name().to_owned(),
-        class: format!("{:?}", reason.class()).to_lowercase(),
+        class: reason.class().name().to_owned(),
         text: reason.text().to_owned(),
         count,
     })

@@ -57,6 +57,7 @@ pub(super) fn configuration(
         ntp: spec.ntp.clone(),
         host_loopback: spec.host_loopback,
         allow_link_local: spec.allow_link_local,
+        internal: spec.internal,
         memory_bytes: spec.memory.0.0,
         max_sockets: around.max_sockets,
         ..Config::new(GATEWAY_MAC, seed)
