@@ -16,22 +16,22 @@
 //! A helper joins the user namespace that *owns* the network namespace (`ioctl_ns(2)`, NS_GET_USERNS), which is not
 //! always the process's own. Who is there already stays.
 
+mod client;
 mod error;
 mod helper;
 mod target;
 
-use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+pub use client::Client;
 pub use error::Error;
 pub use target::Target;
 
-use crate::channel::Channel;
-use crate::control::attach::{Answer, Handed, Life, Request};
-use crate::control::model::{Port, PortKind};
+use crate::control::attach::{Handed, Life};
+use crate::control::model::Port;
 use crate::control::network::{AttachRequest, Offer};
-use crate::netns::{DeviceChoice, DeviceKind, Interface, Side};
+use crate::netns::{DeviceChoice, Interface, Side};
 
 /// What `wharf attach` was asked to do.
 #[derive(Clone, Debug)]
@@ -67,58 +67,28 @@ pub struct Done {
 /// See [`Error`]; nothing is attached then, and no interface stays.
 pub fn attach(options: &Options) -> Result<Done, Error> {
     let place = options.target.open()?;
-    let daemon = Channel::connect(&options.socket)
-        .map_err(|source| Error::NoDaemon { socket: options.socket.clone(), source })?;
     let request = AttachRequest { at: options.target.to_string(), ..options.request.clone() };
-    let Answer::Offer(offer) = ask(&daemon, &Request::Offer(Box::new(request)), &[])? else {
-        return Err(Error::Misunderstood);
-    };
+    let (client, offer) = Client::ask(&options.socket, request)?;
     let made = helper::make(options, &place.namespace, interface(options, &offer), offer.workers)?;
     let handed = Handed {
-        kind: match made.device {
-            DeviceKind::Tap(_) => PortKind::Tap,
-            DeviceKind::Veth => PortKind::Veth,
-        },
+        kind: made.device.into(),
         uso: made.takes_uso,
         vnet_header: true,
         interface: Some(made.interface),
         life: place.life,
     };
-    let mut fds: Vec<BorrowedFd<'_>> = made.queues.iter().map(OwnedFd::as_fd).collect();
-    fds.extend(place.life_fd.as_ref().map(OwnedFd::as_fd));
-    let Answer::Attached(port) = ask(&daemon, &Request::Device(handed), &fds)? else {
-        return Err(Error::Misunderstood);
-    };
-    Ok(Done { port: *port, offer: *offer, warnings: made.warnings })
+    let port = client.hand_over(handed, &made.queues, place.life_fd.as_ref())?;
+    Ok(Done { port, offer, warnings: made.warnings })
 }
 
+/// The interface that was offered.
 fn interface(options: &Options, offer: &Offer) -> Interface {
-    let member = &offer.member;
-    Interface {
-        mac: member.mac,
-        mtu_bytes: offer.mtu,
-        queues: offer.workers,
-        ipv4: member.ipv4.zip(offer.ipv4_prefix_len).map(|(address, prefix_len)| Side {
-            address,
-            prefix_len,
-            gateway: offer.ipv4_gateway.filter(|_| options.default_route),
-        }),
-        ipv6: member.ipv6.map(|address| Side {
-            address,
-            prefix_len: 64,
-            gateway: offer.ipv6_gateway.filter(|_| options.default_route),
-        }),
+    let mut interface = offer.interface();
+    if !options.default_route {
+        interface.ipv4 = interface.ipv4.map(|side| Side { gateway: None, ..side });
+        interface.ipv6 = interface.ipv6.map(|side| Side { gateway: None, ..side });
     }
-}
-
-fn ask(daemon: &Channel, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Answer, Error> {
-    daemon.send(request, fds).map_err(Error::Daemon)?;
-    let answer = daemon.receive::<Answer>().map_err(Error::Daemon)?;
-    match answer {
-        Some((Answer::Error(error), _)) => Err(Error::Refused(error)),
-        Some((answer, _)) => Ok(answer),
-        None => Err(Error::Daemon(io::Error::other("it closed the connection"))),
-    }
+    interface
 }
 
 /// What tells that the container is gone, with its descriptor.

@@ -184,17 +184,15 @@ impl Claim {
         self.bound.leading_to(target)
     }
 
-    /// Makes the port lead to a container, and says so.
-    #[must_use]
-    pub fn publish(self, container: Addresses) -> Option<Publication> {
-        let target = self.target(container)?;
+    /// Says where the port leads; aloud when nobody asked for it by number.
+    pub fn announce(&self, container: Addresses) {
+        let Some(target) = self.target(container) else { return };
         let (at, suffix) = (self.bound.at, suffix(self.bound.transport));
         if self.chosen {
             tracing::warn!(target: NOTICE, "port {at}{suffix} of the host leads to {target}");
         } else {
             tracing::info!("port {at}{suffix} of the host leads to {target}");
         }
-        Some(self.bound.leading_to(target))
     }
 }
 

@@ -18,6 +18,7 @@
 pub mod idmap;
 
 mod error;
+mod gateway;
 mod init;
 mod messages;
 mod supervise;
@@ -28,29 +29,33 @@ use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::process::{Pid, Resource, Rlimit};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, pidfd_open};
+use wharf_stack::Config;
 
 use error::Doing as _;
 pub use error::Error;
+use gateway::Gateway;
 use init::Setup;
 use messages::{FromInit, ToInit};
 use supervise::Supervisor;
 
 use crate::channel::Channel;
+use crate::control::attach::{Handed, Life};
+use crate::control::network::{AttachRequest, Network, Sandbox};
+use crate::control::registry::Registry;
 use crate::dataplane::{self, PollMode, remarks::Remarks};
 use crate::doctor::{self, advice};
 use crate::host;
-use crate::netns::plan::{Families, GATEWAY_MAC, Plan, Wishes, overlap};
-use crate::netns::{DeviceChoice, Netlink};
+use crate::netns::plan::{Plan, Wishes};
+use crate::netns::{DeviceChoice, DeviceKind, INTERFACE};
 use crate::port::{Device, Tap};
 use crate::publish;
 use crate::resolv::{self, ResolvConf};
 use crate::sandbox;
 use crate::sys::process::{Cloned, clone_into_namespaces};
-use crate::sys::random;
 use crate::sys::signal::{Mask, default_child_signal};
 
 /// What `wharf run` was asked to do.
@@ -86,6 +91,17 @@ pub struct Options {
     pub memory_bytes: usize,
     /// The gateway process is confined.
     pub sandbox: bool,
+    /// A daemon's network instead of one of its own.
+    pub join: Option<Join>,
+}
+
+/// A daemon's network that a sandbox joins.
+#[derive(Clone, Debug)]
+pub struct Join {
+    /// The daemon's socket for devices.
+    pub socket: PathBuf,
+    /// The network, and what the sandbox is called there.
+    pub request: AttachRequest,
 }
 
 /// How the command ended.
@@ -119,26 +135,21 @@ impl Outcome {
 /// # Errors
 /// See [`Error`]; the command did not run, or what became of it is unknown.
 pub fn run(options: &Options) -> Result<Outcome, Error> {
-    let random = random::seed().doing("getting random numbers")?;
-    let (plan, routes) = choose_plan(options, random)?;
-    warn_of_overlap(options, &plan, &routes);
     let host = ResolvConf::read(Path::new(resolv::PATH)).unwrap_or_else(|error| {
         tracing::warn!(%error, "cannot read {}", resolv::PATH);
         ResolvConf::default()
     });
-    let config = configuration(options, &plan, &host, random);
-    if config.nameservers.is_empty() {
-        tracing::info!("no nameserver in {}: names will not resolve unless --dns names one", resolv::PATH);
-    }
+    let gateway = match &options.join {
+        None => Gateway::own(options, &host)?,
+        Some(join) => Gateway::of_daemon(join)?,
+    };
     let (ours, theirs) = Channel::pair().doing("making a socket pair")?;
     let nofile = rustix::process::getrlimit(Resource::Nofile);
     let setup = Setup {
-        plan,
-        mtu_bytes: options.mtu_bytes,
+        interface: gateway.interface(options),
         device: options.device,
-        queues: options.workers,
         hostname: options.hostname.clone(),
-        resolv_conf: resolv::render(plan.nameserver(), &config.search, &host.options),
+        resolv_conf: gateway.resolv_conf(&host),
         command: options.command.clone(),
         mask: Mask::block_all(),
         nofile,
@@ -148,16 +159,15 @@ pub fn run(options: &Options) -> Result<Outcome, Error> {
     let Cloned::Parent(init) = cloned else { init::main(&setup, &theirs) };
     drop(theirs);
     let guard = Guard { init };
-    let status = gateway(options, &plan, config, init, ours, nofile);
+    let status = serve(options, gateway, init, ours, nofile);
     drop(guard);
     status
 }
 
 /// The parent's part after the clone, to the end of the command.
-fn gateway(
+fn serve(
     options: &Options,
-    plan: &Plan,
-    mut config: wharf_stack::Config,
+    gateway: Gateway,
     init: Pid,
     channel: Channel,
     nofile: Rlimit,
@@ -170,11 +180,46 @@ fn gateway(
     let mapped = ToInit::Mapped { ping_groups: written.ping_groups };
     // A failure of init says more than this send's own: it is read below.
     drop(channel.send(&mapped, &[]));
-    let taps = receive_device(&channel)?;
-    config.max_sockets = host::raise_open_files(nofile);
+    let (kind, queues) = receive_device(&channel)?;
+    let offloads = queues.first().and_then(|queue| Tap::negotiate(queue).ok()).unwrap_or(Tap::OFFLOADS);
+    match gateway {
+        Gateway::Own { plan, config } => {
+            let config = Config { max_sockets: host::raise_open_files(nofile), ..*config };
+            let queues = queues.into_iter().map(|queue| Device::Tap(Tap::new(queue, offloads))).collect();
+            serve_here(options, &plan, config, kind, queues, init, channel)
+        }
+        Gateway::Daemon { client, .. } => {
+            let life = pidfd_open(init, PidfdFlags::empty()).doing("watching the sandbox's init")?;
+            let handed = Handed {
+                kind: kind.into(),
+                uso: offloads.uso,
+                vnet_header: true,
+                interface: Some(INTERFACE.to_owned()),
+                life: Life::Process,
+            };
+            let port = client.hand_over(handed, &queues, Some(&life))?;
+            drop(queues);
+            tracing::info!("the sandbox is {} on network {}", port.name, port.network);
+            let supervisor = Supervisor::new(init, channel, None)?;
+            if options.sandbox {
+                sandbox::confine(init, &resolv::directories());
+            }
+            supervisor.run(None)
+        }
+    }
+}
+
+/// Serves the sandbox's device in this process.
+fn serve_here(
+    options: &Options,
+    plan: &Plan,
+    config: Config,
+    kind: DeviceKind,
+    queues: Vec<Device>,
+    init: Pid,
+    channel: Channel,
+) -> Result<Outcome, Error> {
     let claims = publish::bind(&options.publish)?;
-    let publications: Vec<_> =
-        claims.into_iter().filter_map(|claim| claim.publish(plan.container())).collect();
     if tracing::enabled!(tracing::Level::INFO) {
         say_degraded();
     }
@@ -183,8 +228,6 @@ fn gateway(
     let remarks = Remarks::new(
         doctor::when_needed(config.memory_bytes).map(|(reason, advice)| (reason, advice.to_string())),
     );
-    let offloads = taps.first().and_then(|queue| Tap::negotiate(queue).ok()).unwrap_or(Tap::OFFLOADS);
-    let queues: Vec<_> = taps.into_iter().map(|queue| Device::Tap(Tap::new(queue, offloads))).collect();
     // Everything that the next would forbid is open now, and there is still one thread.
     if options.sandbox {
         sandbox::confine(init, &resolv::directories());
@@ -194,14 +237,23 @@ fn gateway(
         remarks: Arc::new(remarks),
         ..dataplane::Options::default()
     };
-    let running = dataplane::start(config, queues.len(), &dataplane).doing("starting the gateway")?;
-    running.attach(queues, None).doing("attaching the sandbox")?;
-    for publication in publications {
-        running.publish(publication).doing("publishing a port")?;
+    let running = dataplane::start(config.clone(), queues.len(), &dataplane).doing("starting the gateway")?;
+    let port = running.attach(queues, None).doing("attaching the sandbox")?;
+    let network = Network::of_sandbox(Sandbox {
+        running,
+        config,
+        has_own_dns: !options.dns.is_empty(),
+        port,
+        kind: kind.into(),
+        member: plan.member(),
+        interface: INTERFACE.to_owned(),
+    });
+    let registry = Registry::of_run(network);
+    for claim in claims {
+        claim.announce(plan.container());
+        registry.publish_claim(claim)?;
     }
-    let outcome = supervisor.run(&running);
-    running.stop();
-    outcome
+    supervisor.run(Some(&registry))
 }
 
 fn say_degraded() {
@@ -223,15 +275,15 @@ impl Drop for Guard {
     }
 }
 
-/// Waits for the device's queues, passing on what else init says.
-fn receive_device(channel: &Channel) -> Result<Vec<OwnedFd>, Error> {
+/// Waits for the device with its queues, passing on what else init says.
+fn receive_device(channel: &Channel) -> Result<(DeviceKind, Vec<OwnedFd>), Error> {
     loop {
         let received = channel.receive::<FromInit>().doing("listening to the sandbox")?;
         let Some((message, fds)) = received else { return Err(Error::InitKilled) };
         match message {
             FromInit::Device(kind) => {
                 tracing::debug!(?kind, queues = fds.len(), "device ready");
-                return Ok(fds);
+                return Ok((kind, fds));
             }
             FromInit::Note(text) => tracing::info!("{text}"),
             FromInit::Warning(text) => tracing::warn!("{text}"),
@@ -265,47 +317,3 @@ fn failure_of_init(init: Pid, channel: &Channel) -> Option<Error> {
     }
     None
 }
-
-fn choose_plan(options: &Options, seed: [u8; 32]) -> Result<(Plan, Vec<smoltcp::wire::Ipv4Cidr>), Error> {
-    let routes = Netlink::open().and_then(|mut netlink| netlink.ipv4_routes()).unwrap_or_else(|error| {
-        tracing::warn!(%error, "cannot read the host's routes; the sandbox's network may hide some of them");
-        Vec::new()
-    });
-    let mut wishes = options.wishes;
-    if wishes.families == Families::Both && !Path::new("/proc/net/if_inet6").exists() {
-        tracing::info!("this kernel has no IPv6: neither has the sandbox");
-        wishes.families = Families::Ipv4;
-    }
-    let [.., a, b, c, d, e] = seed;
-    Ok((Plan::new(&wishes, &routes, [a, b, c, d, e]), routes))
-}
-
-fn warn_of_overlap(options: &Options, plan: &Plan, routes: &[smoltcp::wire::Ipv4Cidr]) {
-    let Some(ipv4) = plan.ipv4 else { return };
-    if let Some(route) = routes.iter().find(|route| overlap(**route, ipv4.subnet)) {
-        let by = if options.wishes.cidr.is_some() { "--cidr" } else { "the sandbox's network" };
-        tracing::warn!("{by} {} hides the host's {route} from the sandbox", ipv4.subnet);
-    }
-}
-
-fn configuration(options: &Options, plan: &Plan, host: &ResolvConf, seed: [u8; 32]) -> wharf_stack::Config {
-    let or_host = |own: &[String], host: &[String]| if own.is_empty() { host.to_vec() } else { own.to_vec() };
-    wharf_stack::Config {
-        mtu_bytes: options.mtu_bytes,
-        ipv4: plan.ipv4,
-        ipv6: plan.ipv6,
-        nat64: plan.nat64,
-        dns64_exclusions: if host::has_ipv6() { Vec::new() } else { vec![EVERYTHING_IPV6] },
-        nameservers: if options.dns.is_empty() { host.nameservers.clone() } else { options.dns.clone() },
-        search: or_host(&options.search, &host.search),
-        hostname: options.hostname.clone(),
-        host_loopback: options.host_loopback,
-        allow_link_local: options.allow_link_local,
-        memory_bytes: options.memory_bytes,
-        ..wharf_stack::Config::new(GATEWAY_MAC, seed)
-    }
-}
-
-/// Every IPv6 address.
-const EVERYTHING_IPV6: smoltcp::wire::Ipv6Cidr =
-    smoltcp::wire::Ipv6Cidr::new(std::net::Ipv6Addr::UNSPECIFIED, 0);

@@ -9,11 +9,14 @@ use clap::{Args, ValueEnum};
 use smoltcp::wire::{Ipv4Cidr, Ipv6Cidr};
 
 use super::fail;
+use crate::control::network::AttachRequest;
+use crate::control::runtime_dir::{ATTACH_SOCKET, runtime_dir};
+use crate::control::spec::{Name, PortWish, Text};
 use crate::dataplane::PollMode;
 use crate::netns::DeviceChoice;
 use crate::netns::plan::{Families, NAT64_PREFIX, Wishes};
-use crate::publish::{Request, wish};
-use crate::run::{self, Options, idmap};
+use crate::publish::wish;
+use crate::run::{self, Join, Options, idmap};
 use crate::sys::tun::MAX_MTU;
 use crate::values;
 
@@ -42,6 +45,36 @@ pub(super) struct RunArgs {
     users: UserArgs,
     #[command(flatten, next_help_heading = "Engine")]
     engine: EngineArgs,
+    #[command(flatten, next_help_heading = "A network of the daemon")]
+    join: JoinArgs,
+}
+
+/// With any of them the daemon carries the packets, as its own configuration says.
+#[derive(Debug, Args)]
+struct JoinArgs {
+    /// Join this network of `wharf up` instead of making one
+    #[arg(long, value_name = "NAME", value_parser = Name::parse, conflicts_with_all = [
+        "mtu", "cidr", "ipv6_prefix", "ipv4_only", "ipv6_only", "nat64_prefix", "dns", "search", "host_loopback",
+        "allow_link_local", "workers", "poll", "memory",
+    ])]
+    network: Option<Name>,
+    /// What the sandbox is called there [default: c1, c2, ...]
+    #[arg(long, value_name = "NAME", value_parser = Name::parse, requires = "network")]
+    name: Option<Name>,
+}
+
+impl JoinArgs {
+    fn join(self, publish: Vec<PortWish>) -> Option<Join> {
+        let network = self.network?;
+        let request = AttachRequest {
+            network: Some(network),
+            name: self.name,
+            at: format!("wharf run, process {}", std::process::id()),
+            publish: publish.into_iter().map(Text).collect(),
+            ..AttachRequest::default()
+        };
+        Some(Join { socket: runtime_dir().join(ATTACH_SOCKET), request })
+    }
 }
 
 #[derive(Debug, Args)]
@@ -85,7 +118,7 @@ struct ReachArgs {
     /// Connect whoever comes to a port of the host to a port of the sandbox; without IP on all the host's addresses; 0 is
     /// any free port; may be repeated
     #[arg(short, long, value_name = "[IP:]HOSTPORT[-END]:PORT[-END][/udp]", value_parser = wish::own_port)]
-    publish: Vec<Request>,
+    publish: Vec<PortWish>,
     /// Let the gateway's addresses lead to the host's 127.0.0.1 and ::1
     #[arg(long)]
     host_loopback: bool,
@@ -221,7 +254,7 @@ impl RunArgs {
             dns: self.names.dns,
             search: self.names.search,
             hostname: self.names.hostname,
-            publish: self.reach.publish,
+            publish: self.reach.publish.iter().map(|wish| wish.request.clone()).collect(),
             host_loopback: self.reach.host_loopback,
             allow_link_local: self.reach.allow_link_local,
             ids,
@@ -229,6 +262,7 @@ impl RunArgs {
             poll,
             memory_bytes: self.engine.memory,
             sandbox: !self.reach.no_sandbox,
+            join: self.join.join(self.reach.publish),
         })
     }
 }

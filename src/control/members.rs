@@ -118,6 +118,12 @@ impl Members {
         members
     }
 
+    /// One who has it all.
+    #[must_use]
+    pub fn of_one(name: Name, member: Member) -> Self {
+        Self { by_name: [(name, member)].into() }
+    }
+
     /// Everybody, by name.
     #[must_use]
     pub fn by_name(&self) -> &BTreeMap<Name, Member> {

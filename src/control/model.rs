@@ -125,6 +125,15 @@ pub enum PortKind {
     Stream,
 }
 
+impl From<crate::netns::DeviceKind> for PortKind {
+    fn from(kind: crate::netns::DeviceKind) -> Self {
+        match kind {
+            crate::netns::DeviceKind::Tap(_) => Self::Tap,
+            crate::netns::DeviceKind::Veth => Self::Veth,
+        }
+    }
+}
+
 /// What a port may do that guards forbid the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

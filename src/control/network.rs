@@ -26,6 +26,7 @@ use super::spec::{ContainerSpec, Name, NetworkSpec, PortWish, Text};
 use super::state::Kept;
 use crate::dataplane::{self, Running};
 use crate::host::Sources;
+use crate::netns::{Interface, Side};
 use crate::port::Device;
 use plan::configuration;
 use policy::{membership, policy, wish_of};
@@ -100,6 +101,28 @@ pub struct Offer {
     pub workers: usize,
 }
 
+impl Offer {
+    /// The interface that it is about.
+    #[must_use]
+    pub fn interface(&self) -> Interface {
+        Interface {
+            mac: self.member.mac,
+            mtu_bytes: self.mtu,
+            queues: self.workers,
+            ipv4: self.member.ipv4.zip(self.ipv4_prefix_len).map(|(address, prefix_len)| Side {
+                address,
+                prefix_len,
+                gateway: self.ipv4_gateway,
+            }),
+            ipv6: self.member.ipv6.map(|address| Side {
+                address,
+                prefix_len: 64,
+                gateway: self.ipv6_gateway,
+            }),
+        }
+    }
+}
+
 /// A port that is attached.
 #[derive(Debug)]
 struct Attached {
@@ -111,7 +134,26 @@ struct Attached {
     storm: Arc<StormControl>,
     since: Instant,
     /// Whoever waits for the container's end ends too when this is dropped.
-    _leash: oneshot::Sender<Infallible>,
+    _leash: Option<oneshot::Sender<Infallible>>,
+}
+
+/// The only container of a network that is its own: that of `wharf run`, which runs already.
+#[derive(Debug)]
+pub struct Sandbox {
+    /// The workers.
+    pub running: Running,
+    /// What they were started with.
+    pub config: Config,
+    /// The host's nameservers are not followed.
+    pub has_own_dns: bool,
+    /// Its port.
+    pub port: PortId,
+    /// What kind of device that is.
+    pub kind: PortKind,
+    /// Its addresses.
+    pub member: Member,
+    /// The interface's name in it.
+    pub interface: String,
 }
 
 /// A network as it runs.
@@ -121,6 +163,8 @@ pub struct Network {
     spec: NetworkSpec,
     origin: Origin,
     config: Config,
+    /// In which its containers find each other, if they do.
+    domain: Option<String>,
     /// `None` when a worker is lost.
     running: Option<Running>,
     members: Members,
@@ -165,6 +209,7 @@ impl Network {
             name,
             spec,
             origin,
+            domain: config.search.first().cloned(),
             config,
             running: Some(running),
             reserved: BTreeMap::new(),
@@ -178,6 +223,57 @@ impl Network {
         network.reserve_members();
         network.renew_zone()?;
         Ok(network)
+    }
+
+    /// The network of a sandbox, which has the same name.
+    #[must_use]
+    pub fn of_sandbox(sandbox: Sandbox) -> Self {
+        let name = Name::sandbox();
+        let Sandbox { running, config, has_own_dns, port, kind, member, interface } = sandbox;
+        let dns =
+            if has_own_dns { config.nameservers.iter().copied().map(Text).collect() } else { Vec::new() };
+        let spec = NetworkSpec {
+            dns,
+            host_loopback: config.host_loopback,
+            allow_link_local: config.allow_link_local,
+            mtu: config.mtu_bytes,
+            workers: running.workers(),
+            ..NetworkSpec::default()
+        };
+        let attached = Attached {
+            id: port,
+            kind,
+            request: AttachRequest {
+                at: "the sandbox".to_owned(),
+                interface: Some(interface),
+                ..AttachRequest::default()
+            },
+            container: ContainerSpec::default(),
+            member,
+            storm: Arc::default(),
+            since: Instant::now(),
+            _leash: None,
+        };
+        Self {
+            spec,
+            origin: Origin::Api,
+            config,
+            domain: None,
+            running: Some(running),
+            members: Members::of_one(name.clone(), member),
+            reserved: BTreeMap::new(),
+            told_leases: BTreeSet::new(),
+            attached: [(name.clone(), attached)].into(),
+            pending: BTreeSet::new(),
+            publications: Vec::new(),
+            name,
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &Name {
+        &self.name
     }
 
     /// Gives those that the specification names their addresses.
@@ -202,6 +298,11 @@ impl Network {
                     .iter()
                     .any(|publication| publication.info.container.as_deref() == Some(other.as_str()))
         };
+        if let Some(member) = self.members.by_name().get(name)
+            && wish == Wish::default()
+        {
+            return Ok(*member);
+        }
         let leased = self.leased_by_others();
         let member =
             self.members.admit(name, wish, &self.config, |address| !leased.contains(&address), is_bound)?;
@@ -368,7 +469,7 @@ impl Network {
         self.members.seen(&name, seconds_since_1970());
         let wishes = request.publish.clone();
         let since = Instant::now();
-        let attached = Attached { id, kind, request, container, member, storm, since, _leash: leash };
+        let attached = Attached { id, kind, request, container, member, storm, since, _leash: Some(leash) };
         self.attached.insert(name.clone(), attached);
         self.renew_zone()?;
         for Text(wish) in &wishes {

@@ -22,6 +22,7 @@ use super::spec::{File, Name, NetworkSpec, PortWish, Value as _};
 use super::state::State;
 use crate::dataplane::{Notice, Notify};
 use crate::port::Device;
+use crate::publish::Claim;
 
 /// The network that is meant when none is named and there are several.
 const DEFAULT_NETWORK: &str = "default";
@@ -111,6 +112,25 @@ impl Registry {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The registry of a `wharf run`: one network, which does not change.
+    #[must_use]
+    pub fn of_run(network: Network) -> Self {
+        // Nothing is told: a lost worker ends the process.
+        let (notices, _) = tokio::sync::mpsc::unbounded_channel();
+        let registry = Self::new(Mode::Run, Surroundings::default(), State::default(), notices);
+        registry.lock().networks.insert(network.name().clone(), network);
+        registry
+    }
+
+    /// Refuses what only a daemon does.
+    fn daemon_only(&self) -> Result<(), Error> {
+        match self.mode {
+            Mode::Daemon => Ok(()),
+            Mode::Run => Err(Error::new(Code::Unsupported, "a `wharf run` has one network with one sandbox")
+                .hint("`wharf up` serves as many as you like")),
+        }
+    }
+
     /// What happens.
     #[must_use]
     pub fn events(&self) -> &Events {
@@ -183,6 +203,7 @@ impl Registry {
     /// # Errors
     /// It exists, makes no sense, or cannot be started.
     pub fn create_network(&self, request: model::CreateNetwork) -> Result<model::Network, Error> {
+        self.daemon_only()?;
         let name = Name::parse(&request.name).map_err(Error::invalid)?;
         request.spec.check().map_err(|text| Error::invalid(format!("network {name}: {text}")))?;
         let mut inner = self.lock();
@@ -198,6 +219,7 @@ impl Registry {
     /// # Errors
     /// There is none of that name, or the file says that there is to be one.
     pub fn remove_network(&self, name: &Name) -> Result<(), Error> {
+        self.daemon_only()?;
         let mut inner = self.lock();
         if *inner.network(name)?.origin() == Origin::File {
             let message = format!("network {name} stands in the configuration file");
@@ -225,6 +247,7 @@ impl Registry {
     /// # Errors
     /// The file is wrong, there is none, or a change is one that a running network cannot make.
     pub fn reload(&self) -> Result<Reloaded, Error> {
+        self.daemon_only()?;
         let mut inner = self.lock();
         let Some(path) = inner.file.clone() else {
             let message = "this daemon has no configuration file";
@@ -290,6 +313,7 @@ impl Registry {
     /// # Errors
     /// See [`Network::offer`].
     pub fn offer(&self, request: &mut AttachRequest) -> Result<Offer, Error> {
+        self.daemon_only()?;
         let mut inner = self.lock();
         let name = inner.meant(request.network.as_ref())?;
         request.network = Some(name.clone());
@@ -334,6 +358,7 @@ impl Registry {
     /// # Errors
     /// There is none of that name.
     pub fn detach(&self, network: Option<&Name>, port: &Name, reason: &str) -> Result<(), Error> {
+        self.daemon_only()?;
         let mut inner = self.lock();
         let network = match network {
             Some(network) => network.clone(),
@@ -429,6 +454,20 @@ impl Registry {
             self.events.tell(name.as_str(), EventKind::Publish(publication.clone()));
         }
         Ok(made)
+    }
+
+    /// Publishes a port of the sandbox of `wharf run` that is bound already.
+    ///
+    /// # Errors
+    /// It cannot be watched.
+    pub fn publish_claim(&self, claim: Claim) -> Result<(), Error> {
+        let mut inner = self.lock();
+        let name = inner.meant(None)?;
+        let Inner { networks, next_id, .. } = &mut *inner;
+        if let Some(network) = networks.get_mut(&name) {
+            network.publish_claims(vec![claim], &name, "", &Origin::Port(name.clone()), next_id)?;
+        }
+        Ok(())
     }
 
     /// Ends a publication.

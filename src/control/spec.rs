@@ -459,6 +459,12 @@ impl Name {
         values::container(text).map(Self)
     }
 
+    /// What the only network of a `wharf run` is called, and its sandbox.
+    #[must_use]
+    pub fn sandbox() -> Self {
+        Self("sandbox".to_owned())
+    }
+
     /// Its text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -19,6 +19,7 @@ use smoltcp::wire::{EthernetAddress, Ipv4Cidr, Ipv6Cidr};
 use wharf_stack::{Ipv4Plan, Ipv6Plan};
 
 use super::{Interface, Side};
+use crate::control::members::Member;
 use crate::publish::Addresses;
 
 /// The gateway's MAC address: locally administered, "wharf" with .2 in the end.
@@ -96,6 +97,12 @@ impl Plan {
     #[must_use]
     pub fn container(&self) -> Addresses {
         Addresses { ipv4: self.container4(), ipv6: self.container6 }
+    }
+
+    /// What belongs to the container.
+    #[must_use]
+    pub fn member(&self) -> Member {
+        Member { mac: CONTAINER_MAC, ipv4: self.container4(), ipv6: self.container6, seen: 0 }
     }
 
     /// The container's interface.

@@ -7,16 +7,18 @@ use std::ops::RangeInclusive;
 use wharf_stack::host::Transport;
 
 use super::Request;
+use crate::control::spec::{PortWish, Value as _};
 use crate::values;
 
 const EXAMPLES: &str =
     "write it as 8080:80, 127.0.0.1:8080:80, [::1]:8080:80, 8000-8009:9000-9009 or 5353:53/udp";
 
 /// A wish of somebody who has one sandbox and no name for it.
-pub(crate) fn own_port(text: &str) -> Result<Request, String> {
-    match parse(text)? {
-        (None, request) => Ok(request),
-        (Some(name), _) => Err(format!("`{name}` is no port, and there is but one sandbox; {EXAMPLES}")),
+pub(crate) fn own_port(text: &str) -> Result<PortWish, String> {
+    let wish = PortWish::parse(text)?;
+    match &wish.container {
+        None => Ok(wish),
+        Some(name) => Err(format!("`{name}` is no port, and there is but one sandbox; {EXAMPLES}")),
     }
 }
 
@@ -94,6 +96,10 @@ fn range(text: &str) -> Result<RangeInclusive<u16>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn own_port(text: &str) -> Result<Request, String> {
+        super::own_port(text).map(|wish| wish.request)
+    }
 
     #[test]
     fn addresses_ranges_and_the_protocol_may_be_left_out() {

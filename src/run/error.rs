@@ -22,6 +22,12 @@ pub enum Error {
     /// A port that is not to be had.
     #[error(transparent)]
     Publish(#[from] publish::Error),
+    /// The daemon's network cannot be joined.
+    #[error(transparent)]
+    Join(#[from] crate::attach::Error),
+    /// A port cannot be watched.
+    #[error("{0}")]
+    Refused(#[from] crate::control::error::Error),
     /// Init could not make the sandbox.
     #[error("setting up the sandbox failed at {step}{}", said(*.errno))]
     Sandbox {

@@ -27,8 +27,7 @@ use super::sysfs;
 use super::terminal::foreground_is_ours;
 use crate::channel::Channel;
 use crate::doctor::advice;
-use crate::netns::plan::Plan;
-use crate::netns::{self, Device, DeviceChoice, INTERFACE, Wanted};
+use crate::netns::{self, Device, DeviceChoice, INTERFACE, Interface, Wanted};
 use crate::resolv;
 use crate::resolv::mount::Cover;
 use crate::sys::process::{close_all_except, exit_now, process_group, spawn};
@@ -37,10 +36,8 @@ use crate::sys::signal::{self, Mask, SignalFd};
 /// All that init needs to know; it comes with the copied memory.
 #[derive(Debug)]
 pub(super) struct Setup {
-    pub(super) plan: Plan,
-    pub(super) mtu_bytes: usize,
+    pub(super) interface: Interface,
     pub(super) device: DeviceChoice,
-    pub(super) queues: usize,
     pub(super) hostname: Option<String>,
     pub(super) resolv_conf: String,
     pub(super) command: Vec<OsString>,
@@ -122,8 +119,8 @@ fn cable(setup: &Setup, channel: &Channel) -> Result<(), Failure> {
     let wanted = Wanted {
         choice: setup.device,
         name: INTERFACE,
-        queues: setup.queues,
-        mtu_bytes: setup.mtu_bytes,
+        queues: setup.interface.queues,
+        mtu_bytes: setup.interface.mtu_bytes,
         lasting: true,
     };
     let device = match Device::open(wanted) {
@@ -134,8 +131,8 @@ fn cable(setup: &Setup, channel: &Channel) -> Result<(), Failure> {
             exit_now(0)
         }
     };
-    let interface = setup.plan.interface(setup.mtu_bytes, setup.queues);
-    let warnings = netns::configure(INTERFACE, &interface).map_err(|f| Failure::new(f.step, &f.source))?;
+    let warnings =
+        netns::configure(INTERFACE, &setup.interface).map_err(|f| Failure::new(f.step, &f.source))?;
     let fds: Vec<BorrowedFd<'_>> = device.queues.iter().map(AsFd::as_fd).collect();
     if let Some(error) = device.fell_back {
         let text = format!("a veth pair takes the place of a TAP: {}", advice::tap(&error));

@@ -19,7 +19,7 @@ use super::messages::{FromInit, ToInit};
 use super::terminal::Terminal;
 use super::{Error, Outcome};
 use crate::channel::Channel;
-use crate::dataplane::Running;
+use crate::control::registry::Registry;
 use crate::resolv::follow::Follower;
 use crate::sys::signal::SignalFd;
 
@@ -47,9 +47,9 @@ impl Supervisor {
     }
 
     /// Lets the command start and stays until it ended and everything in the sandbox with it.
-    pub(super) fn run(mut self, running: &Running) -> Result<Outcome, Error> {
+    pub(super) fn run(mut self, registry: Option<&Registry>) -> Result<Outcome, Error> {
         // What changed since the file was read and covered, before the watch was there.
-        self.resolv_conf_changed(running);
+        self.resolv_conf_changed(registry);
         // If init is gone, the loop finds out.
         drop(self.channel.send(&ToInit::Go, &[]));
         let outcome = loop {
@@ -63,7 +63,7 @@ impl Supervisor {
                 self.take_signals();
             }
             if ready.file && self.resolv_conf.changed() {
-                self.resolv_conf_changed(running);
+                self.resolv_conf_changed(registry);
             }
         };
         self.resolv_conf.end();
@@ -130,10 +130,10 @@ impl Supervisor {
     }
 
     /// Init covers the host's new file; the gateway asks the servers it names.
-    fn resolv_conf_changed(&mut self, running: &Running) {
+    fn resolv_conf_changed(&mut self, registry: Option<&Registry>) {
         drop(self.channel.send(&ToInit::ResolvConfChanged, &[]));
-        if let Some(nameservers) = self.resolv_conf.news() {
-            running.set_nameservers(&nameservers);
+        if let (Some(nameservers), Some(registry)) = (self.resolv_conf.news(), registry) {
+            registry.set_nameservers(nameservers);
         }
     }
 }

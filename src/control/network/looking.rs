@@ -156,7 +156,7 @@ impl Network {
                 dns: plan.dns,
             }),
             nat64: self.config.nat64.map(|prefix| prefix.to_string()),
-            domain: self.config.search.first().cloned(),
+            domain: self.domain.clone(),
             mtu: self.config.mtu_bytes,
             workers: self.spec.workers,
             internal: self.spec.internal,

@@ -32,20 +32,21 @@ fn enter(
 }
 
 impl Network {
-    fn zone(&self) -> Result<ZoneBuilder, Error> {
-        let domain = self.config.search.first().map(String::as_str).unwrap_or_default();
-        Zone::builder(domain).map_err(|error| Error::invalid(error.to_string()))
+    /// A zone without names, if the network has names.
+    fn zone(&self) -> Result<Option<ZoneBuilder>, Error> {
+        let zone = self.domain.as_deref().map(Zone::builder).transpose();
+        zone.map_err(|error| Error::invalid(error.to_string()))
     }
 
     /// Whether a container can have these names.
     pub(super) fn check_names(&self, name: &Name, container: &ContainerSpec) -> Result<(), Error> {
-        let entered = enter(&mut self.zone()?, name, &container.aliases, None);
-        entered.map_err(|error| Error::invalid(error.to_string()))
+        let Some(mut zone) = self.zone()? else { return Ok(()) };
+        enter(&mut zone, name, &container.aliases, None).map_err(|error| Error::invalid(error.to_string()))
     }
 
     /// Lets the forwarder answer for whoever is attached now.
     pub(super) fn renew_zone(&self) -> Result<(), Error> {
-        let mut zone = self.zone()?;
+        let Some(mut zone) = self.zone()? else { return Ok(()) };
         for (name, attached) in &self.attached {
             enter(&mut zone, name, &attached.container.aliases, Some(&attached.member))
                 .map_err(|error| Error::invalid(error.to_string()))?;

@@ -33,19 +33,29 @@ impl Network {
             return Err(Error::new(Code::Forbidden, message));
         }
         let name = self.published_name(wish)?;
-        let addresses = self.member(&name, Wish::default())?.addresses();
         let claims = publish::bind(std::slice::from_ref(&wish.request)).map_err(|error| in_use(&error))?;
+        self.publish_claims(claims, &name, &wish.text, origin, next_id)
+    }
+
+    /// The same with ports that are bound already.
+    ///
+    /// # Errors
+    /// A port cannot be watched, or the container has no address.
+    pub fn publish_claims(
+        &mut self,
+        claims: Vec<Claim>,
+        name: &Name,
+        wish: &str,
+        origin: &Origin,
+        next_id: &mut u64,
+    ) -> Result<Vec<model::Publication>, Error> {
+        let addresses = self.member(name, Wish::default())?.addresses();
         let mut made = Vec::new();
         for claim in claims {
-            match self.publish_one(claim, addresses, &name, *next_id) {
+            match self.publish_one(claim, addresses, name, *next_id) {
                 Ok((info, published)) => {
                     *next_id += 1;
-                    made.push(Publication {
-                        info,
-                        wish: wish.text.clone(),
-                        origin: origin.clone(),
-                        published,
-                    });
+                    made.push(Publication { info, wish: wish.to_owned(), origin: origin.clone(), published });
                 }
                 Err(error) => {
                     made.into_iter().for_each(|publication| self.withdraw(publication));

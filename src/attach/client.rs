@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The conversation with the daemon about one container.
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use super::Error;
+use crate::channel::Channel;
+use crate::control::attach::{Answer, Handed, Request};
+use crate::control::model::Port;
+use crate::control::network::{AttachRequest, Offer};
+
+/// Somebody who has an offer. Dropping it gives the offer back.
+#[derive(Debug)]
+pub struct Client(Channel);
+
+impl Client {
+    /// Asks the daemon that listens at `socket` for a name and addresses.
+    ///
+    /// # Errors
+    /// There is no daemon, or it refuses.
+    pub fn ask(socket: &Path, request: AttachRequest) -> Result<(Self, Offer), Error> {
+        let daemon = Channel::connect(socket)
+            .map_err(|source| Error::NoDaemon { socket: socket.to_owned(), source })?;
+        match say(&daemon, &Request::Offer(Box::new(request)), &[])? {
+            Answer::Offer(offer) => Ok((Self(daemon), *offer)),
+            _ => Err(Error::Misunderstood),
+        }
+    }
+
+    /// Hands the device over that was made for the offer.
+    ///
+    /// # Errors
+    /// The daemon refuses, or is gone.
+    pub fn hand_over(
+        self,
+        device: Handed,
+        queues: &[OwnedFd],
+        life: Option<&OwnedFd>,
+    ) -> Result<Port, Error> {
+        let fds: Vec<BorrowedFd<'_>> = queues.iter().chain(life).map(OwnedFd::as_fd).collect();
+        match say(&self.0, &Request::Device(device), &fds)? {
+            Answer::Attached(port) => Ok(*port),
+            _ => Err(Error::Misunderstood),
+        }
+    }
+}
+
+fn say(daemon: &Channel, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Answer, Error> {
+    daemon.send(request, fds).map_err(Error::Daemon)?;
+    match daemon.receive::<Answer>().map_err(Error::Daemon)? {
+        Some((Answer::Error(error), _)) => Err(Error::Refused(error)),
+        Some((answer, _)) => Ok(answer),
+        None => Err(Error::Daemon(io::Error::other("it closed the connection"))),
+    }
+}
