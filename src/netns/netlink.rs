@@ -96,11 +96,11 @@ impl Netlink {
         self.request(RouteNetlinkMessage::SetLink(message), NLM_F_ACK, |_| ())
     }
 
-    /// The addresses of a link, in the kernel's order.
+    /// The addresses of a link and their prefixes' lengths, in the kernel's order.
     ///
     /// # Errors
     /// What the kernel answers.
-    pub fn addresses(&mut self, index: u32) -> io::Result<Vec<IpAddr>> {
+    pub fn addresses(&mut self, index: u32) -> io::Result<Vec<(IpAddr, u8)>> {
         let mut addresses = Vec::new();
         self.request(RouteNetlinkMessage::GetAddress(AddressMessage::default()), NLM_F_DUMP, |answer| {
             let RouteNetlinkMessage::NewAddress(message) = answer else { return };
@@ -117,7 +117,7 @@ impl Netlink {
                 AddressAttribute::Address(address) => Some(*address),
                 _ => None,
             });
-            addresses.extend(local.or(address));
+            addresses.extend(local.or(address).map(|address| (address, message.header.prefix_len)));
         })?;
         Ok(addresses)
     }
@@ -162,11 +162,40 @@ impl Netlink {
         self.request(RouteNetlinkMessage::NewAddress(message), flags, |_| ())
     }
 
+    /// Takes an address from a link. The kernel takes the routes along that need it; with the last address of IPv4 all of
+    /// that family.
+    ///
+    /// # Errors
+    /// What the kernel answers; `EADDRNOTAVAIL` when the link does not have it.
+    pub fn remove_address(&mut self, index: u32, address: IpAddr, prefix_len: u8) -> io::Result<()> {
+        let mut message = AddressMessage::default();
+        message.header.family = family(address);
+        message.header.index = index;
+        message.header.prefix_len = prefix_len;
+        message.attributes.push(AddressAttribute::Local(address));
+        self.request(RouteNetlinkMessage::DelAddress(message), NLM_F_ACK, |_| ())
+    }
+
     /// Adds the default route of the gateway's family.
     ///
     /// # Errors
-    /// What the kernel answers.
+    /// What the kernel answers; `EEXIST` when there is a default route.
     pub fn add_default_route(&mut self, index: u32, gateway: IpAddr) -> io::Result<()> {
+        self.new_default_route(index, gateway, NLM_F_EXCL)
+    }
+
+    /// Adds the default route of the gateway's family in front of others. The same that is there already is left alone.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn prepend_default_route(&mut self, index: u32, gateway: IpAddr) -> io::Result<()> {
+        match self.new_default_route(index, gateway, 0) {
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+            result => result,
+        }
+    }
+
+    fn new_default_route(&mut self, index: u32, gateway: IpAddr, flags: u16) -> io::Result<()> {
         let mut message = RouteMessage::default();
         message.header.address_family = family(gateway);
         message.header.table = RouteHeader::RT_TABLE_MAIN;
@@ -175,7 +204,7 @@ impl Netlink {
         message.header.kind = RouteType::Unicast;
         message.attributes.push(RouteAttribute::Gateway(gateway.into()));
         message.attributes.push(RouteAttribute::Oif(index));
-        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+        let flags = NLM_F_ACK | NLM_F_CREATE | flags;
         self.request(RouteNetlinkMessage::NewRoute(message), flags, |_| ())
     }
 

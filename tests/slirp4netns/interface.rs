@@ -9,6 +9,9 @@ const LOOK: &str =
     "ip -o link | sed -E 's/ (permaddr|link-netnsid) .*//; s/link.ether [0-9a-f:]+/link-ether/'
     ip -4 addr; ip -4 route; ip -6 route show default";
 
+/// Makes an interface that outlives the gateway.
+const MAKE: &str = "ip tuntap add name tap0 mode tap; ip link set tap0 up; ip link set lo up";
+
 /// What `LOOK` shows when `program` was started with these arguments.
 fn look(program: Program, args: &[&str], before: &str) -> String {
     let target = Target::new();
@@ -55,6 +58,77 @@ fn an_interface_that_exists_is_attached_to_as_it_is() {
     let again = Program::Ours.run(&[&target.pid(), "tap0"]);
     assert_eq!(again.status, Some(1));
     assert!(again.stderr.contains("ioctl(TUNSETIFF): Device or resource busy"), "{again:?}");
+}
+
+#[test]
+fn an_address_that_an_interface_has_is_replaced() {
+    let elsewhere =
+        "ip tuntap add name tap9 mode tap; ip link set tap9 up; ip addr add 192.0.2.7/25 dev tap9";
+    for before in [
+        "ip addr add 192.0.2.7/25 dev tap0",
+        "ip addr add 192.0.2.7/25 dev tap0; ip route add default via 192.0.2.1",
+        "ip addr add 192.0.2.7/25 dev tap0; ip route add 203.0.113.0/24 via 192.0.2.1",
+        "ip addr add 192.0.2.7/25 dev tap0; ip addr add 192.0.2.8/25 dev tap0",
+        "ip addr add 192.0.2.7 peer 198.51.100.7 dev tap0",
+        "ip addr add 10.0.2.100/24 brd + dev tap0; ip route add 203.0.113.0/24 via 10.0.2.1",
+        // Of two default routes the newer is the first.
+        &format!("{elsewhere}; ip route add default via 192.0.2.1"),
+    ] {
+        let before = format!("{MAKE}; {before}");
+        let args = ["-c", "--mtu", "9000"];
+        assert_eq!(look(Program::Ours, &args, &before), look(Program::Theirs, &args, &before), "{before}");
+    }
+}
+
+/// slirp4netns counts a further one as the interface's, and changes its netmask.
+#[test]
+fn further_addresses_of_an_interface_stay() {
+    let before = format!("{MAKE}; ip addr add 192.0.2.7/25 dev tap0; ip addr add 198.51.100.7/25 dev tap0");
+    let target = Target::new();
+    target.inside(&before).text();
+    for _ in 0..2 {
+        let _gateway = Gateway::start(Program::Ours, &["-c"], &target);
+        let shown = target.inside("ip -4 -o addr show tap0 | awk '{ print $4 }' | sort");
+        assert_eq!(shown.text(), "10.0.2.100/24\n198.51.100.7/25\n");
+    }
+}
+
+/// What `LOOK` shows when `program` was started with `first` and ended, and started again with `second`.
+fn look_again(program: Program, first: &[&str], second: &[&str]) -> String {
+    let target = Target::new();
+    target.inside(MAKE).text();
+    assert_eq!(Gateway::start(program, first, &target).end().0.code(), Some(0));
+    let _gateway = Gateway::start(program, second, &target);
+    target.inside(LOOK).text().to_owned()
+}
+
+#[test]
+fn the_next_gateway_of_an_interface_configures_it_as_the_first_does() {
+    let wishes = ["-c", "--mtu=9000", "--cidr=10.9.8.0/24"];
+    let ours = look_again(Program::Ours, &["-c"], &wishes);
+    assert_eq!(ours, look_again(Program::Theirs, &["-c"], &wishes));
+    assert_eq!(ours, look(Program::Ours, &wishes, MAKE));
+    // With the same wishes slirp4netns fails over its own default route.
+    assert_eq!(look_again(Program::Ours, &wishes, &wishes), ours);
+}
+
+#[test]
+fn the_next_gateway_of_an_interface_adds_nothing_to_ipv6() {
+    for program in BOTH {
+        let target = Target::new();
+        target.inside(&format!("echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad; {MAKE}")).text();
+        let mut shown = Vec::new();
+        for args in [&["-c", "-6"][..], &["-c", "-6", "--cidr=10.9.8.0/24"]] {
+            let _gateway = Gateway::start(program, args, &target);
+            target.global_ipv6();
+            target.inside("rdisc6 -1 tap0").text();
+            let look = "ip -6 -o addr show tap0 scope global | awk '{ print $4 }'
+                ip -6 route show default | cut -d' ' -f1-5";
+            shown.push(target.inside(look).text().to_owned());
+        }
+        assert_eq!(shown[0].lines().count(), 2, "{program:?} {shown:?}");
+        assert_eq!(shown[0], shown[1], "{program:?}");
+    }
 }
 
 /// A device keeps what was offered to it: the next program would get unfinished checksums.

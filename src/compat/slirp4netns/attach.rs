@@ -11,6 +11,8 @@
 //! ```
 
 use std::fs::File;
+use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -138,8 +140,8 @@ fn join(netns: &Path, userns: Option<&Path>) -> Result<(), Failure> {
     joined.failed("setns(CLONE_NEWNET)")
 }
 
-/// Brings the loopback device and the TAP up and gives the TAP its addresses. IPv6 is the kernel's own doing, on what the
-/// gateway advertises.
+/// Brings the loopback device and the TAP up and gives the TAP its address in the place of one that it has. IPv6 is the
+/// kernel's own doing, on what the gateway advertises.
 fn configure(options: &Options, name: &str) -> Result<(), Failure> {
     let mut netlink = Netlink::open().failed("netlink")?;
     let index = netlink.link_index(name).failed(name)?;
@@ -154,10 +156,22 @@ fn configure(options: &Options, name: &str) -> Result<(), Failure> {
         let address = LinkAttribute::Address(mac.to_vec());
         netlink.set_link(index, false, vec![address]).failed("setting the MAC address")?;
     }
-    let address = plan::interface_address(options.cidr).into();
-    netlink.add_address(index, address, options.cidr.prefix_len()).failed("setting the IPv4 address")?;
+    let address = plan::interface_address(options.cidr);
+    set_address(&mut netlink, index, address.into(), options.cidr.prefix_len())
+        .failed("setting the IPv4 address")?;
     let gateway = plan::ipv4(options.cidr).gateway.into();
-    netlink.add_default_route(index, gateway).failed("adding the default route")
+    netlink.prepend_default_route(index, gateway).failed("adding the default route")
+}
+
+/// Puts an IPv4 address in the place of a link's first one, as `SIOCSIFADDR` does (netdevice(7)).
+fn set_address(netlink: &mut Netlink, index: u32, address: IpAddr, prefix_len: u8) -> io::Result<()> {
+    let before = netlink.addresses(index)?;
+    if !before.contains(&(address, prefix_len))
+        && let Some(&(old, old_len)) = before.iter().find(|(old, _)| old.is_ipv4())
+    {
+        netlink.remove_address(index, old, old_len)?;
+    }
+    netlink.add_address(index, address, prefix_len)
 }
 
 /// A TAP that the caller has opened and configured.

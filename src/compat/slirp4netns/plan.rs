@@ -149,7 +149,7 @@ fn first<A>(name: &str, family: &'static str, pick: impl Fn(IpAddr) -> Option<A>
 fn addresses_of(interface: &str) -> io::Result<Vec<IpAddr>> {
     let mut netlink = Netlink::open()?;
     let index = netlink.link_index(interface)?;
-    netlink.addresses(index)
+    Ok(netlink.addresses(index)?.into_iter().map(|(address, _)| address).collect())
 }
 
 #[cfg(test)]
