@@ -3,6 +3,7 @@
 
 pub mod ethtool;
 pub mod namespace;
+pub mod offload_reset;
 pub mod packet;
 pub mod process;
 pub mod random;
@@ -11,3 +12,8 @@ pub mod seccomp;
 pub mod signal;
 pub mod socket;
 pub mod tun;
+
+/// What a system call of the C library has said.
+fn check(rc: libc::c_int) -> std::io::Result<()> {
+    if rc < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -11,8 +11,8 @@
 //! tend     until the exit descriptor's other end closes, or the program is gone: requests, and the host's nameservers
 //! ```
 //!
-//! The process stays the one that was started, in the foreground, with every signal but SIGPIPE at its default: callers
-//! watch it, and end it with SIGTERM or SIGKILL.
+//! The process stays the one that was started, in the foreground, and every signal but SIGPIPE does to it what it does by
+//! default: callers watch it, and end it with SIGTERM or SIGKILL.
 
 mod api;
 mod args;
@@ -42,7 +42,7 @@ use crate::dataplane;
 use crate::host;
 use crate::resolv::follow::Follower;
 use crate::resolv::{self, ResolvConf};
-use crate::sys::{random, tun};
+use crate::sys::random;
 
 /// What it is called as.
 pub(super) const NAME: &str = "slirp4netns";
@@ -152,8 +152,7 @@ fn serve(options: Options) -> Result<(), Failure> {
     let ends = Ends { exit: options.exit, guest: guest.life };
     tend::tend(ends, server.map(|server| (server, api)), follower, &running).failed("poll")?;
     running.stop();
-    // The device may be gone by now.
-    let _ = guest.tap.map(tun::clear_offloads);
+    drop(guest.reset);
     Ok(())
 }
 

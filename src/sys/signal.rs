@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::process::Pid;
 
+use super::check;
+
 /// A set of blocked signals.
 #[derive(Clone, Copy)]
 pub struct Mask(libc::sigset_t);
@@ -70,7 +72,7 @@ pub fn send_to_group(group: Pid, signal: i32) -> io::Result<()> {
 
 fn kill(target: i32, signal: i32) -> io::Result<()> {
     // SAFETY: kill touches no memory of ours.
-    if unsafe { libc::kill(target, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    check(unsafe { libc::kill(target, signal) })
 }
 
 /// One signal, as it arrived.

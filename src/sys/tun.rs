@@ -10,6 +10,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
+use super::check;
+
 /// Where the kernel offers TUN and TAP devices.
 pub const DEVICE_PATH: &str = "/dev/net/tun";
 
@@ -182,10 +184,6 @@ pub(super) fn request_for(name: &str) -> io::Result<libc::ifreq> {
         *to = libc::c_char::from_ne_bytes([from]);
     }
     Ok(request)
-}
-
-fn check(rc: libc::c_int) -> io::Result<()> {
-    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Whether this process may open [`DEVICE_PATH`]; says why not.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 
-use super::caller::{Finished, binary, finish, user_command};
+use super::caller::{Finished, binary, finish, kill, user_command};
 
 /// Whose behaviour is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +157,12 @@ impl Gateway {
         let pid = self.child.id();
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
         children.split_whitespace().next().expect("the gateway").parse().unwrap()
+    }
+
+    /// Sends it a signal and waits for the end that this is.
+    pub(crate) fn end_by(mut self, signal: i32) -> ExitStatus {
+        kill(self.pid(), signal);
+        self.child.wait().unwrap()
     }
 
     /// Closes the other end of the exit descriptor and waits for the end; what was said on standard error comes with it.

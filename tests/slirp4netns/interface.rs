@@ -10,7 +10,7 @@ const LOOK: &str =
     ip -4 addr; ip -4 route; ip -6 route show default";
 
 /// Makes an interface that outlives the gateway.
-const MAKE: &str = "ip tuntap add name tap0 mode tap; ip link set tap0 up; ip link set lo up";
+pub(crate) const MAKE: &str = "ip tuntap add name tap0 mode tap; ip link set tap0 up; ip link set lo up";
 
 /// What `LOOK` shows when `program` was started with these arguments.
 fn look(program: Program, args: &[&str], before: &str) -> String {

@@ -20,12 +20,14 @@ use netlink_packet_route::link::{LinkAttribute, LinkFlags};
 use rustix::process::{Pid, Signal, WaitOptions, set_parent_process_death_signal, waitpid};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
+use wharf_switch::Offloads;
 
 use super::args::{Options, Target};
 use super::{Failed, Failure, bess, plan, say};
 use crate::channel::Channel;
 use crate::netns::Netlink;
 use crate::port::{Device, Messages, Tap};
+use crate::sys::offload_reset::OffloadReset;
 use crate::sys::process::{Cloned, exit_now, fork};
 use crate::sys::signal::default_child_signal;
 use crate::sys::tun;
@@ -39,21 +41,21 @@ struct Attached {
 /// What is at the other end.
 pub(super) struct Guest {
     pub(super) device: Device,
-    /// The same TAP once more, to be left as it was found.
-    pub(super) tap: Option<OwnedFd>,
+    /// Leaves a TAP as it was found.
+    pub(super) reset: Option<OffloadReset>,
     /// Hangs up when the guest is gone; namespaces do not.
     pub(super) life: Option<OwnedFd>,
 }
 
 /// Attaches to what the options name. `None` when the caller is gone before anybody is there.
 pub(super) fn attach(options: &Options) -> Result<Option<Guest>, Failure> {
-    let tap = match &options.target {
+    let queue = match &options.target {
         Target::Bess(path) => {
             let Some(socket) = bess::accept(path, options.exit.as_ref())? else { return Ok(None) };
             let life = Some(socket.try_clone().failed("dup")?);
-            return Ok(Some(Guest { device: Device::Messages(Messages::new(socket)), tap: None, life }));
+            return Ok(Some(Guest { device: Device::Messages(Messages::new(socket)), reset: None, life }));
         }
-        Target::Tap(tap) => inherited(tap.try_clone().failed("dup")?)?,
+        Target::Tap(queue) => inherited(queue)?,
         Target::Pid(pid) => {
             let userns = options.userns.clone();
             let userns = userns.unwrap_or_else(|| format!("/proc/{pid}/ns/user").into());
@@ -61,12 +63,14 @@ pub(super) fn attach(options: &Options) -> Result<Option<Guest>, Failure> {
         }
         Target::Path(path) => opened_inside(options, path, options.userns.clone())?,
     };
-    let again = tap.as_fd().try_clone_to_owned().failed("dup")?;
-    Ok(Some(Guest { device: Device::Tap(tap), tap: Some(again), life: None }))
+    // Before anything is offered, so that no signal comes in between.
+    let reset = OffloadReset::new(queue.try_clone().failed("dup")?).failed("sigaction")?;
+    let device = Device::Tap(port(queue)?);
+    Ok(Some(Guest { device, reset: Some(reset), life: None }))
 }
 
 /// Opens the TAP in a namespace, and configures it if that is asked for.
-fn opened_inside(options: &Options, netns: &Path, userns: Option<PathBuf>) -> Result<Tap, Failure> {
+fn opened_inside(options: &Options, netns: &Path, userns: Option<PathBuf>) -> Result<OwnedFd, Failure> {
     let (ours, theirs) = Channel::pair().failed("socketpair")?;
     default_child_signal();
     let child = match fork().failed("fork")? {
@@ -88,8 +92,7 @@ fn opened_inside(options: &Options, netns: &Path, userns: Option<PathBuf>) -> Re
     let tap = received.failed("recvmsg")?.and_then(|(_, mut fds)| fds.pop());
     let tap = tap.ok_or_else(|| Failure::new("the child sent no TAP"))?;
     say(&format_args!("received tapfd={}", tap.as_raw_fd()));
-    let offloads = Tap::negotiate(&tap).failed("ioctl(TUNSETOFFLOAD)")?;
-    Ok(Tap::new(tap, offloads))
+    Ok(tap)
 }
 
 /// Waits for the child, whose failure is ours.
@@ -175,16 +178,22 @@ fn set_address(netlink: &mut Netlink, index: u32, address: IpAddr, prefix_len: u
 }
 
 /// A TAP that the caller has opened and configured.
-fn inherited(tap: OwnedFd) -> Result<Tap, Failure> {
-    let interface = tun::interface(&tap).failed("ioctl(TUNGETIFF)")?;
+fn inherited(tap: &OwnedFd) -> Result<OwnedFd, Failure> {
+    let interface = tun::interface(tap).failed("ioctl(TUNGETIFF)")?;
     if !interface.is_tap || interface.has_packet_info {
         return Err(Failure::new("FD must be a TAP that was opened with IFF_NO_PI"));
     }
-    let flags = rustix::fs::fcntl_getfl(&tap).failed("fcntl(F_GETFL)")?;
-    rustix::fs::fcntl_setfl(&tap, flags | rustix::fs::OFlags::NONBLOCK).failed("fcntl(F_SETFL)")?;
-    if !interface.has_vnet_header {
+    let flags = rustix::fs::fcntl_getfl(tap).failed("fcntl(F_GETFL)")?;
+    rustix::fs::fcntl_setfl(tap, flags | rustix::fs::OFlags::NONBLOCK).failed("fcntl(F_SETFL)")?;
+    tap.try_clone().failed("dup")
+}
+
+/// The port on a TAP, with or without virtio-net headers.
+fn port(tap: OwnedFd) -> Result<Tap, Failure> {
+    let has_vnet_header = tun::interface(&tap).failed("ioctl(TUNGETIFF)")?.has_vnet_header;
+    if !has_vnet_header {
         tun::clear_offloads(&tap).failed("ioctl(TUNSETOFFLOAD)")?;
-        return Ok(Tap::new(tap, wharf_switch::Offloads::NONE));
+        return Ok(Tap::new(tap, Offloads::NONE));
     }
     tun::set_vnet_header_len(&tap).failed("ioctl(TUNSETVNETHDRSZ)")?;
     let offloads = Tap::negotiate(&tap).failed("ioctl(TUNSETOFFLOAD)")?;
