@@ -281,6 +281,27 @@ fn the_client_that_was_silent_for_longest_gives_way() {
     }
 }
 
+#[test]
+fn a_flood_of_clients_of_one_port_leaves_those_of_another_their_answers() {
+    let mut port = Published::new(Family::V4, CONTAINER);
+    let local: Vec<_> = (0..50_u8).map(|number| format!("127.0.0.1:{}", 5000 + u16::from(number))).collect();
+    let seen: Vec<_> = local.iter().map(|client| port.hears(client, "")).collect();
+    port.stage.publish_udp(Family::V4, end("10.0.2.100:54"));
+    (port.container, port.socket) = (end("10.0.2.100:54"), port.stage.host().latest());
+    for number in 0..5000 {
+        let stranger = SocketAddr::from(([203, 0, 113, 9], 1000 + number));
+        assert_eq!(port.hears(&stranger.to_string(), "192.0.2.1"), stranger);
+    }
+    // Its last ones are remembered, and the first ones answered as strangers are.
+    let answered = |from: &str, number| format!("send-to 203.0.113.9:{number}{from} ttl 63 6");
+    assert_eq!(port.sends(end("203.0.113.9:5999")), Some(answered(" from 192.0.2.1", 5999)));
+    assert_eq!(port.sends(end("203.0.113.9:1000")), Some(answered("", 1000)));
+    (port.container, port.socket) = (end(CONTAINER), 0);
+    for (client, seen) in local.iter().zip(seen) {
+        assert_eq!(port.sends(seen), Some(format!("send-to {client} ttl 63 6")));
+    }
+}
+
 /// RFC 4787 REQ-5: "A value of five minutes or more is RECOMMENDED."
 #[test]
 fn a_silent_client_is_forgotten_after_five_minutes() {

@@ -12,6 +12,7 @@ mod datagram;
 pub(crate) mod flow;
 pub(crate) mod fragments;
 pub(crate) mod icmp_error;
+mod linked_list;
 pub(crate) mod listing;
 mod ping;
 pub(crate) mod publish;

@@ -12,6 +12,7 @@
 mod clients;
 mod listeners;
 mod ports;
+mod shares;
 mod visits;
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -2,83 +2,47 @@
 //! Flows in the order of their last use: the one that was idle for longest is always at hand.
 //!
 //! # How it works
-//! A doubly linked list that lives in an array, one link for each place of a [`FlowTable`](super::flow::FlowTable). A
-//! use moves a link to the newer end. So whoever expires next, or gives way when the table is full, needs no search, and
-//! no entry in the queue of deadlines that would outlive it.
+//! A [`List`] in which a use moves a flow to the newer end. So whoever expires next, or gives way when the table is full,
+//! needs no search, and no entry in the queue of deadlines that would outlive it.
 //!
 //! # Bounds
-//! As many links as the table has places. Every operation takes constant time.
+//! Those of [`Links`].
 
 use wharf_switch::Instant;
 
+use super::linked_list::{Links, List};
 use crate::host::FlowId;
 
 /// The order of last use. It names flows and does not own them.
 #[derive(Debug, Default)]
 pub(crate) struct Recency {
-    links: Vec<Option<Link>>,
-    oldest: Option<FlowId>,
-    newest: Option<FlowId>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Link {
-    used_at: Instant,
-    older: Option<FlowId>,
-    newer: Option<FlowId>,
+    /// Oldest first.
+    order: List,
+    used_at: Links<Instant>,
 }
 
 impl Recency {
     /// Notes that a flow is used now. It joins if it was not there.
     pub(crate) fn touch(&mut self, id: FlowId, now: Instant) {
         self.remove(id);
-        let Some(at) = place(id) else { return };
-        if self.links.len() <= at {
-            self.links.resize(at + 1, None);
-        }
-        let older = self.newest.replace(id);
-        match older.and_then(|older| self.link_mut(older)) {
-            Some(link) => link.newer = Some(id),
-            None => self.oldest = Some(id),
-        }
-        if let Some(room) = self.links.get_mut(at) {
-            *room = Some(Link { used_at: now, older, newer: None });
-        }
+        self.order.push(&mut self.used_at, id, now);
     }
 
     /// Forgets a flow, if it is there.
     pub(crate) fn remove(&mut self, id: FlowId) {
-        let room = place(id).and_then(|at| self.links.get_mut(at));
-        let Some(Link { older, newer, .. }) = room.and_then(Option::take) else { return };
-        match older.and_then(|older| self.link_mut(older)) {
-            Some(link) => link.newer = newer,
-            None => self.oldest = newer,
-        }
-        match newer.and_then(|newer| self.link_mut(newer)) {
-            Some(link) => link.older = older,
-            None => self.newest = older,
-        }
+        self.order.remove(&mut self.used_at, id);
     }
 
     /// The flow whose last use is longest ago, and when that was.
     pub(crate) fn oldest(&self) -> Option<(FlowId, Instant)> {
-        let id = self.oldest?;
-        let link = self.links.get(place(id)?)?.as_ref()?;
-        Some((id, link.used_at))
+        let id = self.order.first()?;
+        Some((id, self.used_at(id)?))
     }
 
     /// When a flow was last used, if it is there.
     pub(crate) fn used_at(&self, id: FlowId) -> Option<Instant> {
-        self.links.get(place(id)?)?.map(|link| link.used_at)
+        self.used_at.get(id).copied()
     }
-
-    fn link_mut(&mut self, id: FlowId) -> Option<&mut Link> {
-        self.links.get_mut(place(id)?)?.as_mut()
-    }
-}
-
-fn place(id: FlowId) -> Option<usize> {
-    usize::try_from(id.index).ok()
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@
 //! that is taken. So an answer finds its client, and leaves from the address that the client has spoken to.
 //!
 //! # Bounds
-//! [`MAX_CLIENTS`] for each worker; the one that was silent for longest gives way to a new one. Each is forgotten after
-//! [`TIMEOUT`].
+//! [`MAX_CLIENTS`] for each worker, shared fairly by its ports: [`shares`](super::shares) says who gives way to a new one.
+//! Each is forgotten after [`TIMEOUT`].
 //!
 //! # Sources
 //! RFC 4787 (REQ-5).
@@ -18,6 +18,7 @@ use core::net::{IpAddr, SocketAddr};
 
 use wharf_switch::{Duration, Instant};
 
+use super::shares::{Seen, Shares};
 use crate::Config;
 use crate::host::FlowId;
 use crate::keyed::{KeyedMap, KeyedState};
@@ -48,6 +49,12 @@ struct Known {
     traffic: Traffic,
 }
 
+impl Known {
+    fn seen(&self) -> Seen {
+        if self.ends.remote == self.client.from { Seen::AsItself } else { Seen::AsSomebodyElse }
+    }
+}
+
 /// A client as the table has it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
@@ -64,6 +71,7 @@ pub(super) struct Clients {
     /// The same, by the ends that the container knows.
     by_ends: KeyedMap<FlowKey, FlowId>,
     ages: Recency,
+    shares: Shares,
     hasher: KeyedState,
 }
 
@@ -74,6 +82,7 @@ impl Clients {
             known: FlowTable::new(hasher, MAX_CLIENTS),
             by_ends: KeyedMap::with_hasher(hasher),
             ages: Recency::default(),
+            shares: Shares::default(),
             hasher,
         }
     }
@@ -116,9 +125,9 @@ impl Clients {
         (ends, direction): (FlowKey, Direction),
     ) -> Option<Entry> {
         if self.known.is_full()
-            && let Some((oldest, _)) = self.ages.oldest()
+            && let Some(id) = self.shares.first_to_go(client.port)
         {
-            self.forget(oldest);
+            self.forget(id);
         }
         let ends = self.free_ends(config, now, ends);
         let known = Known { client, ends, direction, traffic: Traffic::new(now) };
@@ -129,8 +138,9 @@ impl Clients {
 
     /// Notes that a client is spoken with now.
     fn touch(&mut self, now: Instant, id: FlowId) -> Option<Entry> {
-        self.ages.touch(id, now);
         let known = self.known.get(id)?;
+        self.ages.touch(id, now);
+        self.shares.touch(known.client.port, id, known.seen());
         Some(Entry { id, client: known.client, seen: known.ends.remote })
     }
 
@@ -191,6 +201,7 @@ impl Clients {
         let Some(client) = self.known.get(id).map(|known| known.client) else { return };
         if let Some(known) = self.known.remove(id, &client) {
             self.by_ends.remove(&known.ends);
+            self.shares.remove(client.port, id, known.seen());
         }
     }
 
@@ -213,5 +224,102 @@ impl Clients {
     /// When [`Clients::expire`] has something to do.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.ages.oldest().map(|(_, used_at)| used_at + TIMEOUT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::config;
+
+    const CLIENTS: u16 = 4096;
+
+    /// Clients of two ports of a container.
+    struct Bench {
+        config: Config,
+        clients: Clients,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let config = config();
+            Self { clients: Clients::new(&config), config }
+        }
+
+        fn ends(port: u16, remote: SocketAddr) -> FlowKey {
+            FlowKey { container: SocketAddr::from(([10, 0, 2, 100], port)), remote }
+        }
+
+        /// A datagram comes from `from` to a published port, whose container sees it come from `seen`.
+        fn hear(&mut self, port: u16, from: SocketAddr, seen: SocketAddr) {
+            let client = Client { port: FlowId { index: port.into(), generation: 0 }, from, to: None };
+            let entry = self.clients.seen(&self.config, Instant::ZERO, client, Self::ends(port, seen));
+            assert_eq!(entry.map(|entry| entry.seen), Some(seen));
+            assert!(self.clients.known.len() <= CLIENTS.into());
+        }
+
+        fn hear_loopback(&mut self, port: u16, number: u16) {
+            self.hear(port, SocketAddr::from(([127, 0, 0, 1], 1000 + number)), Self::seen(number));
+        }
+
+        fn hear_stranger(&mut self, port: u16, number: u16) {
+            let stranger = SocketAddr::from(([203, 0, 113, 9], 1000 + number));
+            self.hear(port, stranger, stranger);
+        }
+
+        fn seen(number: u16) -> SocketAddr {
+            SocketAddr::from(([10, 0, 2, 2], 1000 + number))
+        }
+
+        /// How many of the first loopback clients of a port are known.
+        fn known(&self, port: u16, numbers: core::ops::Range<u16>) -> usize {
+            numbers
+                .filter(|&number| self.clients.find(&Self::ends(port, Self::seen(number))).is_some())
+                .count()
+        }
+    }
+
+    #[test]
+    fn strangers_cost_a_port_of_few_clients_none() {
+        let mut bench = Bench::new();
+        (0..100).for_each(|number| bench.hear_loopback(1, number));
+        (0..10_000).for_each(|number| bench.hear_stranger(2, number));
+        assert_eq!(bench.known(1, 0..100), 100);
+        // New ones find room.
+        (100..200).for_each(|number| bench.hear_loopback(1, number));
+        assert_eq!(bench.known(1, 0..200), 200);
+    }
+
+    #[test]
+    fn strangers_cost_a_port_of_many_clients_what_is_beyond_its_half() {
+        let mut bench = Bench::new();
+        (0..CLIENTS).for_each(|number| bench.hear_loopback(1, number));
+        (0..10_000).for_each(|number| bench.hear_stranger(2, number));
+        assert_eq!(bench.known(1, 0..CLIENTS), usize::from(CLIENTS / 2));
+        assert_eq!(bench.known(1, CLIENTS / 2..CLIENTS), usize::from(CLIENTS / 2));
+    }
+
+    #[test]
+    fn strangers_cost_the_others_of_their_own_port_nothing() {
+        let mut bench = Bench::new();
+        (0..CLIENTS - 1).for_each(|number| bench.hear_loopback(1, number));
+        (0..10_000).for_each(|number| bench.hear_stranger(1, number));
+        assert_eq!(bench.known(1, 0..CLIENTS - 1), usize::from(CLIENTS - 1));
+    }
+
+    #[test]
+    fn a_withdrawn_ports_clients_leave_their_room() {
+        let mut bench = Bench::new();
+        (0..CLIENTS / 2).for_each(|number| bench.hear_loopback(1, number));
+        (0..10_000).for_each(|number| bench.hear_stranger(2, number));
+        bench.clients.forget_port(FlowId { index: 2, generation: 0 });
+        assert_eq!(bench.clients.known.len(), usize::from(CLIENTS / 2));
+        (CLIENTS / 2..CLIENTS).for_each(|number| bench.hear_loopback(1, number));
+        assert_eq!(bench.known(1, 0..CLIENTS), usize::from(CLIENTS));
+        assert!(bench.clients.next_deadline().is_some());
+        bench.clients.expire(Instant::ZERO + TIMEOUT);
+        assert_eq!((bench.clients.known.len(), bench.clients.next_deadline()), (0, None));
+        // Nobody is left to give way.
+        assert_eq!(bench.clients.shares.first_to_go(FlowId { index: 1, generation: 0 }), None);
     }
 }
