@@ -9,7 +9,7 @@
 //! As many names as the network has numbers, at most [`MAX_MEMBERS`]. When they run out, the name that has been away for
 //! longest loses its number.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
@@ -211,19 +211,27 @@ impl Members {
         is_bound: impl Fn(&Name) -> bool,
     ) -> Result<Member, Error> {
         loop {
-            let taken: Vec<IpAddr> = self.by_name.values().flat_map(Member::list).collect();
-            let candidates = numbers(config.ipv4).map(|number| numbered(number, config));
-            let wished = |member: Member| Member {
+            // Who wishes an IPv4 address wishes its number.
+            let first = wish.ipv4.zip(config.ipv4).map(|(address, plan)| {
+                address.to_bits() & u32::MAX.checked_shr(plan.subnet.prefix_len().into()).unwrap_or(0)
+            });
+            let candidates = first.into_iter().chain(numbers(config.ipv4));
+            let mut members = candidates.map(|number| numbered(number, config)).map(|member| Member {
                 ipv4: wish.ipv4.or(member.ipv4),
                 ipv6: wish.ipv6.or(member.ipv6),
                 ..member
-            };
+            });
+            let taken: BTreeSet<IpAddr> = self.by_name.values().flat_map(Member::list).collect();
+            let macs: BTreeSet<EthernetAddress> = self.by_name.values().map(|member| member.mac).collect();
             let fits = |member: &Member| {
-                member.list().into_iter().all(|address| {
-                    config.may_be_container(address) && !taken.contains(&address) && is_free(address)
-                })
+                let is_new = |address| !taken.contains(&address) && is_free(address);
+                !macs.contains(&member.mac)
+                    && member
+                        .list()
+                        .into_iter()
+                        .all(|address| config.may_be_container(address) && is_new(address))
             };
-            if let Some(member) = candidates.map(wished).find(fits) {
+            if let Some(member) = members.find(fits) {
                 return Ok(member);
             }
             let longest_away = self
@@ -338,7 +346,11 @@ mod tests {
         let mut members = Members::default();
         let wish = Wish { ipv4: Some([10, 0, 2, 50].into()), ..Wish::default() };
         let web = admit(&mut members, "web", wish, &config).unwrap();
-        assert_eq!((web.ipv4, web.ipv6.unwrap().to_string().as_str()), (wish.ipv4, "fd00:1:2:3::10"));
+        assert_eq!((web.ipv4, web.ipv6.unwrap().to_string().as_str()), (wish.ipv4, "fd00:1:2:3::50"));
+        let twin = Wish { mac: Some(numbered(10, &config).mac), ..Wish::default() };
+        let twin = admit(&mut members, "twin", twin, &config).unwrap();
+        let other = admit(&mut members, "other", Wish::default(), &config).unwrap();
+        assert_ne!(other.mac, twin.mac);
         let error = admit(&mut members, "db", wish, &config).unwrap_err();
         assert_eq!((error.code, error.message.as_str()), (Code::InUse, "10.0.2.50 belongs to web"));
         for wrong in [[10, 0, 3, 1], [10, 0, 2, 2], [10, 0, 2, 255]] {
