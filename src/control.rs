@@ -18,6 +18,7 @@ pub mod attach;
 pub mod error;
 pub mod events;
 pub mod members;
+pub mod metrics;
 pub mod model;
 pub mod network;
 pub mod registry;
