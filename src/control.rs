@@ -14,6 +14,7 @@
 //! Nothing here is on a packet's path. The registry is asked by one request after the other, and asks the workers; they
 //! answer between two of their turns.
 
+pub mod api;
 pub mod attach;
 pub mod error;
 pub mod events;

@@ -411,3 +411,20 @@ pub enum EventKind {
         count: u64,
     },
 }
+
+/// Told to a listener that was too slow: events are missing here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// Tells it from an [`Event`].
+    pub event: LostTag,
+    /// How many.
+    pub count: u64,
+}
+
+/// The only value of [`Lost::event`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LostTag {
+    /// `lost`.
+    Lost,
+}
