@@ -168,6 +168,7 @@ fn confine(options: &Options, doors: &Doors) {
         readable: &readable,
         writable: &writable,
         removable: Some(doors.directory.as_fd()),
+        ..Files::default()
     });
 }
 

@@ -17,6 +17,7 @@
 
 pub mod idmap;
 
+mod door;
 mod error;
 mod gateway;
 mod init;
@@ -35,12 +36,13 @@ use std::sync::Arc;
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, pidfd_open};
 use wharf_stack::Config;
 
+use door::Door;
 use error::Doing as _;
 pub use error::Error;
 use gateway::Gateway;
 use init::Setup;
 use messages::{FromInit, ToInit};
-use supervise::Supervisor;
+use supervise::{Served, Supervisor};
 
 use crate::channel::Channel;
 use crate::control::attach::{Handed, Life};
@@ -202,7 +204,7 @@ fn serve(
             tracing::info!("the sandbox is {} on network {}", port.name, port.network);
             let supervisor = Supervisor::new(init, channel, None)?;
             if options.sandbox {
-                sandbox::confine(init, &resolv::directories());
+                sandbox::confine(init, &resolv::directories(), None);
             }
             supervisor.run(None)
         }
@@ -225,12 +227,13 @@ fn serve_here(
     }
     let follow = options.dns.is_empty().then(|| config.nameservers.clone());
     let supervisor = Supervisor::new(init, channel, follow)?;
+    let door = Door::open();
     let remarks = Remarks::new(
         doctor::when_needed(config.memory_bytes).map(|(reason, advice)| (reason, advice.to_string())),
     );
     // Everything that the next would forbid is open now, and there is still one thread.
     if options.sandbox {
-        sandbox::confine(init, &resolv::directories());
+        sandbox::confine(init, &resolv::directories(), door.as_ref().map(Door::runtime));
     }
     let dataplane = dataplane::Options {
         poll: options.poll,
@@ -248,12 +251,12 @@ fn serve_here(
         member: plan.member(),
         interface: INTERFACE.to_owned(),
     });
-    let registry = Registry::of_run(network);
+    let registry = Arc::new(Registry::of_run(network));
     for claim in claims {
         claim.announce(plan.container());
         registry.publish_claim(claim)?;
     }
-    supervisor.run(Some(&registry))
+    supervisor.run(Some(Served { registry, door }))
 }
 
 fn say_degraded() {

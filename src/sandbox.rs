@@ -24,6 +24,7 @@ pub mod root;
 pub mod syscalls;
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
 use rustix::process::{DumpableBehavior, Pid, set_dumpable_behavior};
@@ -37,13 +38,13 @@ pub use files::Files;
 use crate::sys::seccomp;
 
 /// Gives up what the gateway does not need for the rest of its life. `init` is the one process it may still signal;
-/// beneath `readable` it may still open files.
-pub fn confine(init: Pid, readable: &[PathBuf]) {
+/// beneath `readable` it may still open files, and take from `clearable` what it has put there.
+pub fn confine(init: Pid, readable: &[PathBuf], clearable: Option<BorrowedFd<'_>>) {
     told("core dumps", set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(io::Error::from));
     drop_capabilities(CapabilitySet::empty());
     no_new_privileges();
-    told("files", files::allow(Files { readable, ..Files::default() }));
-    told("system calls", filter_system_calls(init, &[]));
+    told("files", files::allow(Files { readable, clearable, ..Files::default() }));
+    told("system calls", filter_system_calls(init, syscalls::RUN));
 }
 
 /// The same for a daemon, which has nobody to signal, but sockets that others talk to and a directory of its own.

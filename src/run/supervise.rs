@@ -10,10 +10,13 @@
 //!   it is continued, so is the command.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
+use super::door::Door;
 use super::error::Doing as _;
 use super::messages::{FromInit, ToInit};
 use super::terminal::Terminal;
@@ -22,6 +25,12 @@ use crate::channel::Channel;
 use crate::control::registry::Registry;
 use crate::resolv::follow::Follower;
 use crate::sys::signal::SignalFd;
+
+/// What this process serves the sandbox with, if no daemon does.
+pub(super) struct Served {
+    pub(super) registry: Arc<Registry>,
+    pub(super) door: Option<Door>,
+}
 
 pub(super) struct Supervisor {
     channel: Channel,
@@ -47,13 +56,13 @@ impl Supervisor {
     }
 
     /// Lets the command start and stays until it ended and everything in the sandbox with it.
-    pub(super) fn run(mut self, registry: Option<&Registry>) -> Result<Outcome, Error> {
+    pub(super) fn run(mut self, mut served: Option<Served>) -> Result<Outcome, Error> {
         // What changed since the file was read and covered, before the watch was there.
-        self.resolv_conf_changed(registry);
+        self.resolv_conf_changed(served.as_ref());
         // If init is gone, the loop finds out.
         drop(self.channel.send(&ToInit::Go, &[]));
         let outcome = loop {
-            let ready = self.wait()?;
+            let ready = self.wait(served.as_ref())?;
             if ready.message
                 && let Some(outcome) = self.take_message()?
             {
@@ -63,7 +72,12 @@ impl Supervisor {
                 self.take_signals();
             }
             if ready.file && self.resolv_conf.changed() {
-                self.resolv_conf_changed(registry);
+                self.resolv_conf_changed(served.as_ref());
+            }
+            if ready.client
+                && let Some(Served { registry, door: Some(door) }) = &mut served
+            {
+                door.answer(registry);
             }
         };
         self.resolv_conf.end();
@@ -74,15 +88,17 @@ impl Supervisor {
         outcome
     }
 
-    fn wait(&self) -> Result<Ready, Error> {
-        let mut fds =
-            vec![PollFd::new(&self.channel, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
-        if let Some(watch) = self.resolv_conf.watch() {
-            fds.push(PollFd::new(watch, PollFlags::IN));
-        }
+    fn wait(&self, served: Option<&Served>) -> Result<Ready, Error> {
+        let file = self.resolv_conf.watch().map(AsFd::as_fd);
+        let client = served.and_then(|served| served.door.as_ref()?.listener()).map(AsFd::as_fd);
+        let channel = Some(self.channel.as_fd());
+        let wanted = [channel, Some(self.signals.as_fd()), file, client];
+        let mut fds: Vec<_> = wanted.iter().flatten().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
         rustix::io::retry_on_intr(|| poll(&mut fds, None)).doing("waiting for the command")?;
-        let ready = |n: usize| fds.get(n).is_some_and(|fd| !fd.revents().is_empty());
-        Ok(Ready { message: ready(0), signal: ready(1), file: ready(2) })
+        let mut polled = fds.iter().map(|fd| !fd.revents().is_empty());
+        let [message, signal, file, client] =
+            wanted.map(|fd| fd.is_some() && polled.next().unwrap_or_default());
+        Ok(Ready { message, signal, file, client })
     }
 
     /// The command's outcome, if this message was its end; the end of the channel is init's death.
@@ -130,10 +146,10 @@ impl Supervisor {
     }
 
     /// Init covers the host's new file; the gateway asks the servers it names.
-    fn resolv_conf_changed(&mut self, registry: Option<&Registry>) {
+    fn resolv_conf_changed(&mut self, served: Option<&Served>) {
         drop(self.channel.send(&ToInit::ResolvConfChanged, &[]));
-        if let (Some(nameservers), Some(registry)) = (self.resolv_conf.news(), registry) {
-            registry.set_nameservers(nameservers);
+        if let (Some(nameservers), Some(served)) = (self.resolv_conf.news(), served) {
+            served.registry.set_nameservers(nameservers);
         }
     }
 }
@@ -142,4 +158,5 @@ struct Ready {
     message: bool,
     signal: bool,
     file: bool,
+    client: bool,
 }

@@ -19,12 +19,17 @@ pub struct Files<'a> {
     pub writable: &'a [PathBuf],
     /// Files of this one may be removed.
     pub removable: Option<BorrowedFd<'a>>,
+    /// Files and directories beneath this one may be removed.
+    pub clearable: Option<BorrowedFd<'a>>,
 }
 
 /// Forbids opening, making, removing and executing files but as `files` says; and, where the kernel can, connecting to
 /// abstract unix sockets.
 pub(super) fn allow(files: Files<'_>) -> io::Result<()> {
-    let removal = files.removable.map(|directory| Ok(PathBeneath::new(directory, AccessFs::RemoveFile)));
+    let removable = files.removable.map(|directory| PathBeneath::new(directory, AccessFs::RemoveFile));
+    let clearing = AccessFs::RemoveFile | AccessFs::RemoveDir;
+    let clearable = files.clearable.map(|directory| PathBeneath::new(directory, clearing));
+    let removal = removable.into_iter().chain(clearable).map(Ok::<_, RulesetError>);
     let keeping = AccessFs::ReadFile
         | AccessFs::ReadDir
         | AccessFs::WriteFile
@@ -37,7 +42,7 @@ pub(super) fn allow(files: Files<'_>) -> io::Result<()> {
         .and_then(Ruleset::create)
         .and_then(|ruleset| ruleset.add_rules(path_beneath_rules(files.readable, AccessFs::ReadFile)))
         .and_then(|ruleset| ruleset.add_rules(path_beneath_rules(files.writable, keeping)))
-        .and_then(|ruleset| ruleset.add_rules(removal.into_iter().collect::<Vec<Result<_, RulesetError>>>()))
+        .and_then(|ruleset| ruleset.add_rules(removal))
         .and_then(landlock::RulesetCreated::restrict_self)
         .map_err(io::Error::other)?;
     match status.ruleset {

@@ -273,18 +273,24 @@ pub const CONTROL_SOCKET: &[Group] = &[Group {
     calls: &[any(libc::SYS_listen), any(libc::SYS_unlinkat)],
 }];
 
+/// What a gateway needs beyond the table that serves the API.
+const API: Group = Group {
+    by: "control: clients of the sockets, the ports that they publish, the sockets' end",
+    calls: &[
+        any(libc::SYS_fcntl),
+        any(libc::SYS_geteuid),
+        any(libc::SYS_getsockname),
+        any(libc::SYS_listen),
+        any(libc::SYS_unlinkat),
+    ],
+};
+
+/// What a `wharf run` needs beyond the table.
+pub const RUN: &[Group] = &[API];
+
 /// What a daemon needs beyond the table. What stands here too may be made in every form: Landlock says of which files.
 pub const DAEMON: &[Group] = &[
-    Group {
-        by: "control: clients of the sockets, and the ports that they publish",
-        calls: &[
-            any(libc::SYS_fcntl),
-            any(libc::SYS_geteuid),
-            any(libc::SYS_getsockname),
-            any(libc::SYS_listen),
-            any(libc::SYS_unlinkat),
-        ],
-    },
+    API,
     Group {
         by: "control: the state directory",
         calls: &[
@@ -334,7 +340,7 @@ mod tests {
 
     #[test]
     fn the_program_fits_the_kernels_limit() {
-        for beyond in [CONTROL_SOCKET, DAEMON] {
+        for beyond in [CONTROL_SOCKET, RUN, DAEMON] {
             let [clone3, allowed] = filters(Pid::INIT, Pid::INIT, beyond).unwrap();
             // BPF_MAXINSNS
             assert!(clone3.len() + allowed.len() < 4096, "{}", allowed.len());
