@@ -4,9 +4,9 @@
 use super::caller::{eventually, finish, user_command};
 use super::gateway::{BOTH, Gateway, Program, Target};
 
-/// Links, IPv4 addresses and routes, without what is chosen at random.
-const LOOK: &str =
-    "ip -o link | sed -E 's/ (permaddr|link-netnsid) .*//; s/link.ether [0-9a-f:]+/link-ether/'
+/// Links, IPv4 addresses and routes, without what is chosen at random. A carrier that came just now is told a little later.
+const LOOK: &str = "while ip link show tap0 | grep -q NO-CARRIER; do sleep 0.02; done
+    ip -o link | sed -E 's/ (permaddr|link-netnsid) .*//; s/link.ether [0-9a-f:]+/link-ether/'
     ip -4 addr; ip -4 route; ip -6 route show default";
 
 /// Makes an interface that outlives the gateway.
