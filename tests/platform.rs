@@ -398,6 +398,8 @@ fn an_accepted_client_is_adopted_with_what_it_has_said_or_reset() {
 fn a_datagram_says_which_of_our_addresses_it_came_to_and_another_leaves_from_there() {
     own_network();
     run("ip addr add 192.0.2.1/32 dev lo; ip addr add 2001:db8::1/128 dev lo");
+    // Until the kernel has taken it over, what is sent to it is lost.
+    eventually(|| run("ip -6 route show table local").contains("2001:db8::1").then_some(()));
     for (all, client, own) in [
         ("0.0.0.0:4020", "127.0.0.1:0", ["127.0.0.1", "127.0.0.9", "192.0.2.1"]),
         ("[::]:4020", "[::1]:0", ["::1", "2001:db8::1", "2001:db8::1"]),
