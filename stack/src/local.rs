@@ -100,8 +100,8 @@ impl Local {
         cx: &mut Cx<'_, H, O>,
         solicitation: RouterSolicitation,
     ) -> Result<(), DropReason> {
-        let advertiser = self.advertiser.as_mut().ok_or(DropReason::Ipv6NotConfigured)?;
-        let recipient = advertiser.handle_solicitation(cx.now, solicitation.from, solicitation.mac);
+        let advertiser = self.advertiser.as_ref().ok_or(DropReason::Ipv6NotConfigured)?;
+        let recipient = advertiser.handle_solicitation(solicitation.from, solicitation.mac);
         send_advert(cx, advertiser, recipient);
         Ok(())
     }
@@ -132,8 +132,9 @@ impl Local {
     /// Advertises the router when that is due.
     pub(crate) fn handle_timers<H, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {
         let Some(advertiser) = self.advertiser.as_mut() else { return };
-        let recipient = advertiser.poll(cx.now);
-        send_advert(cx, advertiser, recipient);
+        if let Some(recipient) = advertiser.poll(cx.now) {
+            send_advert(cx, advertiser, recipient);
+        }
     }
 
     /// When [`Local::exhale`] or [`Local::handle_timers`] has something to do.
@@ -235,9 +236,8 @@ impl Local {
     }
 }
 
-/// Sends a Router Advertisement to whom one is due.
-fn send_advert<H, O: Outbox>(cx: &mut Cx<'_, H, O>, advertiser: &Advertiser, recipient: Option<Recipient>) {
-    let Some(recipient) = recipient else { return };
+/// Sends a Router Advertisement.
+fn send_advert<H, O: Outbox>(cx: &mut Cx<'_, H, O>, advertiser: &Advertiser, recipient: Recipient) {
     let mut frame = cx.env.pool.for_len(MAX_ADVERT_LEN);
     advertiser.emit(&mut frame, recipient);
     cx.send(&mut frame);

@@ -2,9 +2,9 @@
 //! Router Advertisements: how containers learn their IPv6 prefix, router, MTU and name servers.
 //!
 //! # How it works
-//! A Router Solicitation is answered at once, to the host that asked or, if it has no address yet, to everybody; to
-//! everybody at most every three seconds. Unasked, an advertisement goes out three times in the first minute and then
-//! every few minutes, which keeps lifetimes running and costs an idle network nothing to speak of.
+//! A Router Solicitation is answered at once, to the host that asked, also if it has no address yet. Unasked, an
+//! advertisement goes to everybody three times in the first minute and then every few minutes, which keeps lifetimes
+//! running and costs an idle network nothing to speak of.
 //!
 //! An advertisement carries the prefix (on-link, autonomous), the MTU, the gateway's MAC address, the DNS forwarder
 //! (RDNSS), the search list (DNSSL) and, with NAT64, its prefix (PREF64). On a network without an outside the gateway is
@@ -14,7 +14,7 @@
 //! One pending multicast advertisement; search names as long as the packet stays below 1,280 bytes.
 //!
 //! # Sources
-//! RFC 4861 sections 4.2, 6.2 and 10; RFC 8106; RFC 8781.
+//! RFC 4861 sections 4.2, 6.2 and 10; RFC 6085; RFC 8106; RFC 8781.
 
 use core::net::Ipv6Addr;
 
@@ -43,8 +43,6 @@ pub const MIN_INTERVAL: Duration = Duration::from_secs(198);
 const INITIAL_INTERVAL: Duration = Duration::from_secs(16);
 /// RFC 4861 section 10: "MAX_INITIAL_RTR_ADVERTISEMENTS 3 transmissions".
 const INITIAL_ADVERTS: u64 = 3;
-/// RFC 4861 section 10: "MIN_DELAY_BETWEEN_RAS 3 seconds".
-pub const MIN_DELAY: Duration = Duration::from_secs(3);
 /// RFC 4861 section 6.2.1: "AdvDefaultLifetime ... Default: 3 * MaxRtrAdvInterval"; RFC 8106 section 5.1 and
 /// RFC 8781 section 4.1 give their options the same.
 const LIFETIME_SECS: u32 = 1800;
@@ -78,7 +76,6 @@ pub struct Advertiser {
     options: Vec<RouterOption>,
     /// When the next multicast advertisement is due.
     due: Instant,
-    last_multicast: Option<Instant>,
     multicasts: u64,
     hash: KeyedState,
 }
@@ -108,31 +105,21 @@ impl Advertiser {
             prefix: plan.subnet,
             options,
             due: now,
-            last_multicast: None,
             multicasts: 0,
             hash: KeyedState::new(&config.seed, b"router advertisements"),
         })
     }
 
-    /// A valid Router Solicitation came ([`crate::link::ndp::Answer::RouterSolicited`]): where to advertise now, if
-    /// not later.
-    pub fn handle_solicitation(
-        &mut self,
-        now: Instant,
-        from: Option<Ipv6Addr>,
-        mac: EthernetAddress,
-    ) -> Option<Recipient> {
-        // RFC 4861 section 6.2.6: "A router MAY choose to unicast the response directly to the soliciting host's
-        // address (if the solicitation's source address is not the unspecified address)". It also asks for a random
-        // delay of 0 to 0.5 s, which keeps several routers apart; this link has one, and 0 it is.
-        if let Some(address) = from {
-            return Some(Recipient { address, mac });
-        }
-        // RFC 4861 section 6.2.6: "consecutive Router Advertisements sent to the all-nodes multicast address MUST be
-        // rate limited to no more than one advertisement every MIN_DELAY_BETWEEN_RAS seconds."
-        let earliest = self.last_multicast.map_or(now, |last| last + MIN_DELAY);
-        self.due = self.due.min(earliest.max(now));
-        self.poll(now)
+    /// A valid Router Solicitation came ([`crate::link::ndp::Answer::RouterSolicited`]): where to advertise now.
+    ///
+    /// RFC 4861 section 6.2.6: "A router MAY choose to unicast the response directly to the soliciting host's address (if
+    /// the solicitation's source address is not the unspecified address)". If it is, the packet is for all nodes, and the
+    /// frame for this one alone (RFC 6085 section 2): nobody else is disturbed, so it need not wait as a multicast must.
+    /// The RFC also asks for a random delay of 0 to 0.5 s, which keeps several routers apart; this link has one, and 0 it
+    /// is.
+    #[must_use]
+    pub fn handle_solicitation(&self, from: Option<Ipv6Addr>, mac: EthernetAddress) -> Recipient {
+        Recipient { address: from.unwrap_or(ALL_NODES), mac }
     }
 
     /// The multicast advertisement that is due, if one is.
@@ -140,7 +127,6 @@ impl Advertiser {
         if now < self.due {
             return None;
         }
-        self.last_multicast = Some(now);
         self.multicasts += 1;
         let wait = if self.multicasts < INITIAL_ADVERTS { INITIAL_INTERVAL } else { self.interval() };
         self.due = now + wait;
@@ -308,26 +294,14 @@ mod tests {
     }
 
     #[test]
-    fn a_solicitation_is_answered_at_once_to_who_asked() {
+    fn a_solicitation_is_answered_to_who_asked_and_nobody_else() {
         let mut advertiser = advertiser();
         advertiser.poll(at(0));
-        for now in [1, 2, 3] {
-            let answer = advertiser.handle_solicitation(at(now), Some(HOST_IP), HOST);
-            assert_eq!(answer, Some(Recipient { address: HOST_IP, mac: HOST }));
+        let due = advertiser.poll_at();
+        for (from, address) in [(Some(HOST_IP), HOST_IP), (None, ALL_NODES)] {
+            assert_eq!(advertiser.handle_solicitation(from, HOST), Recipient { address, mac: HOST });
         }
-    }
-
-    #[test]
-    fn multicast_advertisements_are_three_seconds_apart() {
-        // RFC 4861 section 6.2.6.
-        let mut advertiser = advertiser();
-        let everybody = Recipient { address: ALL_NODES, mac: EthernetAddress([0x33, 0x33, 0, 0, 0, 1]) };
-        assert_eq!(advertiser.handle_solicitation(at(0), None, HOST), Some(everybody));
-        assert_eq!(advertiser.handle_solicitation(at(1000), None, HOST), None);
-        assert_eq!(advertiser.poll_at(), at(3000));
-        assert_eq!(advertiser.handle_solicitation(at(2999), None, HOST), None);
-        assert_eq!(advertiser.poll(at(3000)), Some(everybody));
-        assert!(advertiser.poll_at() >= at(3000) + INITIAL_INTERVAL);
+        assert_eq!(advertiser.poll_at(), due);
     }
 
     #[test]
