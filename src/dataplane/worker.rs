@@ -101,6 +101,7 @@ impl<P: Port, H: Host> Worker<P, H> {
     pub fn attach(&mut self, port: P, policy: Option<Arc<Policy>>) -> Result<PortId, TooManyPorts> {
         let id = self.switch.attach(port, policy)?;
         self.mark_ready(id);
+        self.gateway.handle_port_up();
         Ok(id)
     }
 

@@ -260,6 +260,11 @@ impl Gateway {
         of_flows.chain(self.reassembly.next_deadline()).chain(self.local.next_deadline()).min()
     }
 
+    /// A port was attached: somebody may wait for an advertisement.
+    pub fn handle_port_up(&mut self) {
+        self.local.handle_port_up();
+    }
+
     /// Other nameservers from now on.
     pub fn set_nameservers(&mut self, nameservers: Vec<SocketAddr>) {
         self.local.set_nameservers(&nameservers);

@@ -64,7 +64,7 @@ fn leads_to_host_loopback(config: &Config, address: IpAddr) -> bool {
 impl Local {
     /// The services of the network `config` describes; only the first worker speaks unasked.
     pub(crate) fn new(config: &Config, is_first: bool) -> Self {
-        let advertiser = Advertiser::new(config, Instant::ZERO);
+        let advertiser = Advertiser::new(config);
         Self {
             dhcp4: dhcp4::Server::new(config),
             advertiser: advertiser.filter(|_| is_first),
@@ -129,6 +129,13 @@ impl Local {
         self.dns.set_zone(zone);
     }
 
+    /// A port was attached.
+    pub(crate) fn handle_port_up(&mut self) {
+        if let Some(advertiser) = &mut self.advertiser {
+            advertiser.handle_port_up();
+        }
+    }
+
     /// Advertises the router when that is due.
     pub(crate) fn handle_timers<H, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {
         let Some(advertiser) = self.advertiser.as_mut() else { return };
@@ -139,7 +146,7 @@ impl Local {
 
     /// When [`Local::exhale`] or [`Local::handle_timers`] has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let advertiser = self.advertiser.as_ref().map(Advertiser::poll_at);
+        let advertiser = self.advertiser.as_ref().and_then(Advertiser::poll_at);
         let dns = Some(self.dns.poll_at()).filter(|&at| at < Instant::FAR);
         advertiser.into_iter().chain(dns).min()
     }

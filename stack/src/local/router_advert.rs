@@ -3,8 +3,8 @@
 //!
 //! # How it works
 //! A Router Solicitation is answered at once, to the host that asked, also if it has no address yet. Unasked, an
-//! advertisement goes to everybody three times in the first minute and then every few minutes, which keeps lifetimes
-//! running and costs an idle network nothing to speak of.
+//! advertisement goes to everybody when a port was attached, at most every three seconds, and else every few minutes,
+//! which keeps lifetimes running and costs an idle network nothing to speak of.
 //!
 //! An advertisement carries the prefix (on-link, autonomous), the MTU, the gateway's MAC address, the DNS forwarder
 //! (RDNSS), the search list (DNSSL) and, with NAT64, its prefix (PREF64). On a network without an outside the gateway is
@@ -43,6 +43,8 @@ pub const MIN_INTERVAL: Duration = Duration::from_secs(198);
 const INITIAL_INTERVAL: Duration = Duration::from_secs(16);
 /// RFC 4861 section 10: "MAX_INITIAL_RTR_ADVERTISEMENTS 3 transmissions".
 const INITIAL_ADVERTS: u64 = 3;
+/// RFC 4861 section 10: "MIN_DELAY_BETWEEN_RAS 3 seconds".
+pub const MIN_DELAY: Duration = Duration::from_secs(3);
 /// RFC 4861 section 6.2.1: "AdvDefaultLifetime ... Default: 3 * MaxRtrAdvInterval"; RFC 8106 section 5.1 and
 /// RFC 8781 section 4.1 give their options the same.
 const LIFETIME_SECS: u32 = 1800;
@@ -74,8 +76,11 @@ pub struct Advertiser {
     lifetime_secs: u32,
     prefix: Ipv6Cidr,
     options: Vec<RouterOption>,
-    /// When the next multicast advertisement is due.
-    due: Instant,
+    /// A port has come since the last [`poll`](Self::poll).
+    port_came: bool,
+    /// When the next multicast advertisement is due; `None` before there was anybody to hear one.
+    due: Option<Instant>,
+    last_multicast: Option<Instant>,
     multicasts: u64,
     hash: KeyedState,
 }
@@ -83,7 +88,7 @@ pub struct Advertiser {
 impl Advertiser {
     /// The router of the network `config` describes; `None` without IPv6.
     #[must_use]
-    pub fn new(config: &Config, now: Instant) -> Option<Self> {
+    pub fn new(config: &Config) -> Option<Self> {
         let plan = config.ipv6?;
         let mut options = Vec::new();
         if let Some(forwarder) = config.forwarder_v6() {
@@ -104,7 +109,9 @@ impl Advertiser {
             lifetime_secs: if config.internal { 0 } else { LIFETIME_SECS },
             prefix: plan.subnet,
             options,
-            due: now,
+            port_came: false,
+            due: None,
+            last_multicast: None,
             multicasts: 0,
             hash: KeyedState::new(&config.seed, b"router advertisements"),
         })
@@ -122,21 +129,34 @@ impl Advertiser {
         Recipient { address: from.unwrap_or(ALL_NODES), mac }
     }
 
+    /// A port was attached. A host's own solicitation may be seconds away, until its address is found to be its own: the
+    /// next advertisement goes out at once.
+    pub fn handle_port_up(&mut self) {
+        self.port_came = true;
+    }
+
     /// The multicast advertisement that is due, if one is.
     pub fn poll(&mut self, now: Instant) -> Option<Recipient> {
-        if now < self.due {
+        if core::mem::take(&mut self.port_came) {
+            // RFC 4861 section 6.2.6: "consecutive Router Advertisements sent to the all-nodes multicast address MUST be
+            // rate limited to no more than one advertisement every MIN_DELAY_BETWEEN_RAS seconds."
+            let earliest = self.last_multicast.map_or(now, |last| last + MIN_DELAY).max(now);
+            self.due = Some(self.due.map_or(earliest, |due| due.min(earliest)));
+        }
+        if self.due.is_none_or(|due| now < due) {
             return None;
         }
+        self.last_multicast = Some(now);
         self.multicasts += 1;
         let wait = if self.multicasts < INITIAL_ADVERTS { INITIAL_INTERVAL } else { self.interval() };
-        self.due = now + wait;
+        self.due = Some(now + wait);
         Some(Recipient { address: ALL_NODES, mac: multicast_mac(ALL_NODES) })
     }
 
     /// When [`Advertiser::poll`] has something to do.
     #[must_use]
-    pub fn poll_at(&self) -> Instant {
-        self.due
+    pub fn poll_at(&self) -> Option<Instant> {
+        if self.port_came { Some(Instant::ZERO) } else { self.due }
     }
 
     /// Writes an advertisement as a whole Ethernet frame.
@@ -211,7 +231,7 @@ mod tests {
     }
 
     fn advertiser() -> Advertiser {
-        Advertiser::new(&config(), at(0)).unwrap()
+        Advertiser::new(&config()).unwrap()
     }
 
     fn emitted(advertiser: &Advertiser, to: Recipient) -> Vec<u8> {
@@ -267,16 +287,14 @@ mod tests {
     fn without_nat64_and_search_list_there_is_no_such_option() {
         let mut config = config();
         (config.nat64, config.search) = (None, Vec::new());
-        let bytes =
-            emitted(&Advertiser::new(&config, at(0)).unwrap(), Recipient { address: HOST_IP, mac: HOST });
+        let bytes = emitted(&Advertiser::new(&config).unwrap(), Recipient { address: HOST_IP, mac: HOST });
         assert_eq!(bytes.len(), 14 + 40 + 16 + 8 + 8 + 32 + 24);
     }
 
     #[test]
     fn without_an_outside_nobody_is_told_to_go_there() {
         let config = Config { internal: true, ..config() };
-        let bytes =
-            emitted(&Advertiser::new(&config, at(0)).unwrap(), Recipient { address: HOST_IP, mac: HOST });
+        let bytes = emitted(&Advertiser::new(&config).unwrap(), Recipient { address: HOST_IP, mac: HOST });
         // The lifetime as a router is zero, that of RDNSS is not; PREF64 is missing.
         assert_eq!(bytes[54 + 4..54 + 8], [64, 0, 0, 0]);
         let options = &bytes[54 + 16..];
@@ -288,14 +306,14 @@ mod tests {
     fn a_long_search_list_keeps_the_packet_below_1280_bytes() {
         let mut config = config();
         config.search = (0..200).map(|number| format!("department-{number}.example.org")).collect();
-        let bytes =
-            emitted(&Advertiser::new(&config, at(0)).unwrap(), Recipient { address: HOST_IP, mac: HOST });
+        let bytes = emitted(&Advertiser::new(&config).unwrap(), Recipient { address: HOST_IP, mac: HOST });
         assert!(bytes.len() <= 14 + 1280 && bytes.len() > 14 + 1200, "{}", bytes.len());
     }
 
     #[test]
     fn a_solicitation_is_answered_to_who_asked_and_nobody_else() {
         let mut advertiser = advertiser();
+        advertiser.handle_port_up();
         advertiser.poll(at(0));
         let due = advertiser.poll_at();
         for (from, address) in [(Some(HOST_IP), HOST_IP), (None, ALL_NODES)] {
@@ -305,15 +323,34 @@ mod tests {
     }
 
     #[test]
+    fn who_comes_is_told_at_once_but_not_more_often_than_every_three_seconds() {
+        // RFC 4861 section 6.2.6.
+        let mut advertiser = advertiser();
+        let everybody = Recipient { address: ALL_NODES, mac: EthernetAddress([0x33, 0x33, 0, 0, 0, 1]) };
+        assert_eq!((advertiser.poll(at(0)), advertiser.poll_at()), (None, None));
+        advertiser.handle_port_up();
+        assert_eq!(advertiser.poll_at(), Some(at(0)));
+        assert_eq!(advertiser.poll(at(10)), Some(everybody));
+        for now in [11, 2000] {
+            advertiser.handle_port_up();
+            assert_eq!((advertiser.poll(at(now)), advertiser.poll_at()), (None, Some(at(3010))));
+        }
+        assert_eq!(advertiser.poll(at(3010)), Some(everybody));
+        assert!(advertiser.poll_at() >= Some(at(3010) + INITIAL_INTERVAL));
+    }
+
+    #[test]
     fn the_first_three_are_sixteen_seconds_apart_and_the_rest_minutes() {
         let mut advertiser = advertiser();
+        advertiser.handle_port_up();
         let mut now = at(0);
         let mut waits = Vec::new();
         for _ in 0..200 {
             assert!(advertiser.poll(now).is_some());
             assert_eq!(advertiser.poll(now), None);
-            waits.push(advertiser.poll_at() - now);
-            now = advertiser.poll_at();
+            let next = advertiser.poll_at().unwrap();
+            waits.push(next - now);
+            now = next;
         }
         assert_eq!(waits[..2], [INITIAL_INTERVAL; 2]);
         assert!(waits[2..].iter().all(|wait| (MIN_INTERVAL..=MAX_INTERVAL).contains(wait)));
