@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use wharf_stack::{Config, Ownership, PublicationId};
-use wharf_switch::{Fdb, Instant, Policy, PortId, fdb};
+use wharf_switch::{Alarm, Fdb, Instant, Policy, PortId, fdb};
 
 use self::driver::Driver;
 use self::exchange::Exchange;
@@ -69,6 +69,8 @@ pub type Notify = Arc<dyn Fn(Notice) + Send + Sync>;
 pub enum Notice {
     /// A worker found a port's device gone and has detached it. [`Running::detach`] ends it for the others.
     PortClosed(PortId),
+    /// Guards stopped frames: told at once, then at most every second.
+    Guard(Alarm),
     /// Leases have changed that are worth writing down.
     Leases,
     /// A worker ended, which is a bug. The network does not work without it.

@@ -405,6 +405,8 @@ pub enum EventKind {
     Unpublish(Publication),
     /// Guards stopped frames.
     Guard {
+        /// The port that they came from, if it is attached still.
+        name: Option<String>,
         /// The drop reason.
         reason: String,
         /// How many since the last such event.

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use smoltcp::wire::Ipv4Cidr;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
+use wharf_switch::{Alarm, Reason as _};
 
 use super::error::{Code, Error};
 use super::events::Events;
@@ -408,6 +409,12 @@ impl Registry {
         match notice {
             Notice::PortClosed(id) => {
                 self.detach_id(&network, &super::network::id_text(id), "its device is gone");
+            }
+            Notice::Guard(Alarm { port, reason, count }) => {
+                let networks = &self.lock().networks;
+                let name = networks.get(&network).and_then(|of| of.name_of(&super::network::id_text(port)));
+                let (name, reason) = (name.map(|name| name.to_string()), reason.name().to_owned());
+                self.events.tell(network.as_str(), EventKind::Guard { name, reason, count });
             }
             Notice::Leases => {
                 let mut inner = self.lock();

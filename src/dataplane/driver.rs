@@ -8,7 +8,7 @@ use std::sync::mpsc::Receiver;
 use rustix::event::epoll;
 use wharf_stack::Config;
 use wharf_stack::host::{HostEvent, Token};
-use wharf_switch::{Fdb, Policy, Pool, PortId};
+use wharf_switch::{Duration, Fdb, Instant, Policy, Pool, PortId};
 
 use super::exchange::Exchange;
 use super::idle::{Clock, Spin};
@@ -25,6 +25,8 @@ const IDLE_FRAMES: usize = 64;
 const EVENTS: usize = 256;
 /// Exit status of a process whose worker is gone: wharf's own failure.
 const WORKER_LOST: i32 = 125;
+/// How often it is told whom the guards stop.
+const ALARM_INTERVAL: Duration = Duration::from_secs(1);
 /// Event data that is no token of a socket: a token's owner makes it larger.
 const BELL: u64 = 0;
 const FIRST_PORT: u64 = 1;
@@ -38,6 +40,8 @@ pub(super) struct Driver {
     ports: Vec<Option<PortId>>,
     remarks: Arc<Remarks>,
     notify: Option<Notify>,
+    /// When [`Notice::Guard`] was told last.
+    alarmed_at: Option<Instant>,
     /// As [`Notice::Leases`] told it last.
     lease_version: u64,
     stopped: bool,
@@ -68,6 +72,7 @@ impl Driver {
             ports: Vec::new(),
             remarks: Arc::clone(&options.remarks),
             notify: options.notify.clone(),
+            alarmed_at: None,
             lease_version: 0,
             stopped: false,
         })
@@ -155,7 +160,7 @@ impl Driver {
             let now = self.clock.now();
             let outlook = self.worker.turn(now, &events);
             self.remarks.heed(self.worker.gateway.drops());
-            self.tell_of_changes();
+            self.tell_of_changes(now);
             for number in self.worker.exchange.take_wakes() {
                 if let Some(bell) = self.bells.get(number) {
                     bell.ring();
@@ -189,8 +194,23 @@ impl Driver {
         self.ports.get(place).copied().flatten()
     }
 
+    /// Tells whom the guards stopped. Whoever forges a million frames is told of once a second.
+    fn tell_of_guards(&mut self, now: Instant) {
+        let alarms = &mut self.worker.switch.alarms;
+        if alarms.is_empty() || self.alarmed_at.is_some_and(|at| now.since(at) < ALARM_INTERVAL) {
+            return;
+        }
+        self.alarmed_at = Some(now);
+        for alarm in alarms.take() {
+            if let Some(notify) = &self.notify {
+                notify(Notice::Guard(alarm));
+            }
+        }
+    }
+
     /// Tells what the last turn has changed beyond frames.
-    fn tell_of_changes(&mut self) {
+    fn tell_of_changes(&mut self, now: Instant) {
+        self.tell_of_guards(now);
         let leases = self.worker.gateway.lease_version();
         if leases != self.lease_version {
             self.lease_version = leases;

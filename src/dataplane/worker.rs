@@ -210,7 +210,7 @@ impl<P: Port, H: Host> Worker<P, H> {
     fn forward(&mut self, now: Instant, ingress: PortId) {
         let delivered = match self.switch.decide(ingress, &mut self.frame, now) {
             Ok(egress) => self.switch.deliver(egress, &mut self.frame, ingress, now),
-            Err(reason) => return self.switch.discard(reason),
+            Err(reason) => return self.switch.discard_from(ingress, reason),
         };
         if delivered.gateway {
             self.hand_to_owner(now);

@@ -14,6 +14,7 @@
 
 #[macro_use]
 mod drops;
+pub mod alarm;
 pub mod fdb;
 pub mod forward;
 pub mod frame;
@@ -29,6 +30,7 @@ mod tally;
 mod time;
 pub mod vlan;
 
+pub use alarm::{Alarm, Alarms};
 pub use drops::{DropClass, DropCounters, DropReason, Reason};
 #[doc(hidden)]
 pub use drops::{snake_case, snake_case_len};

@@ -27,8 +27,8 @@ use crate::forward::{Egress, Forwarding};
 use crate::offload::{complete_checksum, segment};
 use crate::table::{Attached, Table};
 use crate::{
-    DropCounters, DropReason, Fdb, Frame, Instant, Policy, Pool, Port, PortCounters, PortId, Received, Sent,
-    Tally, TooManyPorts, vlan,
+    Alarms, DropCounters, DropReason, Fdb, Frame, Instant, Policy, Pool, Port, PortCounters, PortId,
+    Received, Sent, Tally, TooManyPorts, vlan,
 };
 
 /// What became of a frame.
@@ -53,6 +53,8 @@ pub struct Switch<P> {
     pub drops: DropCounters<DropReason>,
     /// The worker's books; the gateway adds its own part.
     pub tally: Tally,
+    /// Whom the guards stopped.
+    pub alarms: Alarms,
 }
 
 impl<P> Switch<P> {
@@ -60,7 +62,7 @@ impl<P> Switch<P> {
     #[must_use]
     pub fn new(gateway: EthernetAddress, fdb: Arc<Fdb>, pool: Pool) -> Self {
         let (drops, tally) = (DropCounters::default(), Tally::default());
-        Self { table: Table::default(), fdb, gateway, pool, drops, tally }
+        Self { table: Table::default(), fdb, gateway, pool, drops, tally, alarms: Alarms::default() }
     }
 
     /// Puts `port` in the first free place. Without a policy it is as good as alone on the switch: see
@@ -129,10 +131,16 @@ impl<P> Switch<P> {
     /// [`forward`](crate::forward). Its VLAN tag is taken off.
     ///
     /// # Errors
-    /// Why it goes nowhere. The caller reports it to [`Switch::discard`].
+    /// Why it goes nowhere. The caller reports it to [`Switch::discard_from`].
     pub fn decide(&self, ingress: PortId, frame: &mut Frame, now: Instant) -> Result<Egress, DropReason> {
         let forwarding = Forwarding { fdb: &self.fdb, table: &self.table, gateway: self.gateway, now };
         forwarding.decide(ingress, frame)
+    }
+
+    /// Books the end of a frame that came from `ingress` and goes nowhere.
+    pub fn discard_from(&mut self, ingress: PortId, reason: DropReason) {
+        self.alarms.note(ingress, reason);
+        self.discard(reason);
     }
 
     /// Books the end of one frame.

@@ -284,7 +284,7 @@ fn events() -> Vec<EventKind> {
         EventKind::Lease { address: [192, 0, 2, 10].into(), mac },
         EventKind::Publish(publication(Transport::Tcp)),
         EventKind::Unpublish(publication(Transport::Udp)),
-        EventKind::Guard { reason: "GatewayMacSpoofed".to_owned(), count: 7 },
+        EventKind::Guard { name: Some("web".to_owned()), reason: "arp_forged".to_owned(), count: 7 },
     ]
 }
 
