@@ -33,6 +33,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use crate::control::api::{self, Ending};
 use crate::control::attach;
 use crate::control::error::Error as Refusal;
 use crate::control::model::Mode;
@@ -239,6 +240,9 @@ async fn serve(
     let mut devices = tokio::spawn(attach::serve(attach, Arc::clone(registry)));
     let signalled = Ready::of(signals).doing("listening to signals")?;
     let changed = follower.watch().map(Ready::of).transpose().doing("watching resolv.conf")?;
+    let ending = Ending::default();
+    let api = doors.api.try_clone().and_then(tokio::net::UnixListener::from_std).doing("serving the API")?;
+    let mut requests = tokio::spawn(api::serve(api, Arc::clone(registry), ending.clone()));
     service.ready();
     loop {
         tokio::select! {
@@ -247,6 +251,8 @@ async fn serve(
                 // It waits for workers.
                 let _ = tokio::task::spawn_blocking(move || registry.heed(notice)).await;
             },
+            // Its last answers are given.
+            ended = &mut requests => return ended.map_err(io::Error::other).doing("serving the API"),
             ended = &mut devices => {
                 return ended.map_err(io::Error::other).and_then(|ended| ended).doing("serving devices");
             }
@@ -254,7 +260,7 @@ async fn serve(
                 ready.doing("listening to signals")?;
                 while let Some(received) = signals.next() {
                     match received.signal {
-                        libc::SIGTERM | libc::SIGINT => return Ok(()),
+                        libc::SIGTERM | libc::SIGINT => ending.begin(),
                         libc::SIGHUP => reload(registry, service).await,
                         _ => {}
                     }

@@ -53,33 +53,25 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 const NO_DESCRIPTOR: Duration = Duration::from_millis(100);
 
 /// Serves the API of `registry` until the process is to end, and begins its end when a client asks for that.
-///
-/// The user who may ask is the one of the caller of this function; the future makes no system call for it.
-pub fn serve(
-    listener: UnixListener,
-    registry: Arc<Registry>,
-    ending: Ending,
-) -> impl Future<Output = ()> + Send {
+pub async fn serve(listener: UnixListener, registry: Arc<Registry>, ending: Ending) {
     let own = rustix::process::geteuid().as_raw();
     let shared = Arc::new(Shared::new(registry, ending.clone()));
-    async move {
-        let mut connections = JoinSet::new();
-        loop {
-            let has_room = connections.len() < MAX_CONNECTIONS;
-            tokio::select! {
-                () = ending.begun() => break,
-                Some(_) = connections.join_next() => {}
-                accepted = accept(&listener, own), if has_room => {
-                    if let Some((stream, peer)) = accepted {
-                        connections.spawn(connection::serve(stream, peer, Arc::clone(&shared)));
-                    }
+    let mut connections = JoinSet::new();
+    loop {
+        let has_room = connections.len() < MAX_CONNECTIONS;
+        tokio::select! {
+            () = ending.begun() => break,
+            Some(_) = connections.join_next() => {}
+            accepted = accept(&listener, own), if has_room => {
+                if let Some((stream, peer)) = accepted {
+                    connections.spawn(connection::serve(stream, peer, Arc::clone(&shared)));
                 }
             }
         }
-        let last_answers = async { while connections.join_next().await.is_some() {} };
-        // Whoever does not read its answer by then will not.
-        let _ = timeout(LAST_ANSWERS, last_answers).await;
     }
+    let last_answers = async { while connections.join_next().await.is_some() {} };
+    // Whoever does not read its answer by then will not.
+    let _ = timeout(LAST_ANSWERS, last_answers).await;
 }
 
 /// The next client.
