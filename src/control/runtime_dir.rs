@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 pub const API_SOCKET: &str = "api.sock";
 /// The socket that descriptors are passed through.
 pub const ATTACH_SOCKET: &str = "attach.sock";
+const RUN_PREFIX: &str = "run-";
 
 /// The directory of the daemon: `$XDG_RUNTIME_DIR/wharf`, else `/run/user/UID/wharf`, for root `/run/wharf`.
 #[must_use]
@@ -23,7 +24,23 @@ pub fn runtime_dir() -> PathBuf {
 /// The directory of the `wharf run` with this process id.
 #[must_use]
 pub fn of_run(pid: u32) -> PathBuf {
-    runtime_dir().join(format!("run-{pid}"))
+    of_run_in(&runtime_dir(), pid)
+}
+
+/// The same beside a daemon with its sockets in `directory`.
+#[must_use]
+pub fn of_run_in(directory: &Path, pid: u32) -> PathBuf {
+    directory.join(format!("{RUN_PREFIX}{pid}"))
+}
+
+/// Each `wharf run` that has a directory beside a daemon with its sockets in `directory`, or had one when it was killed.
+#[must_use]
+pub fn runs_in(directory: &Path) -> Vec<u32> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let pid = |name: &str| name.strip_prefix(RUN_PREFIX)?.parse().ok();
+    let mut pids: Vec<u32> = entries.filter_map(|entry| pid(entry.file_name().to_str()?)).collect();
+    pids.sort_unstable();
+    pids
 }
 
 /// Makes the directory, for its owner alone.
