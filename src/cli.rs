@@ -5,6 +5,7 @@ mod attach;
 mod doctor;
 mod generate;
 pub(crate) mod logging;
+mod look;
 mod run;
 mod up;
 
@@ -47,6 +48,8 @@ enum Command {
     /// Makes the interface in the network namespace of a process, or in one that has a name or a path, gives it its
     /// addresses and routes, and says what it did. It goes when the container ends, by `wharf detach`, or with the daemon.
     Attach(Box<attach::AttachArgs>),
+    #[command(flatten)]
+    Look(look::Look),
     /// Say whether this machine has what a rootless network needs
     ///
     /// Makes a sandbox for a moment and says for each point that fails the command that mends it. The exit status is 0
@@ -78,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::main(*args),
         Command::Up(args) => up::main(args),
         Command::Attach(args) => attach::main(*args),
+        Command::Look(command) => look::main(command),
         Command::Doctor(args) => doctor::main(&args),
         Command::Man(args) => generate::man(&args),
         Command::Completions(args) => generate::completions(&args),

@@ -16,6 +16,7 @@
 
 pub mod api;
 pub mod attach;
+pub mod client;
 pub mod error;
 pub mod events;
 pub mod members;

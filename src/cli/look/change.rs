@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Commands that change what runs.
+
+use std::time::Duration;
+
+use clap::Args;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::io::Interest;
+use tokio::time::timeout;
+
+use super::list::Listed as _;
+use super::{Failure, OutputArgs, WhomArgs, print_line, show};
+use crate::control::client::Target;
+use crate::control::model::{Info, Publication, PublishRequest, Reloaded};
+use crate::control::spec::{PortWish, Value as _};
+use crate::sys::readiness;
+
+/// How long a daemon that ends is waited for.
+const DOWN: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct PublishArgs {
+    /// Ports of the host, and of the container that they lead to; without IP all the host's addresses; 0 is any free port
+    #[arg(value_name = "[IP:]HOSTPORT[-END]:[NAME:]PORT[-END][/udp]", value_parser = PortWish::parse)]
+    ports: PortWish,
+    /// The network [default: the only one there is, or the one called default]
+    #[arg(short, long, value_name = "NAME")]
+    network: Option<String>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct UnpublishArgs {
+    /// Their numbers, as `wharf ports` lists them
+    #[arg(value_name = "ID", required = true)]
+    ids: Vec<u64>,
+    #[command(flatten)]
+    whom: WhomArgs,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct DetachArgs {
+    /// Their names, as `wharf ls` lists them
+    #[arg(value_name = "NAME", required = true)]
+    names: Vec<String>,
+    /// From which network [default: the only one that they are attached to]
+    #[arg(short, long, value_name = "NAME")]
+    network: Option<String>,
+    #[command(flatten)]
+    whom: WhomArgs,
+}
+
+pub(super) async fn publish(args: PublishArgs) -> Result<(), Failure> {
+    let client = args.output.whom.client().await?;
+    let request = PublishRequest { network: args.network, ports: args.ports.text };
+    let answer = client.post(&Target::new(Publication::PATH), &request).await?;
+    if args.output.json {
+        print_line(&answer)
+    } else {
+        show::<Publication>(&client.parse::<Vec<_>>(&answer)?)
+    }
+}
+
+pub(super) async fn unpublish(args: &UnpublishArgs) -> Result<(), Failure> {
+    let target = |id: &u64| Target::new(Publication::PATH).item(&id.to_string());
+    delete_each(&args.whom, args.ids.iter().map(target)).await
+}
+
+pub(super) async fn detach(args: &DetachArgs) -> Result<(), Failure> {
+    let target = |name: &String| Target::new("/v1/ports").item(name).with("network", args.network.as_deref());
+    delete_each(&args.whom, args.names.iter().map(target)).await
+}
+
+/// Ends each of these. Those that cannot be ended do not keep the others.
+pub(super) async fn delete_each(
+    whom: &WhomArgs,
+    targets: impl Iterator<Item = Target>,
+) -> Result<(), Failure> {
+    let client = whom.client().await?;
+    let mut result = Ok(());
+    for target in targets {
+        if let Err(error) = client.delete(&target).await
+            && let Err(earlier) = std::mem::replace(&mut result, Err(error))
+        {
+            tracing::error!("{earlier}");
+        }
+    }
+    Ok(result?)
+}
+
+pub(super) async fn reload(args: &OutputArgs) -> Result<(), Failure> {
+    let client = args.whom.client().await?;
+    let answer = client.order(&Target::new("/v1/reload")).await?;
+    if args.json {
+        return print_line(&answer);
+    }
+    let Reloaded { created, removed, changed, warnings } = client.parse(&answer)?;
+    for (what, networks) in [("created", created), ("removed", removed), ("changed", changed)] {
+        if !networks.is_empty() {
+            print_line(format!("{what} {}", networks.join(", ")).as_bytes())?;
+        }
+    }
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(())
+}
+
+pub(super) async fn down(args: &WhomArgs) -> Result<(), Failure> {
+    let client = args.client().await?;
+    let info: Info = client.get(&Target::new("/v1/info")).await?;
+    let process = i32::try_from(info.pid).ok().and_then(Pid::from_raw);
+    // Before the order, as the number may be somebody else's after it. Nothing is waited for where it cannot be seen.
+    let process = process.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    client.order(&Target::new("/v1/shutdown")).await?;
+    if let Some(end) = process.and_then(|process| readiness::watch(process, Interest::READABLE).ok())
+        && timeout(DOWN, end.readable()).await.is_err()
+    {
+        tracing::warn!("process {} has not ended yet", info.pid);
+    }
+    Ok(())
+}
