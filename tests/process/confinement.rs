@@ -124,7 +124,7 @@ fn confined() {
     let name = std::env::var("DEED").unwrap();
     let (_, deed) = DEEDS.iter().find(|(deed, _)| *deed == name).unwrap();
     let init = Pid::from_raw(rustix::process::getpid().as_raw_pid() + 1).unwrap();
-    wharf::sandbox::confine(init, &[PathBuf::from("/etc")]);
+    wharf::sandbox::confine(init, &[PathBuf::from("/etc")], None);
     deed();
 }
 
