@@ -76,7 +76,7 @@ impl Drop for Door {
 
 fn make(runtime: &Path) -> io::Result<Door> {
     runtime_dir::make(runtime)?;
-    clear(runtime)?;
+    clear(runtime);
     let path = runtime_dir::of_run(std::process::id());
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     fs::DirBuilder::new().mode(0o700).create(&path)?;
@@ -88,12 +88,9 @@ fn make(runtime: &Path) -> io::Result<Door> {
 }
 
 /// Removes the directories of sandboxes that are gone.
-fn clear(runtime: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(runtime)?.flatten() {
-        let path = entry.path();
-        if !entry.file_name().to_string_lossy().starts_with("run-") {
-            continue;
-        }
+fn clear(runtime: &Path) {
+    for pid in runtime_dir::runs_in(runtime) {
+        let path = runtime_dir::of_run_in(runtime, pid);
         let Ok(directory) = File::open(&path) else { continue };
         if flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok() {
             // Another may be clearing it too.
@@ -101,5 +98,4 @@ fn clear(runtime: &Path) -> io::Result<()> {
             let _ = fs::remove_dir(path);
         }
     }
-    Ok(())
 }

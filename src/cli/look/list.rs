@@ -167,7 +167,8 @@ impl Listed for Stats {
     const NONE: &str = Network::NONE;
 
     fn text(items: &[Self]) -> String {
-        [frames(items), load(items), drops(items)].map(|table| table.to_string()).join("\n")
+        let tables = [frames(items), load(items), drops(items)].into_iter().filter(|table| !table.is_empty());
+        tables.map(|table| table.to_string()).collect::<Vec<_>>().join("\n")
     }
 }
 

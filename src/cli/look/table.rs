@@ -39,6 +39,11 @@ impl Table {
         self.rows.push(cells.into_iter().map(printable).collect());
     }
 
+    /// Whether it has no rows.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     fn widths(&self) -> Vec<usize> {
         let width = |(at, (heading, _)): (usize, &(&str, Side))| {
             let cells = self.rows.iter().filter_map(|row| row.get(at));

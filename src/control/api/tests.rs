@@ -4,6 +4,9 @@
 mod document;
 mod schema;
 
+use std::os::fd::OwnedFd;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::oneshot;
@@ -14,19 +17,31 @@ use super::connection::serve;
 use super::patience::{MAX_ASKING, MAX_IDLE};
 use super::*;
 use crate::control::events::BACKLOG;
-use crate::control::model::{CreateNetwork, EventKind, Mode, PortKind, PublishRequest};
+use crate::control::model::{EventKind, Mode, PortKind, PublishRequest};
 use crate::control::network::{AttachRequest, Surroundings};
-use crate::control::spec::{Name, NetworkSpec, Size, Text};
+use crate::control::spec::{File, Name, NetworkSpec, Size, Text};
 use crate::control::state::State;
 use crate::port::{Device, Messages};
 
-/// A process with the network `default`, where `web` is attached and published.
+/// A process with the network `default`, where `web` is published, and attached if the process attaches anybody.
 struct Stage {
     registry: Arc<Registry>,
     ending: Ending,
     shared: Arc<Shared>,
     /// The other end of `web`'s cable.
-    _cable: std::os::fd::OwnedFd,
+    _cable: Option<OwnedFd>,
+}
+
+/// Attaches `web`, and returns the other end of its cable.
+fn attach_web(registry: &Registry) -> OwnedFd {
+    let name = Some(Name::parse("web").unwrap());
+    let mut request = AttachRequest { name, at: "a test".to_owned(), ..AttachRequest::default() };
+    registry.offer(&mut request).unwrap();
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (ours, cable) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    let queues = vec![Device::Messages(Messages::new(ours))];
+    registry.attach(request, PortKind::Stream, queues, oneshot::channel().0).unwrap();
+    cable
 }
 
 impl Stage {
@@ -34,19 +49,9 @@ impl Stage {
         let around = Surroundings { max_sockets: 64, ..Surroundings::default() };
         let registry = Arc::new(Registry::new(mode, around, State::default(), unbounded_channel().0));
         let spec = NetworkSpec { memory: Text(Size(1 << 20)), ..NetworkSpec::default() };
-        registry.create_network(CreateNetwork { name: "default".to_owned(), spec }).unwrap();
-        let name = Some(Name::parse("web").unwrap());
-        let mut request = AttachRequest { name, at: "a test".to_owned(), ..AttachRequest::default() };
-        registry.offer(&mut request).unwrap();
-        let (ours, cable) = rustix::net::socketpair(
-            rustix::net::AddressFamily::UNIX,
-            rustix::net::SocketType::SEQPACKET,
-            rustix::net::SocketFlags::NONBLOCK | rustix::net::SocketFlags::CLOEXEC,
-            None,
-        )
-        .unwrap();
-        let queues = vec![Device::Messages(Messages::new(ours))];
-        registry.attach(request, PortKind::Stream, queues, oneshot::channel().0).unwrap();
+        let networks = [(Name::parse("default").unwrap(), spec)].into();
+        registry.restore(None, File { version: 1, networks }).unwrap();
+        let cable = (mode == Mode::Daemon).then(|| attach_web(&registry));
         registry.publish(&PublishRequest { network: None, ports: "127.0.0.1:0:web:80".to_owned() }).unwrap();
         let ending = Ending::default();
         let shared = Arc::new(Shared::new(Arc::clone(&registry), ending.clone()));
