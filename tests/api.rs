@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -194,17 +195,43 @@ fn command_lines_print_what_the_api_answers() {
 }
 
 #[test]
-fn flows_of_a_container_are_listed_by_filter() {
+fn flows_are_listed_by_filter_and_again_and_again() {
     let stage = Stage::new();
-    let mut ping = stage.ping();
-    assert_eq!(ping.status(), Some(0));
-    for filter in ["--protocol tcp", "--state nonsense", "--container nobody"] {
-        assert_eq!(stage.scratch.text(&format!("flows --json {filter}")), "[]\n");
+    let scratch = &stage.scratch;
+    let pid = stage.container.0.id().to_string();
+    let echo = ["-t", &pid, "-n", "socat", "TCP-LISTEN:80,fork,reuseaddr", "EXEC:cat"];
+    let _echo = Process::spawn(Command::new("nsenter").args(echo));
+    let published: serde_json::Value =
+        serde_json::from_str(&scratch.text("publish 127.0.0.1:0:web:80 --json")).unwrap();
+    let host = published[0]["host"].as_str().unwrap();
+    let mut client = eventually(|| {
+        let mut client = TcpStream::connect(host).ok()?;
+        client.write_all(b"hello").ok()?;
+        // Refused, and so reset, until the server listens.
+        client.read_exact(&mut [0; 5]).ok()?;
+        Some(client)
+    });
+    let flows = |filter: &str| -> Vec<serde_json::Value> {
+        serde_json::from_str(&scratch.text(&format!("flows --json {filter}"))).unwrap()
+    };
+    let all = flows("--container web --protocol tcp --state established");
+    let [flow] = all.as_slice() else { panic!("{all:?}") };
+    assert_eq!(
+        (flow["direction"].as_str(), flow["bytes_sent"].as_u64()),
+        (Some("inbound"), Some(5)),
+        "{flow}"
+    );
+    for filter in ["--protocol udp", "--state nonsense", "--container nobody"] {
+        assert_eq!(flows(filter), Vec::<serde_json::Value>::new(), "{filter}");
     }
-    let mut watch = Process::spawn(stage.scratch.wharf("flows --watch --json").stdout(Stdio::piped()));
+    let text = scratch.text("flows");
+    assert!(text.contains("DIRECTION") && text.contains("  inbound  "), "{text}");
+    client.write_all(b"!").unwrap();
+
+    let mut watch = Process::spawn(scratch.wharf("flows --watch --json").stdout(Stdio::piped()));
     let lines: Vec<_> =
         BufReader::new(watch.0.stdout.take().unwrap()).lines().take(2).map(Result::unwrap).collect();
-    assert!(lines.iter().all(|line| line.starts_with('[')), "{lines:?}");
+    assert!(lines.iter().all(|line| line.contains("\"established\"")), "{lines:?}");
     // Nobody reads any more.
     assert_eq!(watch.status(), Some(0));
 }
