@@ -115,7 +115,10 @@ fn join(netns: &OwnedFd) -> Result<(), Said> {
         Err(rustix::io::Errno::PERM) => Err(Said::NotOurs { owner: uid }),
         Err(errno) => Err(Said::Failed {
             step: "joining the network namespace".to_owned(),
-            text: io::Error::from(errno).to_string(),
+            text: match errno {
+                rustix::io::Errno::INVAL => "that is none".to_owned(),
+                errno => io::Error::from(errno).to_string(),
+            },
         }),
     }
 }
