@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Instant;
 
 use crate::control::runtime_dir::{API_SOCKET, ATTACH_SOCKET};
 use crate::sys::process;
@@ -17,7 +18,11 @@ const FIRST: i32 = 3;
 
 /// The service manager, if there is one. It is connected to before the process is confined.
 #[derive(Debug)]
-pub(super) struct Service(Option<UnixDatagram>);
+pub(super) struct Service {
+    manager: Option<UnixDatagram>,
+    /// A moment, and its CLOCK_MONOTONIC in microseconds: the way to that clock is not open to a confined process.
+    started: (Instant, u128),
+}
 
 impl Service {
     pub(super) fn new() -> Self {
@@ -36,11 +41,13 @@ impl Service {
             tracing::warn!(%error, "cannot reach the service manager at $NOTIFY_SOCKET");
             None
         });
-        Self(connected)
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let since_boot = std::time::Duration::try_from(now).unwrap_or_default();
+        Self { manager: connected, started: (Instant::now(), since_boot.as_micros()) }
     }
 
     fn tell(&self, state: &str) {
-        if let Some(socket) = &self.0 {
+        if let Some(socket) = &self.manager {
             // One that does not listen is none.
             let _ = socket.send(state.as_bytes());
         }
@@ -51,9 +58,9 @@ impl Service {
     }
 
     pub(super) fn reloading(&self) {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        let micros = now.tv_sec.saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1000);
-        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
+        let (started, started_usec) = self.started;
+        let now_usec = started_usec + started.elapsed().as_micros();
+        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={now_usec}"));
     }
 
     pub(super) fn stopping(&self) {
