@@ -18,11 +18,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// The user that wharf is run by.
-const NOBODY: &str = "65534";
+pub(crate) const NOBODY: &str = "65534";
 /// How long a command in a sandbox may take.
 const TOO_LONG: Duration = Duration::from_secs(300);
 /// How long anything else may take before a test gives up.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The namespaces and what runs in them. All of it is gone when this is dropped.
 pub(crate) struct Lab {
@@ -52,12 +52,12 @@ impl Finished {
 
 /// Runs a command line as root and insists on its success.
 #[track_caller]
-fn root(line: &str) {
+pub(crate) fn root(line: &str) {
     let output = Command::new("sh").args(["-ec", line]).output().unwrap();
     assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-fn run(mut command: Command) -> Finished {
+pub(crate) fn run(mut command: Command) -> Finished {
     let output = command.stdin(Stdio::null()).output().unwrap();
     Finished {
         status: output.status.code(),
@@ -67,8 +67,10 @@ fn run(mut command: Command) -> Finished {
 }
 
 /// What the tests use besides the programs of the machine.
-const SCRIPTS: [(&str, &str); 5] = [
+const SCRIPTS: [(&str, &str); 7] = [
     ("datagrams.py", include_str!("datagrams.py")),
+    ("frames.py", include_str!("frames.py")),
+    ("flow.py", include_str!("flow.py")),
     ("server.py", include_str!("server.py")),
     ("git_server.py", include_str!("git_server.py")),
     ("lease.sh", include_str!("lease.sh")),
@@ -208,8 +210,17 @@ impl Lab {
     /// The command behind [`Lab::by_user`], to be started by the test.
     pub(crate) fn by_user_command(&self, script: &str) -> Command {
         let mut command = Command::new("timeout");
-        command.args(["-k", "5", "60", "ip", "netns", "exec", &self.host, "setpriv", "--reuid", NOBODY]);
-        command.args(["--regid", NOBODY, "--clear-groups", "--", "sh", "-c", script]);
+        let inner = self.lasting_user_command(script);
+        command.args(["-k", "5", "60"]).arg(inner.get_program()).args(inner.get_args());
+        command.env("WHARF", scratch().join("wharf")).current_dir("/");
+        command
+    }
+
+    /// [`Lab::by_user_command`] without an end: its process is the shell.
+    pub(crate) fn lasting_user_command(&self, script: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.host, "setpriv", "--reuid", NOBODY, "--regid", NOBODY]);
+        command.args(["--clear-groups", "--", "sh", "-c", script]);
         command.env("WHARF", scratch().join("wharf")).current_dir("/");
         command
     }
@@ -235,7 +246,7 @@ impl Lab {
         run(in_namespace(&self.server, script))
     }
 
-    /// A shell script in the host's namespace, as root.
+    /// A shell script in the host's namespace, as root. The binary under test is `$WHARF`.
     pub(crate) fn on_host(&self, script: &str) -> Finished {
         run(in_namespace(&self.host, script))
     }
@@ -306,6 +317,7 @@ fn server(addresses: &str) -> String {
 fn in_namespace(namespace: &str, script: &str) -> Command {
     let mut command = Command::new("ip");
     command.args(["netns", "exec", namespace, "sh", "-c", script]);
+    command.env("WHARF", scratch().join("wharf"));
     command
 }
 
@@ -348,7 +360,12 @@ impl Running {
     /// The next line of its output, of which there must be one.
     #[track_caller]
     pub(crate) fn line(&mut self) -> String {
-        self.lines.next().expect("the command ended early").unwrap()
+        self.next_line().expect("the command ended early")
+    }
+
+    /// The next line of its output, or `None` at its end.
+    pub(crate) fn next_line(&mut self) -> Option<String> {
+        self.lines.next().map(Result::unwrap)
     }
 
     /// A line for its input.

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod addresses;
+mod daemon;
 mod endings;
 mod lab;
 mod loss;

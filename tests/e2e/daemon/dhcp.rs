@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! DHCP on a network of many: each container gets its own address, and nobody takes the others'.
+
+use super::reach::fixed_network;
+use super::{Container, Daemon};
+use crate::lab::{Lab, script};
+
+/// Takes the address away and asks for one by DHCP; returns what `lease.sh` was told.
+pub(super) fn ask(container: &Container, client: &str) -> String {
+    let script = format!(
+        "set -e
+         mount -t tmpfs none /mnt; cp {} /mnt; cd /mnt
+         ip addr flush dev eth0
+         {client} >/dev/null 2>&1
+         grep -i '^bound' -A1 log",
+        script("lease.sh")
+    );
+    container.says(&script).to_lowercase()
+}
+
+const DHCLIENT: &str =
+    "echo 'request subnet-mask, routers, domain-name-servers, domain-search, interface-mtu;' >conf
+     dhclient -1 -cf conf -lf $PWD/leases -pf /mnt/pid -sf $PWD/lease.sh eth0; kill $(cat /mnt/pid) || true";
+pub(super) const UDHCPC: &str = "udhcpc -n -q -i eth0 -O search -O mtu -s $PWD/lease.sh";
+
+#[test]
+fn by_dhcp_a_container_gets_its_own_address_and_the_networks_domain() {
+    let daemon = Daemon::up(Lab::new(), &(fixed_network(1) + "domain = \"ship.test\"\nmtu = 9000\n"));
+    let _first = daemon.attached("--name first");
+    for (name, options, address) in [("web", "--ip 10.0.2.77", "10.0.2.77"), ("db", "", "10.0.2.11")] {
+        for client in [DHCLIENT, UDHCPC] {
+            let container = daemon.attached_again(&format!("--name {name} {options}"));
+            let told = ask(&container, client);
+            assert!(told.starts_with(&format!("bound {address} router=10.0.2.2 dns=10.0.2.3")), "{told}");
+            assert!(told.contains("search=ship.test") && told.contains("mtu=9000"), "{told}");
+            assert_eq!(container.says("ip -o -4 addr show dev eth0 | grep -c ' 10.0.2'"), "1");
+            assert!(container.says("ping -n -c1 -W9 10.0.2.10").contains("1 received"));
+        }
+    }
+}
+
+/// Asks for an address as ever another client, and takes what it is offered.
+const FLOOD: &str = r#"
+import socket, struct, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+s.bind(("", 68))
+s.settimeout(0.02)
+offered = set()
+mac = bytes.fromhex(open("/sys/class/net/eth0/address").read().replace(":", ""))
+for number in range(1000):
+    client = struct.pack("!BBBI", 61, 5, 1, number)
+    # As another station too, now and then.
+    chaddr = mac if number % 10 else struct.pack("!HI", 0x0200, number)
+    head = struct.pack("!BBBBIHH16x16s192x", 1, 1, 6, 0, number, 0, 0x8000, chaddr.ljust(16, b"\0"))
+    s.sendto(head + b"\x63\x82\x53\x63" + bytes([53, 1, 1]) + client + b"\xff", ("255.255.255.255", 67))
+    try:
+        answer = s.recv(2000)
+    except TimeoutError:
+        continue
+    offered.add(answer[16:20])
+print(len(offered))
+"#;
+
+#[test]
+fn one_container_that_takes_every_address_leaves_the_others_served() {
+    let daemon = Daemon::up(Lab::new(), &fixed_network(1));
+    let (glutton, before) = (daemon.attached("--name glutton"), daemon.attached("--name before"));
+    let offered: usize =
+        glutton.says(&format!("mount -t sysfs none /sys; python3 -c '{FLOOD}'")).parse().unwrap();
+    println!("the glutton was offered {offered} addresses");
+    let after = daemon.attached("--name after");
+    for (container, address) in [(before, "10.0.2.11"), (after, "10.0.2.12")] {
+        let told = ask(&container, UDHCPC);
+        assert!(told.starts_with(&format!("bound {address} ")), "{told}");
+    }
+    for name in ["one", "two", "three"] {
+        daemon.attached(&format!("--name {name}"));
+    }
+}

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Guards: what a container must not say reaches nobody, unless it may say that.
+
+use super::apart::{Capture, send};
+use super::reach::fixed_network;
+use super::{Container, Daemon};
+use crate::lab::Lab;
+
+const GATEWAY: &str = "gateway_mac=02:77:68:61:72:02 gateway=10.0.2.2 gateway6=2001:db8:5::2";
+
+/// Somebody who is lied to, somebody who is impersonated, and who does that.
+struct Crime {
+    daemon: Daemon,
+    victim: Container,
+    neighbor: Container,
+}
+
+impl Crime {
+    fn new() -> Self {
+        let daemon = Daemon::up(Lab::new(), &fixed_network(1));
+        let (victim, neighbor) = (daemon.attached("--name victim"), daemon.attached("--name neighbor"));
+        Self { daemon, victim, neighbor }
+    }
+
+    /// What arrives at the victim of all that `frames.py` forges on a container attached with these options.
+    #[track_caller]
+    fn arrived(&self, options: &str) -> Vec<String> {
+        let own = "--name mallory --ip 10.0.2.66 --ip6 2001:db8:5::66";
+        let mallory = self.daemon.attached_again(&format!("{own} {options}"));
+        let capture = Capture::start(&self.victim);
+        let others = format!(
+            "victim={} neighbor_mac={} neighbor=10.0.2.11 neighbor6=2001:db8:5::11",
+            mac(&self.victim),
+            mac(&self.neighbor)
+        );
+        send(&mallory, "forge", &format!("ipv4=10.0.2.66 ipv6=2001:db8:5::66 {GATEWAY} {others}"));
+        let tags = capture.tags();
+        tags.iter().map(|tag| tag.trim_start_matches("- ").to_owned()).collect()
+    }
+}
+
+fn mac(container: &Container) -> String {
+    container.says("ip -o link show eth0 | grep -o 'ether [^ ]*' | cut -d' ' -f2")
+}
+
+#[test]
+fn no_forgery_arrives_but_what_its_sender_is_allowed() {
+    let crime = Crime::new();
+    assert_eq!(crime.arrived(""), Vec::<String>::new());
+    assert_eq!(crime.arrived("--allow any-mac"), ["neighbor-mac"]);
+    let of_addresses =
+        ["arp-gateway", "arp-neighbor", "na-gateway", "neighbor-ipv4", "neighbor-ipv6", "outside-ipv4"];
+    assert_eq!(crime.arrived("--allow any-address"), of_addresses);
+    assert_eq!(crime.arrived("--allow dhcp"), ["dhcp-offer"]);
+    assert_eq!(crime.arrived("--allow router"), ["ra"]);
+    let everything = crime.arrived("--allow any-mac --allow any-address --allow dhcp --allow router");
+    assert!(!everything.contains(&"gateway-mac".to_owned()), "that is nobody's: {everything:?}");
+    assert_eq!(everything.len(), 9, "{everything:?}");
+}
