@@ -11,9 +11,16 @@
 //! them. The daemon is confined as it is by default: one that calls what it may not is killed, and the test with it.
 
 mod apart;
+mod churn;
 mod dhcp;
+mod flow;
 mod forgeries;
+mod published;
 mod reach;
+mod refusals;
+mod reload;
+mod restart;
+mod workers;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};

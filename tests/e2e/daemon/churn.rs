@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Containers that come and go, many of them, and some that end without a word.
+
+use std::fs;
+use std::time::Instant;
+
+use super::flow::StandingFlow;
+use super::published::serve;
+use super::reach::{NamedNamespace, fixed_network};
+use super::{Container, Daemon};
+use crate::lab::{Lab, Running, eventually};
+
+#[test]
+fn a_container_that_ends_is_detached_and_its_name_is_free() {
+    let daemon = Daemon::up(Lab::new(), &fixed_network(1));
+    let other = daemon.attached("--name other");
+    for _ in 0..3 {
+        let web = daemon.attached_again("--name web -p 203.0.113.1:8080:80");
+        let _server = serve(&web);
+        assert_eq!(daemon.lab.on_server("curl -sS -m 20 http://203.0.113.1:8080/5 | wc -c").text(), "5\n");
+        assert!(other.says("ping -n -c1 -W9 10.0.2.11").contains("1 received"));
+    }
+}
+
+#[test]
+fn a_named_namespace_that_is_deleted_is_detached() {
+    let daemon = Daemon::up(Lab::new(), &fixed_network(1));
+    let attach =
+        |name: &str| daemon.lab.on_host(&format!("$WHARF attach {name} {} --name web", daemon.sockets()));
+    let first = NamedNamespace::new(&daemon, "first");
+    attach(&first.0).text();
+    assert_eq!(attach(&first.0).status, Some(4), "the name is taken");
+    drop(first);
+    let second = NamedNamespace::new(&daemon, "second");
+    eventually("the name is free again", || attach(&second.0).status == Some(0));
+    assert!(second.says(&daemon, "ping -n -c1 -W9 10.0.2.2").contains("1 received"));
+}
+
+#[test]
+fn containers_come_and_go_while_a_flow_stands() {
+    const TIMES: u32 = 300;
+    let daemon = Daemon::up(Lab::new(), &fixed_network(1));
+    let (web, other) = (daemon.attached("--name web"), daemon.attached("--name other"));
+    let _server = serve(&web);
+    let _load = other.serve("iperf3 -s", 5201);
+    let load = Running::start(&mut web.command("exec iperf3 -c 10.0.2.11 -t 1000 -b 1G >/dev/null"));
+    let flow = StandingFlow::start(&other, "10.0.2.10 8");
+    let script = format!(
+        "for i in $(seq {TIMES}); do
+             unshare -Urn sleep 1000 & pid=$!
+             until [ \"$(readlink /proc/$pid/ns/net)\" != \"$(readlink /proc/self/ns/net)\" ]; do :; done
+             $WHARF attach $pid {} >/dev/null || exit 1
+             kill -9 $pid
+         done",
+        daemon.sockets()
+    );
+    let start = Instant::now();
+    daemon.lab.by_user(&script).text();
+    println!("{TIMES} containers attached and gone in {:?}", start.elapsed());
+    flow.end();
+    drop(load);
+    assert!(web.says("ping -n -c1 -W9 10.0.2.11").contains("1 received"));
+}
+
+#[test]
+fn two_hundred_containers_live_side_by_side_and_cost_little() {
+    const MANY: usize = 200;
+    let networks = "[networks.default]\nipv4 = \"10.8.0.0/16\"\n";
+    let daemon = Daemon::up(Lab::new(), networks);
+    let first = daemon.attached("--name first");
+    let resident = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap()
+    };
+    let before = resident();
+    let start = Instant::now();
+    let containers: Vec<_> = (0..MANY).map(|_| daemon.attached("")).collect();
+    println!(
+        "{MANY} containers attached in {:?}; {} KiB a port",
+        start.elapsed(),
+        (resident() - before) / MANY
+    );
+    assert!((resident() - before) / MANY < 64, "KiB a port");
+    let last = containers.last().unwrap();
+    assert!(last.says("ping -n -c1 -W9 10.8.0.10").contains("1 received"));
+    assert_eq!(first.says("dig +short +tries=1 @10.8.0.3 c200.default.internal"), "10.8.0.210");
+}

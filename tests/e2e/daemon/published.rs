@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Published ports of `wharf.toml` and of `wharf attach -p`, in every form, from the host and from beyond it.
+
+use super::reach::fixed_network;
+use super::{Container, Daemon};
+use crate::lab::{Lab, Running, datagrams, script};
+
+/// The test server in a container.
+pub(super) fn serve(container: &Container) -> Running {
+    container.serve(&format!("python3 {} 0.0.0.0", script("server.py")), 80)
+}
+
+/// A client, before the rest of its URL.
+const CLIENT: &str = "curl -gsS -m 20 http://";
+
+#[test]
+fn every_form_of_a_published_tcp_port_leads_where_it_says() {
+    let networks = fixed_network(1)
+        + r#"publish = ["8080:web:80", "127.0.0.1:8081:web:80", "[2001:db8:1::1]:8082:web:80", "9007-9010:web:7-10"]"#;
+    let daemon = Daemon::up(Lab::new(), &networks);
+    let web = daemon.attached("--name web -p 203.0.113.1:8083:80");
+    let _server = serve(&web);
+    let from_host = |to: &str| daemon.lab.on_host(&format!("{CLIENT}{to}/ip")).text().to_owned();
+    let from_outside = |to: &str| daemon.lab.on_server(&format!("{CLIENT}{to}/ip")).text().to_owned();
+    assert_eq!(from_outside("203.0.113.1:8080"), "::ffff:203.0.113.2");
+    assert_eq!(from_outside("[2001:db8:1::1]:8080"), "2001:db8:1::2");
+    assert_eq!(from_outside("[2001:db8:1::1]:8082"), "2001:db8:1::2");
+    assert_eq!(from_outside("203.0.113.1:8083"), "::ffff:203.0.113.2");
+    assert_eq!(from_host("203.0.113.1:8080"), "::ffff:203.0.113.1");
+    assert_eq!(from_host("127.0.0.1:8081"), "::ffff:10.0.2.2");
+    for closed in ["203.0.113.1:8081", "203.0.113.1:8082", "[2001:db8:1::1]:8083"] {
+        assert_eq!(daemon.lab.on_server(&format!("{CLIENT}{closed}/ip")).status, Some(7), "{closed}");
+    }
+    assert_eq!(daemon.lab.on_server("socat -u TCP4:203.0.113.1:9010 -").text(), "x");
+    assert_eq!(daemon.lab.on_server("echo hi | socat -t 9 - TCP6:[2001:db8:1::1]:9008").text(), "hi\n");
+}
+
+#[test]
+fn a_published_udp_port_shows_the_server_its_clients() {
+    let networks = fixed_network(1) + r#"publish = ["5353:dns:53/udp"]"#;
+    let daemon = Daemon::up(Lab::new(), &networks);
+    let dns = daemon.attached("--name dns");
+    let _server = dns.serve(&datagrams("serve 53"), 53);
+    for (to, client) in [("203.0.113.1", "203.0.113.2"), ("2001:db8:1::1", "2001:db8:1::2")] {
+        let seen = daemon.lab.on_server(&datagrams(&format!("ask {to} 5353 7777 hello")));
+        assert_eq!(seen.text(), format!("{to} 5353 {client} 7777\n"));
+    }
+}
+
+#[test]
+fn ports_lead_to_containers_that_lack_the_clients_family() {
+    let networks = r#"
+        [networks.four]
+        ipv4 = "10.0.4.0/24"
+        ipv6 = false
+        publish = ["8084:web:80"]
+        [networks.six]
+        ipv4 = false
+        ipv6 = "2001:db8:6::/64"
+        publish = ["8086:web:80"]"#;
+    let daemon = Daemon::up(Lab::new(), networks);
+    let (four, six) =
+        (daemon.attached("--network four --name web"), daemon.attached("--network six --name web"));
+    let _servers = (serve(&four), serve(&six));
+    let seen = |to: &str| daemon.lab.on_server(&format!("{CLIENT}{to}/ip")).text().to_owned();
+    assert_eq!(seen("203.0.113.1:8084"), "::ffff:203.0.113.2");
+    assert_eq!(seen("[2001:db8:1::1]:8084"), "::ffff:10.0.4.2");
+    assert_eq!(seen("203.0.113.1:8086"), "2001:db8:6::2");
+    assert_eq!(seen("[2001:db8:1::1]:8086"), "2001:db8:1::2");
+}
+
+#[test]
+fn a_container_reaches_a_published_port_of_another_and_its_own_through_the_host() {
+    let networks = fixed_network(1) + r#"publish = ["8080:web:80"]"#;
+    let daemon = Daemon::up(Lab::new(), &networks);
+    let (web, other) = (daemon.attached("--name web"), daemon.attached("--name other"));
+    let _server = serve(&web);
+    for (who, container) in [("another", &other), ("itself", &web)] {
+        for to in ["203.0.113.1", "[2001:db8:1::1]"] {
+            assert_eq!(container.says(&format!("{CLIENT}{to}:8080/5 | wc -c")), "5", "{who} at {to}");
+        }
+    }
+}
+
+#[test]
+fn a_port_of_the_file_that_is_taken_is_told_and_the_network_works() {
+    let mut lab = Lab::new();
+    lab.serve_on_host("socat TCP4-LISTEN:8080,fork SYSTEM:'echo somebody else'", 8080);
+    let networks = fixed_network(1) + r#"publish = ["127.0.0.1:8080:web:80", "127.0.0.1:8081:web:80"]"#;
+    let daemon = Daemon::up(lab, &networks);
+    assert!(daemon.log().contains("cannot publish 127.0.0.1:8080: the port is in use"), "{}", daemon.log());
+    let web = daemon.attached("--name web");
+    let _server = serve(&web);
+    assert_eq!(daemon.lab.on_host(&format!("{CLIENT}127.0.0.1:8081/5 | wc -c")).text(), "5\n");
+    let taken = daemon.attach(Container::new(&daemon.lab).pid(), "-p 127.0.0.1:8082:80 -p 127.0.0.1:8080:80");
+    assert_eq!(taken.status, Some(4), "{taken:?}");
+    assert!(taken.stderr.contains("cannot publish 127.0.0.1:8080: the port is in use"), "{taken:?}");
+    assert_eq!(
+        daemon.lab.on_host(&format!("{CLIENT}127.0.0.1:8082/")).status,
+        Some(7),
+        "nothing stays published"
+    );
+}

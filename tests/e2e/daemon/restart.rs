@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A daemon that is killed and started again: who is attached again finds everything as it was.
+
+use super::dhcp::{UDHCPC, ask};
+use super::published::serve;
+use super::{Container, Daemon};
+use crate::lab::Lab;
+
+/// The addresses of a container's interface, MAC and IP.
+fn addresses(container: &Container) -> String {
+    container
+        .says("(ip -o link show dev eth0; ip -o addr show dev eth0) | grep -oE '(ether|inet6?) [^ ]+' | sort")
+}
+
+#[test]
+fn after_kill_9_the_same_names_have_the_same_addresses_leases_and_publications() {
+    // Both prefixes are left to the daemon.
+    let networks = "[networks.default]\npublish = [\"8080:web:80\"]\n";
+    let mut lab = Lab::new();
+    lab.serve_everything();
+    let mut daemon = Daemon::up(lab, networks);
+    let before = [daemon.attached("--name db"), daemon.attached("--name web")];
+    let known = [addresses(&before[0]), addresses(&before[1])];
+    let told = ask(&before[0], UDHCPC);
+    assert!(told.starts_with("bound 10."), "{told}");
+    daemon.kill();
+    assert_ne!(before[1].exec("ping -n -c1 -W1 198.51.100.1").status, Some(0));
+    drop(before);
+    daemon.start();
+    // The other way round, so that nobody gets its address by being the first.
+    let web = daemon.attached("--name web");
+    let db = daemon.attached("--name db");
+    assert_eq!([addresses(&db), addresses(&web)], known);
+    assert_eq!(ask(&db, UDHCPC), told);
+    let _server = serve(&web);
+    let seen = daemon.lab.on_server("curl -sS -m 20 http://203.0.113.1:8080/ip");
+    assert_eq!(seen.text(), "::ffff:203.0.113.2");
+}
+
+#[test]
+fn a_running_container_is_attached_again_after_the_daemon_was() {
+    let networks = super::reach::fixed_network(1);
+    let mut daemon = Daemon::up(Lab::new(), &networks);
+    let web = daemon.attached("--name web --ip 10.0.2.77");
+    daemon.kill();
+    daemon.start();
+    // Its interface has gone with the daemon that held it.
+    assert_eq!(web.says("ip -o link show dev eth0 2>/dev/null | wc -l"), "0");
+    daemon.attach(web.pid(), "--name web").text();
+    assert!(addresses(&web).contains("10.0.2.77/24"));
+    assert!(web.says("ping -n -c1 -W9 10.0.2.2").contains("1 received"));
+}
+
+#[test]
+fn told_to_stop_it_ends_well_and_leaves_no_socket() {
+    let mut daemon = Daemon::up(Lab::new(), &super::reach::fixed_network(2));
+    let web = daemon.attached("--name web");
+    daemon.stop();
+    assert!(!daemon.home.join("run/attach.sock").exists() && !daemon.home.join("run/api.sock").exists());
+    assert_eq!(web.says("ip -o link show dev eth0 2>/dev/null | wc -l"), "0");
+    daemon.start();
+    daemon.attach(web.pid(), "--name web").text();
+}
