@@ -33,7 +33,7 @@ pub use self::idle::PollMode;
 use self::mailbox::{Bell, Mailbox};
 use self::remarks::Remarks;
 use self::worker::Worker;
-use crate::host::{Sockets, Sources};
+use crate::host::{Sockets, Ways};
 use crate::port::Device;
 use crate::publish::Publication;
 
@@ -45,8 +45,8 @@ pub type LiveWorker = Worker<Device, Sockets>;
 pub struct Options {
     /// How long a worker looks for work before it sleeps.
     pub poll: PollMode,
-    /// The host's addresses that the network's traffic leaves from.
-    pub sources: Sources,
+    /// By what way the network's traffic leaves the host.
+    pub ways: Ways,
     /// What is said to the operator when there is reason to.
     pub remarks: Arc<Remarks>,
     /// Who hears of a [`Notice`]. Without anybody a lost worker ends the process, and with it the sandbox: a command whose
@@ -56,8 +56,8 @@ pub struct Options {
 
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { poll, sources, .. } = self;
-        f.debug_struct("Options").field("poll", poll).field("sources", sources).finish_non_exhaustive()
+        let Self { poll, ways, .. } = self;
+        f.debug_struct("Options").field("poll", poll).field("ways", ways).finish_non_exhaustive()
     }
 }
 
@@ -164,6 +164,14 @@ impl Running {
             thread.mailbox.send(Box::new(move |driver| {
                 driver.worker.switch.set_policy(id, Some(policy));
             }));
+        }
+    }
+
+    /// Lets what is opened from now on leave the host by other ways.
+    pub fn set_ways(&self, ways: &Ways) {
+        for thread in &self.threads {
+            let ways = ways.clone();
+            thread.mailbox.send(Box::new(move |driver| driver.worker.host.ways = ways));
         }
     }
 

@@ -10,6 +10,7 @@
 
 mod train;
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -21,7 +22,8 @@ use rustix::net::{
 };
 use rustix::process::{Resource, Rlimit, setrlimit};
 use wharf_stack::host::{
-    Accept, Datagram, Ends, Family, Host, HostError, IcmpReport, Io, Outgoing, SocketId, StreamRead, Token,
+    Accept, Datagram, Ends, Family, Host, HostError, IcmpReport, Io, Outgoing, Sender, SocketId, StreamRead,
+    Token,
 };
 
 use crate::sys::socket;
@@ -51,11 +53,75 @@ impl Sources {
     }
 }
 
+/// By what way traffic leaves the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Way {
+    /// From these addresses.
+    pub sources: Sources,
+    /// By this interface only, whatever the host's routes say.
+    pub interface: Option<String>,
+}
+
+impl Way {
+    /// Whether there is such a way.
+    ///
+    /// # Errors
+    /// The host has no such address or interface, in words.
+    pub fn check(&self) -> Result<(), String> {
+        let ends = [
+            self.sources.ipv4.map(|address| SocketAddr::from((address, 0))),
+            self.sources.ipv6.map(|address| SocketAddr::from((address, 0))),
+        ];
+        for end in ends.into_iter().flatten() {
+            let family = Family::of(end.ip());
+            let socket = Sockets::open(family, SocketType::DGRAM, None);
+            if !socket.is_ok_and(|socket| rustix::net::bind(&socket, &end).is_ok()) {
+                return Err(format!("the host has no address {}", end.ip()));
+            }
+        }
+        let socket = Sockets::open(Family::V4, SocketType::DGRAM, None);
+        match socket.map(|socket| self.bind_to_interface(&socket)) {
+            Ok(Err(_)) => {
+                Err(format!("the host has no interface {}", self.interface.as_deref().unwrap_or("")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn bind_to_interface(&self, fd: &OwnedFd) -> Result<(), HostError> {
+        match &self.interface {
+            Some(interface) => {
+                socket::bind_to_interface(fd.as_fd(), interface).map_err(|error| host_error(io_errno(&error)))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The ways of a network and of those containers that have one of their own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ways {
+    /// Of all others, and of the gateway itself.
+    pub network: Way,
+    /// By the container's address.
+    pub containers: HashMap<IpAddr, Way>,
+}
+
+impl Ways {
+    fn of(&self, sender: Sender) -> &Way {
+        match sender {
+            Sender::Gateway => &self.network,
+            Sender::Container(address) => self.containers.get(&address).unwrap_or(&self.network),
+        }
+    }
+}
+
 /// Sockets of one worker.
 #[derive(Debug)]
 pub struct Sockets {
     epoll: OwnedFd,
-    sources: Sources,
+    /// For what is opened from now on.
+    pub ways: Ways,
     slots: Vec<Option<Slot>>,
     free: Vec<u32>,
     train: Train,
@@ -69,6 +135,8 @@ struct Slot {
     family: Family,
     /// Where its datagrams leave from.
     source: Source,
+    /// The host's addresses that they may leave from.
+    sources: Sources,
     /// Set on the socket for datagrams; `None` is the host's default.
     hop_limit: Option<u8>,
     dont_fragment: Option<bool>,
@@ -184,8 +252,8 @@ const fn address_family(family: Family) -> AddressFamily {
 impl Sockets {
     /// Sockets whose readiness goes to `epoll`.
     #[must_use]
-    pub fn new(epoll: OwnedFd, sources: Sources) -> Self {
-        Self { epoll, sources, slots: Vec::new(), free: Vec::new(), train: Train::default(), lost: 0 }
+    pub fn new(epoll: OwnedFd, ways: Ways) -> Self {
+        Self { epoll, ways, slots: Vec::new(), free: Vec::new(), train: Train::default(), lost: 0 }
     }
 
     /// The epoll instance.
@@ -243,6 +311,7 @@ impl Sockets {
             fd,
             family,
             source: Source::Open,
+            sources: self.ways.network.sources,
             hop_limit: None,
             dont_fragment: None,
             takes_trains: false,
@@ -271,8 +340,8 @@ impl Sockets {
     fn send_off(&mut self) {
         let mut train = std::mem::take(&mut self.train);
         if let Some((kind, bytes)) = train.close() {
-            let chosen = self.sources.toward(kind.outgoing.to);
             if let Some(slot) = self.slot_mut(kind.socket) {
+                let chosen = slot.sources.toward(kind.outgoing.to);
                 let from = slot.departure(kind.outgoing, chosen);
                 let lost = slot.send_train(kind, bytes, from);
                 self.lost += lost;
@@ -293,11 +362,19 @@ impl Sockets {
     fn open_datagram(
         &mut self,
         token: Token,
+        sender: Sender,
         family: Family,
         protocol: Option<rustix::net::Protocol>,
     ) -> Result<SocketId, HostError> {
         let fd = Self::open(family, SocketType::DGRAM, protocol)?;
-        self.keep_datagram(token, fd, family)
+        let way = self.ways.of(sender);
+        way.bind_to_interface(&fd)?;
+        let sources = way.sources;
+        let socket = self.keep_datagram(token, fd, family)?;
+        if let Some(slot) = self.slot_mut(socket) {
+            slot.sources = sources;
+        }
+        Ok(socket)
     }
 
     fn keep_datagram(&mut self, token: Token, fd: OwnedFd, family: Family) -> Result<SocketId, HostError> {
@@ -405,14 +482,25 @@ impl Host for Sockets {
         reset_on_close(&stream.fd);
     }
 
-    fn tcp_connect(&mut self, token: Token, to: SocketAddr, hop_limit: u8) -> Result<SocketId, HostError> {
+    fn tcp_connect(
+        &mut self,
+        token: Token,
+        sender: Sender,
+        to: SocketAddr,
+        hop_limit: u8,
+    ) -> Result<SocketId, HostError> {
         let family = Family::of(to.ip());
         let is_ipv6 = family == Family::V6;
         let fd = Self::open(family, SocketType::STREAM, None)?;
         Self::tune_stream(&fd);
         let _ = socket::queue_errors(fd.as_fd(), is_ipv6, true);
         let _ = socket::set_hop_limit(fd.as_fd(), is_ipv6, i32::from(hop_limit));
-        if let Some(source) = self.sources.toward(to) {
+        let way = self.ways.of(sender);
+        // The loopback is no way out.
+        if !to.ip().is_loopback() {
+            way.bind_to_interface(&fd)?;
+        }
+        if let Some(source) = way.sources.toward(to) {
             // Else a port would be taken for all destinations at once.
             let _ = socket::choose_port_at_connect(fd.as_fd());
             rustix::net::bind(&fd, &source).map_err(host_error)?;
@@ -473,8 +561,8 @@ impl Host for Sockets {
         }
     }
 
-    fn udp_open(&mut self, token: Token, family: Family) -> Result<SocketId, HostError> {
-        let socket = self.open_datagram(token, family, None)?;
+    fn udp_open(&mut self, token: Token, sender: Sender, family: Family) -> Result<SocketId, HostError> {
+        let socket = self.open_datagram(token, sender, family, None)?;
         if let Some(slot) = self.slot_mut(socket) {
             slot.takes_trains = true;
         }
@@ -491,12 +579,12 @@ impl Host for Sockets {
         Ok(socket)
     }
 
-    fn echo_open(&mut self, token: Token, family: Family) -> Result<SocketId, HostError> {
+    fn echo_open(&mut self, token: Token, sender: Sender, family: Family) -> Result<SocketId, HostError> {
         let protocol = match family {
             Family::V4 => ipproto::ICMP,
             Family::V6 => ipproto::ICMPV6,
         };
-        self.open_datagram(token, family, Some(protocol))
+        self.open_datagram(token, sender, family, Some(protocol))
     }
 
     fn send_to(&mut self, socket: SocketId, outgoing: Outgoing, data: &[u8]) -> Result<Io<()>, HostError> {
@@ -504,8 +592,8 @@ impl Host for Sockets {
             return Ok(Io::Done(()));
         }
         self.send_off();
-        let chosen = self.sources.toward(outgoing.to);
         let Some(slot) = self.slot_mut(socket) else { return Ok(Io::Broken) };
+        let chosen = slot.sources.toward(outgoing.to);
         if slot.source == Source::Open {
             slot.source = Source::Bound;
             if let Some(chosen) = chosen {

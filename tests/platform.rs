@@ -17,7 +17,7 @@ use wharf::host::{Listener, Sockets, Sources};
 use wharf::publish::{Bound, Publication};
 use wharf::sys::{process, socket, tun};
 use wharf_stack::host::{
-    Accept, Ends, Family, FlowId, Host, HostError, Io, Outgoing, Owner, StreamRead, Token, Transport,
+    Accept, Ends, Family, FlowId, Host, HostError, Io, Outgoing, Owner, Sender, StreamRead, Token, Transport,
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -36,7 +36,7 @@ fn own_network() {
 }
 
 fn sockets() -> Sockets {
-    Sockets::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap(), Sources::default())
+    Sockets::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap(), Ways::default())
 }
 
 fn token(owner: Owner) -> Token {
@@ -89,7 +89,7 @@ fn datagrams_that_leave_together_arrive_one_by_one_in_order() {
         server.set_read_timeout(Some(PATIENCE)).unwrap();
         let to = server.local_addr().unwrap();
         let mut sockets = sockets();
-        let socket = sockets.udp_open(token(Owner::Udp), Family::of(to.ip())).unwrap();
+        let socket = sockets.udp_open(token(Owner::Udp), Sender::Gateway, Family::of(to.ip())).unwrap();
         let datagrams = [1400, 1400, 1400, 9, 9, 1400, 0, 2000, 1400, 1400];
         let datagrams: Vec<Vec<u8>> = (0..).zip(datagrams).map(|(mark, len)| vec![mark; len]).collect();
         for data in &datagrams {
@@ -112,7 +112,7 @@ fn datagrams_that_leave_together_survive_an_earlier_refusal() {
     server.set_read_timeout(Some(PATIENCE)).unwrap();
     let (to, nobody) = (server.local_addr().unwrap(), SocketAddr::from(([127, 0, 0, 1], 9)));
     let mut sockets = sockets();
-    let socket = sockets.udp_open(token(Owner::Udp), Family::V4).unwrap();
+    let socket = sockets.udp_open(token(Owner::Udp), Sender::Gateway, Family::V4).unwrap();
     assert_eq!(sockets.send_to(socket, outgoing(nobody), b"x"), Ok(Io::Done(())));
     // The refusal may stand in the way of the first, which is told.
     while sockets.send_to(socket, outgoing(to), b"lead").is_err() {}
@@ -136,7 +136,7 @@ fn a_refusal_fails_the_next_send_to_somebody_else_and_names_its_own_destination(
     let live = UdpSocket::bind("127.0.0.1:4001").unwrap();
     let refused: SocketAddr = "127.0.0.1:4002".parse().unwrap();
     let mut sockets = sockets();
-    let id = sockets.udp_open(token(Owner::Udp), Family::V4).unwrap();
+    let id = sockets.udp_open(token(Owner::Udp), Sender::Gateway, Family::V4).unwrap();
     assert_eq!(sockets.send_to(id, outgoing(refused), b"nobody"), Ok(Io::Done(())));
     let live_address = live.local_addr().unwrap();
     eventually(|| {
@@ -162,8 +162,8 @@ fn a_datagram_too_large_for_its_path_is_refused_with_the_mtu() {
         receiver.set_read_timeout(Some(PATIENCE)).unwrap();
         let allowed = outgoing(receiver.local_addr().unwrap());
         let forbidden = Outgoing { dont_fragment: true, ..allowed };
-        let udp = sockets.udp_open(token(Owner::Udp), family).unwrap();
-        let echo = sockets.echo_open(token(Owner::Echo), family).unwrap();
+        let udp = sockets.udp_open(token(Owner::Udp), Sender::Gateway, family).unwrap();
+        let echo = sockets.echo_open(token(Owner::Echo), Sender::Gateway, family).unwrap();
         let mut request = [0; 1500];
         request[0] = if family == Family::V4 { 8 } else { 128 };
         for (id, port) in [(udp, allowed.to.port()), (echo, 0)] {
@@ -191,7 +191,8 @@ fn one_edge_can_tell_of_the_connect_the_first_data_and_the_end() {
     own_network();
     let listener = TcpListener::bind("127.0.0.1:4003").unwrap();
     let mut sockets = sockets();
-    let id = sockets.tcp_connect(token(Owner::Tcp), listener.local_addr().unwrap(), 64).unwrap();
+    let id =
+        sockets.tcp_connect(token(Owner::Tcp), Sender::Gateway, listener.local_addr().unwrap(), 64).unwrap();
     let (mut stream, _) = listener.accept().unwrap();
     stream.write_all(b"x").unwrap();
     drop(stream);
@@ -212,7 +213,8 @@ fn the_segment_size_of_a_connection_is_known_once_it_is_made() {
     run("ip link set lo mtu 1500");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut sockets = sockets();
-    let socket = sockets.tcp_connect(token(Owner::Tcp), listener.local_addr().unwrap(), 64).unwrap();
+    let socket =
+        sockets.tcp_connect(token(Owner::Tcp), Sender::Gateway, listener.local_addr().unwrap(), 64).unwrap();
     assert!(next_event(&sockets, PATIENCE).is_some());
     // An Ethernet link's, less the timestamps that Linux sends.
     assert_eq!(sockets.tcp_segment_size(socket), Some(1448));
@@ -225,10 +227,10 @@ fn a_socket_knows_both_its_ends() {
     let mut sockets = sockets();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let to = listener.local_addr().unwrap();
-    let stream = sockets.tcp_connect(token(Owner::Tcp), to, 64).unwrap();
+    let stream = sockets.tcp_connect(token(Owner::Tcp), Sender::Gateway, to, 64).unwrap();
     let (_, from) = listener.accept().unwrap();
     assert_eq!(sockets.ends(stream), Ends { local: Some(from), peer: Some(to) });
-    let datagrams = sockets.udp_open(token(Owner::Udp), Family::V4).unwrap();
+    let datagrams = sockets.udp_open(token(Owner::Udp), Sender::Gateway, Family::V4).unwrap();
     sockets.send_to(datagrams, outgoing(to), b"x").unwrap();
     let ends = sockets.ends(datagrams);
     assert!(ends.local.is_some_and(|end| end.port() != 0) && ends.peer.is_none(), "{ends:?}");
@@ -249,7 +251,7 @@ fn a_hop_limit_of_minus_one_is_the_hosts_default() {
 fn ping_sockets_rewrite_the_identifier() {
     own_network();
     let mut sockets = sockets();
-    let id = sockets.echo_open(token(Owner::Echo), Family::V4).unwrap();
+    let id = sockets.echo_open(token(Owner::Echo), Sender::Gateway, Family::V4).unwrap();
     let request = [8, 0, 0, 0, 0x12, 0x34, 0, 7, b'h', b'i'];
     let loopback = SocketAddr::new(IpAddr::from([127, 0, 0, 1]), 0);
     assert_eq!(sockets.send_to(id, outgoing(loopback), &request), Ok(Io::Done(())));
@@ -309,7 +311,8 @@ fn closing_without_lingering_is_a_reset() {
     own_network();
     let listener = TcpListener::bind("127.0.0.1:4005").unwrap();
     let mut sockets = sockets();
-    let id = sockets.tcp_connect(token(Owner::Tcp), listener.local_addr().unwrap(), 64).unwrap();
+    let id =
+        sockets.tcp_connect(token(Owner::Tcp), Sender::Gateway, listener.local_addr().unwrap(), 64).unwrap();
     let (mut stream, _) = listener.accept().unwrap();
     sockets.tcp_reset(id);
     let error = stream.read(&mut [0; 8]).unwrap_err();
@@ -322,7 +325,8 @@ fn urgent_data_stays_in_the_stream() {
     own_network();
     let listener = TcpListener::bind("127.0.0.1:4006").unwrap();
     let mut sockets = sockets();
-    let id = sockets.tcp_connect(token(Owner::Tcp), listener.local_addr().unwrap(), 64).unwrap();
+    let id =
+        sockets.tcp_connect(token(Owner::Tcp), Sender::Gateway, listener.local_addr().unwrap(), 64).unwrap();
     let (stream, _) = listener.accept().unwrap();
     for (bytes, flags) in [(b"be", SendFlags::empty()), (b"fo", SendFlags::OOB), (b"re", SendFlags::empty())]
     {

@@ -26,8 +26,8 @@ use smoltcp::wire::{
 use wharf::dataplane::exchange::Exchange;
 use wharf::dataplane::worker::Worker;
 use wharf_stack::host::{
-    Accept, Datagram, Family, Host, HostError, HostEvent, IcmpReport, Io, Outgoing, SocketId, StreamRead,
-    Token,
+    Accept, Datagram, Family, Host, HostError, HostEvent, IcmpReport, Io, Outgoing, Sender, SocketId,
+    StreamRead, Token,
 };
 use wharf_stack::{Config, Ipv4Plan, Ownership};
 use wharf_switch::{Checksum, Duration, Fdb, Frame, Instant, Offloads, Pool, Port, PortId, Received, Sent};
@@ -149,7 +149,7 @@ impl Host for Spring {
         match stream {}
     }
 
-    fn tcp_connect(&mut self, token: Token, _: SocketAddr, _: u8) -> Result<SocketId, HostError> {
+    fn tcp_connect(&mut self, token: Token, _: Sender, _: SocketAddr, _: u8) -> Result<SocketId, HostError> {
         self.token = Some(token);
         Ok(SocketId(0))
     }
@@ -181,7 +181,7 @@ impl Host for Spring {
 
     fn tcp_reset(&mut self, _: SocketId) {}
 
-    fn udp_open(&mut self, _: Token, _: Family) -> Result<SocketId, HostError> {
+    fn udp_open(&mut self, _: Token, _: Sender, _: Family) -> Result<SocketId, HostError> {
         Err(HostError::Exhausted)
     }
 
@@ -189,7 +189,7 @@ impl Host for Spring {
         match listener {}
     }
 
-    fn echo_open(&mut self, _: Token, _: Family) -> Result<SocketId, HostError> {
+    fn echo_open(&mut self, _: Token, _: Sender, _: Family) -> Result<SocketId, HostError> {
         Err(HostError::Exhausted)
     }
 

@@ -35,11 +35,9 @@ impl Target {
     pub fn parse(text: &str) -> Result<Self, String> {
         const EXAMPLES: &str =
             "write a process id, a path such as /run/user/1000/netns/web, or a name of `ip netns`";
-        if let Ok(number) = text.parse::<i32>() {
-            return Pid::from_raw(number)
-                .filter(|pid| pid.as_raw_pid() > 0)
-                .map(Self::Process)
-                .ok_or_else(|| format!("`{text}` is no process id; {EXAMPLES}"));
+        if let Ok(number) = text.parse::<i64>() {
+            let pid = i32::try_from(number).ok().filter(|number| *number > 0).and_then(Pid::from_raw);
+            return pid.map(Self::Process).ok_or_else(|| format!("`{text}` is no process id; {EXAMPLES}"));
         }
         if text.contains('/') {
             return Ok(Self::Path(text.into()));
@@ -88,21 +86,21 @@ impl Target {
 
 /// A namespace's file: its name's end is the namespace's.
 fn open_file(path: &Path) -> io::Result<Place> {
-    let path = path.canonicalize()?;
-    let namespace = File::open(&path)?.into();
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::other("it is no file"));
     };
+    let directory = Path::new(".").join(directory).canonicalize()?;
     // Under /proc nothing tells of an end, but the process's own.
     if directory.starts_with("/proc") {
         return Err(io::Error::other("name the process by its number instead"));
     }
+    let namespace = File::open(path)?.into();
     let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
     let flags = inotify::WatchFlags::DELETE
         | inotify::WatchFlags::MOVED_FROM
         | inotify::WatchFlags::DELETE_SELF
         | inotify::WatchFlags::ONLYDIR;
-    inotify::add_watch(&watch, directory, flags)?;
+    inotify::add_watch(&watch, &directory, flags)?;
     let life = Life::Entry(name.to_string_lossy().into_owned());
     Ok(Place { namespace, life, life_fd: Some(watch) })
 }

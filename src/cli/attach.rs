@@ -54,6 +54,15 @@ pub(super) struct AttachArgs {
     /// Let it do what guards forbid the others; may be repeated
     #[arg(long, value_name = "WHAT")]
     allow: Vec<Allowed>,
+    /// The host's IPv4 address that its traffic leaves from
+    #[arg(long, value_name = "ADDR")]
+    outbound_ip: Option<Ipv4Addr>,
+    /// The host's IPv6 address that its traffic leaves from
+    #[arg(long, value_name = "ADDR")]
+    outbound_ip6: Option<Ipv6Addr>,
+    /// The host's interface that its traffic leaves by
+    #[arg(long, value_name = "NAME")]
+    outbound_interface: Option<String>,
     /// Publish a port of it as long as it is attached, as `wharf run -p` does; may be repeated
     #[arg(short, long, value_name = "[IP:]HOSTPORT[-END]:PORT[-END][/udp]", value_parser = PortWish::parse)]
     publish: Vec<PortWish>,
@@ -105,6 +114,9 @@ impl AttachArgs {
             trunk: self.trunk,
             isolated: self.isolated.then_some(true),
             allow: self.allow.into_iter().map(model::Allow::from).collect(),
+            outbound_ipv4: self.outbound_ip,
+            outbound_ipv6: self.outbound_ip6,
+            outbound_interface: self.outbound_interface,
         };
         let request = AttachRequest {
             network: self.network,

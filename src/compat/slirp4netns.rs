@@ -39,7 +39,7 @@ use tend::Ends;
 
 use crate::cli::logging;
 use crate::dataplane;
-use crate::host;
+use crate::host::{self, Way, Ways};
 use crate::resolv::follow::Follower;
 use crate::resolv::{self, ResolvConf};
 use crate::sys::random;
@@ -136,7 +136,8 @@ fn serve(options: Options) -> Result<(), Failure> {
     let follower = Follower::new(follow);
     config.max_sockets = host::raise_open_files(rustix::process::getrlimit(Resource::Nofile));
     fence::raise(&options, server.as_ref())?;
-    let dataplane = dataplane::Options { sources, ..dataplane::Options::default() };
+    let ways = Ways { network: Way { sources, interface: None }, ..Ways::default() };
+    let dataplane = dataplane::Options { ways, ..dataplane::Options::default() };
     let running = dataplane::start(config.clone(), 1, &dataplane).failed("data plane")?;
     running.attach(vec![guest.device], None).failed("data plane")?;
     // Standard output may be the ready descriptor, where nothing else is to be read.

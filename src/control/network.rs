@@ -6,6 +6,7 @@ mod names;
 mod plan;
 mod policy;
 mod published;
+mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -25,7 +26,7 @@ use super::model::{self, PortKind};
 use super::spec::{ContainerSpec, Name, NetworkSpec, PortWish, Text};
 use super::state::Kept;
 use crate::dataplane::{self, Running};
-use crate::host::Sources;
+use crate::host::Ways;
 use crate::netns::{Interface, Side};
 use crate::port::Device;
 use plan::configuration;
@@ -172,6 +173,8 @@ pub struct Network {
     reserved: BTreeMap<EthernetAddress, (Ipv4Addr, Name)>,
     /// Leases that somebody was told of.
     told_leases: BTreeSet<(IpAddr, String)>,
+    /// As the workers were told last.
+    ways: Ways,
     attached: BTreeMap<Name, Attached>,
     /// Who has an offer.
     pending: BTreeSet<Name>,
@@ -198,7 +201,7 @@ impl Network {
         let seed = crate::sys::random::seed().map_err(|errno| Error::internal(&errno))?;
         let config = configuration(&name, &spec, &kept, around, seed);
         let options = dataplane::Options {
-            sources: Sources { ipv4: spec.outbound_ipv4, ipv6: spec.outbound_ipv6 },
+            ways: Ways { network: ways::of_network(&spec)?, ..Ways::default() },
             notify: Some(notify),
             ..dataplane::Options::default()
         };
@@ -214,6 +217,7 @@ impl Network {
             running: Some(running),
             reserved: BTreeMap::new(),
             told_leases: BTreeSet::new(),
+            ways: Ways::default(),
             attached: BTreeMap::new(),
             pending: BTreeSet::new(),
             publications: Vec::new(),
@@ -263,6 +267,7 @@ impl Network {
             members: Members::of_one(name.clone(), member),
             reserved: BTreeMap::new(),
             told_leases: BTreeSet::new(),
+            ways: Ways::default(),
             attached: [(name.clone(), attached)].into(),
             pending: BTreeSet::new(),
             publications: Vec::new(),
@@ -388,6 +393,7 @@ impl Network {
         }
         let container = self.container_spec(&name, &request.container);
         membership(&container)?;
+        ways::of_container(&container, &self.spec)?;
         self.check_names(&name, &container)?;
         let member = self.member(&name, wish_of(&container))?;
         request.name = Some(name.clone());
@@ -439,6 +445,9 @@ impl Network {
             trunk: if own.trunk.is_empty() { base.trunk } else { own.trunk.clone() },
             isolated: own.isolated.or(base.isolated),
             allow: if own.allow.is_empty() { base.allow } else { own.allow.clone() },
+            outbound_ipv4: own.outbound_ipv4.or(base.outbound_ipv4),
+            outbound_ipv6: own.outbound_ipv6.or(base.outbound_ipv6),
+            outbound_interface: own.outbound_interface.clone().or(base.outbound_interface),
         }
     }
 
@@ -472,6 +481,7 @@ impl Network {
         let attached = Attached { id, kind, request, container, member, storm, since, _leash: Some(leash) };
         self.attached.insert(name.clone(), attached);
         self.renew_zone()?;
+        self.renew_ways()?;
         for Text(wish) in &wishes {
             let wish = PortWish { container: Some(name.as_str().to_owned()), ..wish.clone() };
             if let Err(error) = self.publish(&wish, &Origin::Port(name.clone()), next_id) {
@@ -489,7 +499,7 @@ impl Network {
         if let Some(running) = &self.running {
             running.detach(attached.id);
         }
-        if let Err(error) = self.renew_zone() {
+        if let Err(error) = self.renew_zone().and_then(|()| self.renew_ways()) {
             tracing::warn!("network {}: {error}", self.name);
         }
         Some(ended)
@@ -529,6 +539,7 @@ impl Network {
             errors.extend(self.renew_policy(&name).err());
         }
         errors.extend(self.renew_zone().err());
+        errors.extend(self.renew_ways().err());
         self.unpublish_unspecified();
         errors.extend(self.publish_specified(next_id));
         if errors.is_empty() { Ok(()) } else { Err(errors) }

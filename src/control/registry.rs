@@ -262,7 +262,7 @@ impl Registry {
             {
                 if !network.spec().differs_only_in_what_can_change(spec) {
                     let message = format!(
-                        "network {name} is up, and only its publish, containers, dns and isolated can change"
+                        "network {name} is up, and only its publish, containers, dns, isolated and outbound_... can change"
                     );
                     return Err(Error::invalid(message).hint("for the rest `wharf down`, then `wharf up`"));
                 }

@@ -140,6 +140,9 @@ pub struct NetworkSpec {
     /// The host's IPv6 address that its traffic leaves from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outbound_ipv6: Option<Ipv6Addr>,
+    /// The host's interface that its traffic leaves by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outbound_interface: Option<String>,
     /// Published ports: `[IP:]HOSTPORT[-END]:NAME:PORT[-END][/udp]`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<Text<PortWish>>,
@@ -167,6 +170,7 @@ impl Default for NetworkSpec {
             memory: Text(Size(256 << 20)),
             outbound_ipv4: None,
             outbound_ipv6: None,
+            outbound_interface: None,
             publish: Vec::new(),
             containers: BTreeMap::new(),
         }
@@ -201,6 +205,15 @@ pub struct ContainerSpec {
     /// What it may do that guards forbid the others.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<Allow>,
+    /// The host's IPv4 address that its traffic leaves from, instead of the network's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outbound_ipv4: Option<Ipv4Addr>,
+    /// The host's IPv6 address that its traffic leaves from, instead of the network's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outbound_ipv6: Option<Ipv6Addr>,
+    /// The host's interface that its traffic leaves by, instead of the network's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outbound_interface: Option<String>,
 }
 
 impl NetworkSpec {
@@ -263,6 +276,9 @@ impl NetworkSpec {
             containers: BTreeMap::new(),
             dns: Vec::new(),
             isolated: false,
+            outbound_ipv4: None,
+            outbound_ipv6: None,
+            outbound_interface: None,
             ..spec.clone()
         };
         fixed(self) == fixed(other)

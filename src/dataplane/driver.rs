@@ -63,7 +63,7 @@ impl Driver {
         if let Some(bell) = bells.get(exchange.number()) {
             epoll::add(&epoll, bell.as_ref(), epoll::EventData::new_u64(BELL), Bell::EVENTS)?;
         }
-        let sockets = Sockets::new(epoll, options.sources);
+        let sockets = Sockets::new(epoll, options.ways.clone());
         Ok(Self {
             worker: Worker::new(config, fdb, Pool::new(IDLE_FRAMES), sockets, exchange),
             clock,

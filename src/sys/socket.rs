@@ -140,6 +140,19 @@ pub fn choose_port_at_connect(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_int(fd, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
 }
 
+/// Lets a socket use one interface only. Everybody may do so, once for each socket (Linux 5.7).
+///
+/// # Errors
+/// `ENODEV` when there is no such interface.
+pub fn bind_to_interface(fd: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    let len = libc::socklen_t::try_from(name.len()).map_err(io::Error::other)?;
+    // SAFETY: the name is live and as long as stated; the kernel takes it without a NUL at its end.
+    let rc = unsafe {
+        libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_BINDTODEVICE, name.as_ptr().cast(), len)
+    };
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Forbids or allows that what the socket sends is fragmented, here and, in IPv4, by routers.
 ///
 /// Where it is forbidden, what is larger than the known path MTU is refused with `EMSGSIZE` and the MTU in the error

@@ -195,6 +195,15 @@ pub enum HostError {
     NotPermitted,
 }
 
+/// Who a socket is opened for: containers may leave the host by different addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sender {
+    /// The gateway itself.
+    Gateway,
+    /// The container with this address.
+    Container(IpAddr),
+}
+
 /// How a datagram leaves the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outgoing {
@@ -279,7 +288,13 @@ pub trait Host {
     ///
     /// # Errors
     /// What the host said at once.
-    fn tcp_connect(&mut self, token: Token, to: SocketAddr, hop_limit: u8) -> Result<SocketId, HostError>;
+    fn tcp_connect(
+        &mut self,
+        token: Token,
+        sender: Sender,
+        to: SocketAddr,
+        hop_limit: u8,
+    ) -> Result<SocketId, HostError>;
 
     /// Takes the error that waits on a stream socket, if any. An ICMP error that ended a connect is in
     /// [`Host::icmp_report`].
@@ -308,7 +323,7 @@ pub trait Host {
     ///
     /// # Errors
     /// What the host said.
-    fn udp_open(&mut self, token: Token, family: Family) -> Result<SocketId, HostError>;
+    fn udp_open(&mut self, token: Token, sender: Sender, family: Family) -> Result<SocketId, HostError>;
 
     /// Watches the UDP socket of a published port.
     ///
@@ -321,7 +336,7 @@ pub trait Host {
     ///
     /// # Errors
     /// [`HostError::NotPermitted`] outside `net.ipv4.ping_group_range`.
-    fn echo_open(&mut self, token: Token, family: Family) -> Result<SocketId, HostError>;
+    fn echo_open(&mut self, token: Token, sender: Sender, family: Family) -> Result<SocketId, HostError>;
 
     /// Sends one datagram (UDP payload or echo message).
     ///

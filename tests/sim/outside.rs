@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use wharf_stack::host::{
     Accept, Datagram, Ends, Family, FlowId, Host, HostError, HostEvent, IcmpReport, Io, Outgoing, Owner,
-    SocketId, StreamRead, Token,
+    Sender, SocketId, StreamRead, Token,
 };
 use wharf_switch::{Duration, Instant};
 
@@ -376,7 +376,13 @@ impl Host for SimHost {
         self.turn_away(caller, false);
     }
 
-    fn tcp_connect(&mut self, token: Token, to: SocketAddr, hop_limit: u8) -> Result<SocketId, HostError> {
+    fn tcp_connect(
+        &mut self,
+        token: Token,
+        _: Sender,
+        to: SocketAddr,
+        hop_limit: u8,
+    ) -> Result<SocketId, HostError> {
         assert!(hop_limit > 0);
         let script = self.scripts[&to.port()];
         self.next_socket += 1;
@@ -483,7 +489,7 @@ impl Host for SimHost {
         connection.closed = true;
     }
 
-    fn udp_open(&mut self, _: Token, _: Family) -> Result<SocketId, HostError> {
+    fn udp_open(&mut self, _: Token, _: Sender, _: Family) -> Result<SocketId, HostError> {
         Err(HostError::Exhausted)
     }
 
@@ -491,7 +497,7 @@ impl Host for SimHost {
         Err(HostError::Exhausted)
     }
 
-    fn echo_open(&mut self, _: Token, _: Family) -> Result<SocketId, HostError> {
+    fn echo_open(&mut self, _: Token, _: Sender, _: Family) -> Result<SocketId, HostError> {
         Err(HostError::NotPermitted)
     }
 

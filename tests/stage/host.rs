@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
 use wharf_stack::host::{
-    Accept, Datagram, Ends, Family, Host, HostError, HostEvent, IcmpReport, Io, Outgoing, SocketId,
+    Accept, Datagram, Ends, Family, Host, HostError, HostEvent, IcmpReport, Io, Outgoing, Sender, SocketId,
     StreamRead, Token,
 };
 
@@ -188,7 +188,13 @@ impl Host for ScriptHost {
         self.calls.push_back(format!("refuse {stream}"));
     }
 
-    fn tcp_connect(&mut self, token: Token, to: SocketAddr, hop_limit: u8) -> Result<SocketId, HostError> {
+    fn tcp_connect(
+        &mut self,
+        token: Token,
+        _: Sender,
+        to: SocketAddr,
+        hop_limit: u8,
+    ) -> Result<SocketId, HostError> {
         assert!(hop_limit > 0);
         self.calls.push_back(format!("connect {to} ttl {hop_limit}"));
         self.open(token, Some(to))
@@ -259,7 +265,7 @@ impl Host for ScriptHost {
         self.socket(socket).closed = true;
     }
 
-    fn udp_open(&mut self, token: Token, _: Family) -> Result<SocketId, HostError> {
+    fn udp_open(&mut self, token: Token, _: Sender, _: Family) -> Result<SocketId, HostError> {
         self.open(token, None)
     }
 
@@ -267,7 +273,7 @@ impl Host for ScriptHost {
         self.open(token, None)
     }
 
-    fn echo_open(&mut self, token: Token, _: Family) -> Result<SocketId, HostError> {
+    fn echo_open(&mut self, token: Token, _: Sender, _: Family) -> Result<SocketId, HostError> {
         self.open(token, None)
     }
 

@@ -61,6 +61,9 @@ struct AddressArgs {
     /// The host's IPv6 address that its traffic leaves from
     #[arg(long, value_name = "ADDR")]
     outbound_ipv6: Option<Ipv6Addr>,
+    /// The host's interface that its traffic leaves by
+    #[arg(long, value_name = "NAME")]
+    outbound_interface: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -135,6 +138,7 @@ impl CreateArgs {
             nat64: addresses.nat64.unwrap_or_default(),
             outbound_ipv4: addresses.outbound_ipv4,
             outbound_ipv6: addresses.outbound_ipv6,
+            outbound_interface: addresses.outbound_interface,
             dns: texts(names.dns),
             domain: names.domain.map(Text),
             search: texts(names.search),
@@ -195,11 +199,11 @@ mod tests {
     fn options_say_what_a_table_of_the_file_says() {
         let line = "create a --ipv4 none --ipv6 fd00:1:2:3::/64 --nat64 64:ff9b::/96 --dns 192.0.2.53 --domain x.internal \
                     --search example.org --ntp 192.0.2.123 --internal --isolated --host-loopback --allow-link-local \
-                    --mtu 1500 --workers 2 --memory 64M --outbound-ipv4 192.0.2.1 --outbound-ipv6 2001:db8::1";
+                    --mtu 1500 --workers 2 --memory 64M --outbound-ipv4 192.0.2.1 --outbound-ipv6 2001:db8::1 --outbound-interface eth1";
         let table = "ipv4 = false\nipv6 = 'fd00:1:2:3::/64'\nnat64 = '64:ff9b::/96'\ndns = ['192.0.2.53']\n\
                      domain = 'x.internal'\nsearch = ['example.org']\nntp = ['192.0.2.123']\ninternal = true\n\
                      isolated = true\nhost_loopback = true\nallow_link_local = true\nmtu = 1500\nworkers = 2\n\
-                     memory = '64M'\noutbound_ipv4 = '192.0.2.1'\noutbound_ipv6 = '2001:db8::1'\n";
+                     memory = '64M'\noutbound_ipv4 = '192.0.2.1'\noutbound_ipv6 = '2001:db8::1'\noutbound_interface = 'eth1'\n";
         assert_eq!(request(line).spec, toml::from_str::<NetworkSpec>(table).unwrap());
     }
 }

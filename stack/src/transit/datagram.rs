@@ -29,7 +29,9 @@ use super::listing::{Direction, FlowProtocol, FlowView, Traffic, outside_of};
 use super::outside;
 use super::recency::Recency;
 use crate::env::{Cx, Outbox};
-use crate::host::{Datagram, Family, FlowId, Host, HostError, HostEvent, IcmpReport, Owner, SocketId, Token};
+use crate::host::{
+    Datagram, Family, FlowId, Host, HostError, HostEvent, IcmpReport, Owner, Sender, SocketId, Token,
+};
 use crate::keyed::KeyedState;
 use crate::wire::Packet;
 use crate::wire::emit::Path;
@@ -57,7 +59,12 @@ pub(super) trait Protocol {
     /// How long an idle mapping lives.
     fn timeout(lifetime: Lifetime) -> Duration;
 
-    fn open<H: Host>(host: &mut H, token: Token, outside: Family) -> Result<SocketId, HostError>;
+    fn open<H: Host>(
+        host: &mut H,
+        token: Token,
+        sender: Sender,
+        outside: Family,
+    ) -> Result<SocketId, HostError>;
 
     /// The first bytes behind the IP header of the packet that `report` is about.
     fn quote(key: &Key, report: &IcmpReport) -> (IpProtocol, [u8; 8]);
@@ -264,9 +271,9 @@ impl<P: Protocol> Relay<P> {
         if self.mappings.is_full() {
             self.evict(cx);
         }
-        let mut socket = self.open_socket(cx, key.outside);
+        let mut socket = self.open_socket(cx, &key);
         if matches!(socket, Err(HostError::Exhausted)) && self.evict(cx) {
-            socket = self.open_socket(cx, key.outside);
+            socket = self.open_socket(cx, &key);
         }
         let socket = socket.map_err(|error| {
             icmp_error::answer(cx, outbound.packet, outbound.frame, Cause::of(error));
@@ -284,9 +291,10 @@ impl<P: Protocol> Relay<P> {
     }
 
     /// Opens the socket of the next mapping.
-    fn open_socket<H: Host, O>(&self, cx: &mut Cx<'_, H, O>, outside: Family) -> Result<SocketId, HostError> {
+    fn open_socket<H: Host, O>(&self, cx: &mut Cx<'_, H, O>, key: &Key) -> Result<SocketId, HostError> {
         let flow = self.mappings.next_id().ok_or(HostError::Exhausted)?;
-        P::open(cx.host, Token { owner: P::OWNER, flow }, outside)
+        let sender = Sender::Container(key.internal.ip());
+        P::open(cx.host, Token { owner: P::OWNER, flow }, sender, key.outside)
     }
 
     /// Ends the mapping that was idle for longest. Returns whether there was one.

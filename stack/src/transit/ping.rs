@@ -22,7 +22,7 @@ use super::datagram::{self, Key, Lifetime, Outbound, Protocol, Relay};
 use super::listing::FlowProtocol;
 use crate::DropReason;
 use crate::env::{Cx, Outbox};
-use crate::host::{Family, Host, HostError, IcmpReport, Owner, SocketId, Token};
+use crate::host::{Family, Host, HostError, IcmpReport, Owner, Sender, SocketId, Token};
 use crate::wire::Packet;
 use crate::wire::emit::{self, Path};
 
@@ -85,8 +85,13 @@ impl Protocol for Echo {
         TIMEOUT
     }
 
-    fn open<H: Host>(host: &mut H, token: Token, outside: Family) -> Result<SocketId, HostError> {
-        host.echo_open(token, outside)
+    fn open<H: Host>(
+        host: &mut H,
+        token: Token,
+        sender: Sender,
+        outside: Family,
+    ) -> Result<SocketId, HostError> {
+        host.echo_open(token, sender, outside)
     }
 
     fn quote(key: &Key, report: &IcmpReport) -> (IpProtocol, [u8; 8]) {

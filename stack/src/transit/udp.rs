@@ -17,7 +17,7 @@ use super::datagram::endpoint::Run;
 use super::datagram::{self, Key, Lifetime, Outbound, Protocol, Relay};
 use crate::DropReason;
 use crate::env::{Cx, Outbox};
-use crate::host::{Family, Host, HostError, IcmpReport, Owner, SocketId, Token};
+use crate::host::{Family, Host, HostError, IcmpReport, Owner, Sender, SocketId, Token};
 use crate::transit::flow::FlowKey;
 use crate::transit::listing::FlowProtocol;
 use crate::transit::publish::Ports;
@@ -97,8 +97,13 @@ impl Protocol for Udp {
         }
     }
 
-    fn open<H: Host>(host: &mut H, token: Token, outside: Family) -> Result<SocketId, HostError> {
-        host.udp_open(token, outside)
+    fn open<H: Host>(
+        host: &mut H,
+        token: Token,
+        sender: Sender,
+        outside: Family,
+    ) -> Result<SocketId, HostError> {
+        host.udp_open(token, sender, outside)
     }
 
     fn quote(key: &Key, report: &IcmpReport) -> (IpProtocol, [u8; 8]) {

@@ -17,7 +17,9 @@ use core::net::SocketAddr;
 use smoltcp::wire::{DnsFlags, DnsPacket};
 
 use super::message::{self, Message};
-use crate::host::{Family, FlowId, Host, HostError, HostEvent, Io, Outgoing, SocketId, StreamRead, Token};
+use crate::host::{
+    Family, FlowId, Host, HostError, HostEvent, Io, Outgoing, Sender, SocketId, StreamRead, Token,
+};
 
 /// Hop limit of our queries, that of any host.
 const HOP_LIMIT: u8 = 64;
@@ -77,12 +79,12 @@ impl Attempt {
         message::set_id(&mut question, id);
         if by_stream {
             let len = u16::try_from(question.len()).map_err(|_| HostError::NotPermitted)?;
-            let socket = host.tcp_connect(token, server, HOP_LIMIT)?;
+            let socket = host.tcp_connect(token, Sender::Gateway, server, HOP_LIMIT)?;
             let output = [&len.to_be_bytes()[..], &question].concat();
             let stream = Stream { connected: false, output, sent: 0, input: Vec::new() };
             return Ok(Self { query, server, id, socket, wire: Wire::Stream(stream) });
         }
-        let socket = host.udp_open(token, Family::of(server.ip()))?;
+        let socket = host.udp_open(token, Sender::Gateway, Family::of(server.ip()))?;
         let outgoing = Outgoing { to: server, from: None, hop_limit: HOP_LIMIT, dont_fragment: false };
         match host.send_to(socket, outgoing, &question) {
             // A full buffer loses the datagram, as the network may; the next attempt comes with its timer.

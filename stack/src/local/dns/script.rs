@@ -6,8 +6,8 @@ use core::net::{IpAddr, SocketAddr};
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::host::{
-    Accept, Datagram, Family, Host, HostError, HostEvent, IcmpReport, Io, Outgoing, SocketId, StreamRead,
-    Token,
+    Accept, Datagram, Family, Host, HostError, HostEvent, IcmpReport, Io, Outgoing, Sender, SocketId,
+    StreamRead, Token,
 };
 
 /// One socket of the scripted host.
@@ -95,7 +95,7 @@ impl Host for ScriptedHost {
         match stream {}
     }
 
-    fn tcp_connect(&mut self, token: Token, to: SocketAddr, _: u8) -> Result<SocketId, HostError> {
+    fn tcp_connect(&mut self, token: Token, _: Sender, to: SocketAddr, _: u8) -> Result<SocketId, HostError> {
         if self.unreachable.contains(&to.ip()) {
             return Err(HostError::NetworkUnreachable);
         }
@@ -136,11 +136,11 @@ impl Host for ScriptedHost {
         self.close(socket);
     }
 
-    fn udp_open(&mut self, token: Token, _: Family) -> Result<SocketId, HostError> {
+    fn udp_open(&mut self, token: Token, _: Sender, _: Family) -> Result<SocketId, HostError> {
         Ok(self.open(token, None))
     }
 
-    fn echo_open(&mut self, _: Token, _: Family) -> Result<SocketId, HostError> {
+    fn echo_open(&mut self, _: Token, _: Sender, _: Family) -> Result<SocketId, HostError> {
         Err(HostError::NotPermitted)
     }
 

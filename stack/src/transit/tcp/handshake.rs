@@ -25,7 +25,7 @@ use super::upload::{Upload, WINDOW_SHIFT};
 use super::{FLOW_BYTES, Fate, Flow, FlowKey, MAX_FLOWS, Phase, Relay, close};
 use crate::DropReason;
 use crate::env::{Cx, Env, Outbox};
-use crate::host::{Host, HostError, HostEvent, Owner, SocketId, Token};
+use crate::host::{Host, HostError, HostEvent, Owner, Sender, SocketId, Token};
 use crate::timers::Alarm;
 use crate::transit::icmp_error::{self, Cause};
 use crate::transit::outside;
@@ -103,7 +103,7 @@ impl Relay {
         }
         let token = Token { owner: Owner::Tcp, flow: id };
         let hop_limit = packet.hop_limit.saturating_sub(1).max(1);
-        let socket = match cx.host.tcp_connect(token, outside, hop_limit) {
+        let socket = match cx.host.tcp_connect(token, Sender::Container(packet.src), outside, hop_limit) {
             Ok(socket) => socket,
             Err(error) => {
                 cx.env.budget.release(FLOW_BYTES);
