@@ -7,17 +7,20 @@ use tracing_subscriber::fmt::{self, fmt};
 
 use crate::publish::NOTICE;
 
+/// Behind the options of each command, before the one for help.
+const LAST: usize = 900;
+
 /// What is said, and how.
 #[derive(Debug, Default, Args)]
 pub(crate) struct LogArgs {
     /// Say more: once for notes, twice for details, three times for everything
-    #[arg(short, long, action = ArgAction::Count, global = true)]
+    #[arg(short, long, action = ArgAction::Count, global = true, display_order = LAST)]
     verbose: u8,
     /// Say less: once for errors only, twice for nothing
-    #[arg(short, long, action = ArgAction::Count, global = true, conflicts_with = "verbose")]
+    #[arg(short, long, action = ArgAction::Count, global = true, conflicts_with = "verbose", display_order = LAST + 1)]
     quiet: u8,
     /// Log one JSON object per line
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = LAST + 2)]
     log_json: bool,
 }
 

@@ -25,12 +25,14 @@ use crate::control::model::{Lease, Network, Port, Publication, Stats};
 /// How to read the status of these commands.
 const EXIT_STATUS: &str = "\
 Exit status:
-  0 done; 2 the request makes no sense; 3 there is no such thing; 4 it exists or somebody else has it;
-  5 not permitted; 6 a table or range is exhausted; 7 this process does not do that;
-  125 nobody answers, or wharf failed";
+  0 done; 2 the request makes no sense; 3 there is no such thing;
+  4 it exists, or somebody else has it; 5 not permitted; 6 a table or a range is exhausted;
+  7 this process does not do that; 125 nobody answers, or wharf failed";
+
+/// Over the options that every one of them has.
+const WHOM: &str = "Who is asked";
 
 #[derive(Debug, Subcommand)]
-#[command(after_help = EXIT_STATUS)]
 pub(super) enum Look {
     /// List who is attached
     #[command(after_help = EXIT_STATUS)]
@@ -83,11 +85,11 @@ pub(super) enum Look {
 /// Who is asked.
 #[derive(Debug, Args)]
 pub(super) struct WhomArgs {
-    /// Ask whoever listens at this socket [default: $WHARF_SOCKET, else the daemon, else the only sandbox there is]
-    #[arg(long, value_name = "PATH")]
+    /// Whoever listens at this socket [default: $WHARF_SOCKET, else the daemon, else the only sandbox there is]
+    #[arg(long, value_name = "PATH", help_heading = WHOM)]
     socket: Option<PathBuf>,
-    /// Ask the `wharf run` with this process id
-    #[arg(long, value_name = "PID", conflicts_with = "socket")]
+    /// The `wharf run` with this process id
+    #[arg(long, value_name = "PID", conflicts_with = "socket", help_heading = WHOM)]
     run: Option<u32>,
 }
 
@@ -105,7 +107,7 @@ impl WhomArgs {
 #[derive(Debug, Args)]
 pub(super) struct OutputArgs {
     /// Print the API's own answer
-    #[arg(long)]
+    #[arg(long, help_heading = None::<&'static str>)]
     json: bool,
     #[command(flatten)]
     whom: WhomArgs,

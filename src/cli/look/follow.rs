@@ -17,6 +17,8 @@ const CLEAR: &str = "\x1b[H\x1b[J";
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct FlowsArgs {
+    #[command(flatten)]
+    list: ListArgs,
     /// Only this protocol: tcp, udp, icmp or icmpv6
     #[arg(long, value_name = "PROTOCOL")]
     protocol: Option<String>,
@@ -30,8 +32,6 @@ pub(in crate::cli) struct FlowsArgs {
     #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1",
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     watch: Option<u64>,
-    #[command(flatten)]
-    list: ListArgs,
 }
 
 #[derive(Debug, Args)]
