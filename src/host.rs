@@ -339,13 +339,13 @@ impl Sockets {
     /// Sends what waits to leave together.
     fn send_off(&mut self) {
         let mut train = std::mem::take(&mut self.train);
-        if let Some((kind, bytes)) = train.close() {
-            if let Some(slot) = self.slot_mut(kind.socket) {
-                let chosen = slot.sources.toward(kind.outgoing.to);
-                let from = slot.departure(kind.outgoing, chosen);
-                let lost = slot.send_train(kind, bytes, from);
-                self.lost += lost;
-            }
+        if let Some((kind, bytes)) = train.close()
+            && let Some(slot) = self.slot_mut(kind.socket)
+        {
+            let chosen = slot.sources.toward(kind.outgoing.to);
+            let from = slot.departure(kind.outgoing, chosen);
+            let lost = slot.send_train(kind, bytes, from);
+            self.lost += lost;
         }
         train.clear();
         self.train = train;
