@@ -12,6 +12,7 @@
 
 mod apart;
 mod churn;
+mod commands;
 mod dhcp;
 mod flow;
 mod forgeries;
@@ -128,9 +129,14 @@ impl Daemon {
     pub(crate) fn stop(&mut self) {
         if self.process.is_some() {
             self.signal("-TERM");
-            let status = self.process.take().unwrap().wait().unwrap();
-            assert!(status.success(), "the daemon ended with {status}: {}", self.log());
+            self.ended();
         }
+    }
+
+    /// Waits for its end, which has to be in good order.
+    pub(crate) fn ended(&mut self) {
+        let status = self.process.take().unwrap().wait().unwrap();
+        assert!(status.success(), "the daemon ended with {status}: {}", self.log());
     }
 
     /// What it has said.
@@ -141,6 +147,11 @@ impl Daemon {
     /// `wharf attach` by the daemon's user.
     pub(crate) fn attach(&self, target: impl ToString, options: &str) -> Finished {
         self.lab.by_user(&format!("$WHARF attach {} {} {options}", target.to_string(), self.sockets()))
+    }
+
+    /// Any other command of `wharf` by the daemon's user.
+    pub(crate) fn command(&self, line: &str) -> Finished {
+        self.lab.by_user(&format!("$WHARF {line} --socket {}/run/api.sock", self.home.display()))
     }
 
     /// A new container, attached with these options.

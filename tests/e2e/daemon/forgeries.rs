@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Guards: what a container must not say reaches nobody, unless it may say that.
 
+use std::collections::BTreeMap;
+
 use super::apart::{Capture, send};
 use super::reach::fixed_network;
 use super::{Container, Daemon};
@@ -43,10 +45,33 @@ fn mac(container: &Container) -> String {
     container.says("ip -o link show eth0 | grep -o 'ether [^ ]*' | cut -d' ' -f2")
 }
 
+/// What the switch of the only network has dropped, by reason.
+fn drops(daemon: &Daemon) -> BTreeMap<String, u64> {
+    let stats: serde_json::Value = serde_json::from_str(daemon.command("stats --json").text()).unwrap();
+    let drops = stats[0]["drops"].as_array().unwrap().iter();
+    drops
+        .filter(|drop| drop["at"] == "switch")
+        .map(|drop| (drop["reason"].as_str().unwrap().to_owned(), drop["count"].as_u64().unwrap()))
+        .collect()
+}
+
 #[test]
 fn no_forgery_arrives_but_what_its_sender_is_allowed() {
     let crime = Crime::new();
     assert_eq!(crime.arrived(""), Vec::<String>::new());
+    let drops = drops(&crime.daemon);
+    for (reason, times) in [
+        ("source_is_gateway", 1),
+        ("source_mac_forged", 1),
+        ("ipv4_source_forged", 2),
+        ("ipv6_source_forged", 1),
+        ("arp_forged", 2),
+        ("ndp_forged", 1),
+        ("dhcp_server_forbidden", 1),
+        ("router_forbidden", 1),
+    ] {
+        assert_eq!(drops.get(reason), Some(&times), "{reason}");
+    }
     assert_eq!(crime.arrived("--allow any-mac"), ["neighbor-mac"]);
     let of_addresses =
         ["arp-gateway", "arp-neighbor", "na-gateway", "neighbor-ipv4", "neighbor-ipv6", "outside-ipv4"];

@@ -142,3 +142,44 @@ fn a_container_is_attached_and_reaches_the_gateway_in_little_time() {
     assert!(container.says("ping -n -c1 -W9 10.0.2.2").contains("1 received"));
     println!("attach, addresses and first ping: {} ms", start.elapsed().as_millis());
 }
+
+#[test]
+fn a_container_on_two_networks_has_an_interface_in_each() {
+    let networks =
+        fixed_network(1) + "[networks.back]\nipv4 = \"10.0.9.0/24\"\nipv6 = false\ninternal = true\n";
+    let mut lab = Lab::new();
+    lab.serve_everything();
+    let daemon = Daemon::up(lab, &networks);
+    let db = daemon.attached("--network back --name db");
+    let web = daemon.attached("--name web --network default");
+    daemon.attach(web.pid(), "--network back --name web").text();
+    daemon.attach(web.pid(), "--network back --name extra --ifname back7 --no-default-route").text();
+    assert_eq!(
+        web.says("ip -o link | grep -oE '(eth|back)[0-9]+' | sort -u | tr '\\n' ' '"),
+        "back7 eth0 eth1"
+    );
+    assert_eq!(web.says("ip route show default | cut -d' ' -f1-5"), "default via 10.0.2.2 dev eth0");
+    assert!(web.says("ping -n -c1 -W9 -I eth1 10.0.9.10").contains("1 received"));
+    assert!(web.says("ping -n -c1 -W9 -I back7 10.0.9.10").contains("1 received"));
+    assert_eq!(web.says("curl -sS -m 20 http://198.51.100.1/7 | wc -c"), "7");
+    assert_ne!(db.exec("ping -n -c1 -W1 10.0.2.10").status, Some(0), "nobody routes between networks");
+}
+
+#[test]
+fn a_veth_pair_takes_the_place_of_a_tap() {
+    let mut lab = Lab::new();
+    lab.serve_everything();
+    let daemon = Daemon::up(lab, &fixed_network(2));
+    let (veth, tap) =
+        (daemon.attached("--name veth --device veth"), daemon.attached("--name tap --device tap"));
+    let _servers =
+        [&veth, &tap].map(|container| container.serve(&format!("python3 {}", script("server.py")), 80));
+    let size = 20_000_000;
+    let fetch = |to: &str| format!("curl -gsS -m 60 http://{to}/{size} | sha256sum");
+    let expected = veth.says(&fetch("127.0.0.1"));
+    for (from, to) in [(&veth, "10.0.2.11"), (&tap, "[2001:db8:5::10]"), (&veth, "198.51.100.1")] {
+        assert_eq!(from.says(&fetch(to)), expected, "{to}");
+    }
+    drop(veth);
+    daemon.attached_again("--name veth --device veth");
+}

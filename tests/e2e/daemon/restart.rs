@@ -20,6 +20,8 @@ fn after_kill_9_the_same_names_have_the_same_addresses_leases_and_publications()
     lab.serve_everything();
     let mut daemon = Daemon::up(lab, networks);
     let before = [daemon.attached("--name db"), daemon.attached("--name web")];
+    daemon.command("publish 8081:web:80").text();
+    daemon.command("network create green --ipv4 10.0.77.0/24 --ipv6 none").text();
     let known = [addresses(&before[0]), addresses(&before[1])];
     let told = ask(&before[0], UDHCPC);
     assert!(told.starts_with("bound 10."), "{told}");
@@ -33,8 +35,12 @@ fn after_kill_9_the_same_names_have_the_same_addresses_leases_and_publications()
     assert_eq!([addresses(&db), addresses(&web)], known);
     assert_eq!(ask(&db, UDHCPC), told);
     let _server = serve(&web);
-    let seen = daemon.lab.on_server("curl -sS -m 20 http://203.0.113.1:8080/ip");
-    assert_eq!(seen.text(), "::ffff:203.0.113.2");
+    for port in [8080, 8081] {
+        let seen = daemon.lab.on_server(&format!("curl -sS -m 20 http://203.0.113.1:{port}/ip"));
+        assert_eq!(seen.text(), "::ffff:203.0.113.2");
+    }
+    let green = daemon.attached("--network green");
+    assert!(green.says("ping -n -c1 -W9 10.0.77.2").contains("1 received"));
 }
 
 #[test]
