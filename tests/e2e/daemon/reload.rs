@@ -25,16 +25,18 @@ fn what_can_change_changes_and_flows_go_on() {
     assert_eq!((status(8080), status(8081)), (Some(0), Some(7)));
     assert_eq!((asked("old"), asked("new")), ("10.0.2.10".to_owned(), String::new()));
 
-    let said = daemon.reload(&(fixed_network(1) + &publishes(8081) + &aliases("new") + "isolated = true\n"));
+    let changed = fixed_network(1) + &publishes(8081) + &aliases("new");
+    let said = daemon.reload(&changed);
     assert!(!said.contains("not reloaded"), "{said}");
     assert_eq!((status(8080), status(8081)), (Some(7), Some(0)));
     assert_eq!((asked("old"), asked("new")), (String::new(), "10.0.2.10".to_owned()));
-    assert_ne!(other.exec("ping -n -c1 -W1 10.0.2.10").status, Some(0), "they are isolated");
-    outside.end();
-
-    daemon.reload(&(fixed_network(1) + &publishes(8081) + &aliases("new")));
-    assert!(other.says("ping -n -c1 -W9 10.0.2.10").contains("1 received"), "they are isolated no more");
     neighbors.end();
+
+    daemon.reload(&(fixed_network(1) + "isolated = true\n" + &publishes(8081) + &aliases("new")));
+    assert_ne!(other.exec("ping -n -c1 -W1 10.0.2.10").status, Some(0), "they are isolated");
+    daemon.reload(&changed);
+    assert!(other.says("ping -n -c1 -W9 10.0.2.10").contains("1 received"), "they are isolated no more");
+    outside.end();
 }
 
 #[test]
