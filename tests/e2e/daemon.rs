@@ -83,7 +83,7 @@ impl Daemon {
 
     /// The option that leads a command to this daemon.
     pub(crate) fn sockets(&self) -> String {
-        format!("--runtime-dir {}/run", self.home.display())
+        format!("--runtime-dir {}/wharf", self.home.display())
     }
 
     #[track_caller]
@@ -151,7 +151,16 @@ impl Daemon {
 
     /// Any other command of `wharf` by the daemon's user.
     pub(crate) fn command(&self, line: &str) -> Finished {
-        self.lab.by_user(&format!("$WHARF {line} --socket {}/run/api.sock", self.home.display()))
+        self.lab.by_user(&format!("$WHARF {line} --socket {}/wharf/api.sock", self.home.display()))
+    }
+
+    /// The command behind `wharf run` on one of its networks, to be started by the test.
+    pub(crate) fn run(&self, options: &str, script: &str) -> Command {
+        let home = self.home.display();
+        let line = format!("exec env XDG_RUNTIME_DIR={home} $WHARF run {options} -- sh -c \"$SCRIPT\"");
+        let mut command = self.lab.by_user_command(&line);
+        command.env("SCRIPT", script);
+        command
     }
 
     /// A new container, attached with these options.

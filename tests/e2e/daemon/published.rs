@@ -3,7 +3,7 @@
 
 use super::reach::fixed_network;
 use super::{Container, Daemon};
-use crate::lab::{Lab, Running, datagrams, script};
+use crate::lab::{Lab, Running, datagrams, eventually, script};
 
 /// The test server in a container.
 pub(super) fn serve(container: &Container) -> Running {
@@ -100,4 +100,18 @@ fn a_port_of_the_file_that_is_taken_is_told_and_the_network_works() {
         Some(7),
         "nothing stays published"
     );
+}
+
+#[test]
+fn a_published_port_waits_for_a_container_that_is_not_there() {
+    let daemon = Daemon::up(Lab::new(), &(fixed_network(1) + r#"publish = ["8080:web:80"]"#));
+    let fetch = || daemon.lab.on_server(&format!("{CLIENT}203.0.113.1:8080/5 -o /dev/null")).status;
+    for _ in 0..2 {
+        assert!(matches!(fetch(), Some(7 | 52 | 56)), "nobody is there, and the client is told");
+        let web = daemon.attached_again("--name web");
+        let _server = serve(&web);
+        assert_eq!(fetch(), Some(0));
+        drop(web);
+        eventually("it is detached", || !daemon.command("ls").text().contains("web"));
+    }
 }

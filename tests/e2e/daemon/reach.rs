@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::{Container, Daemon};
-use crate::lab::{Lab, eventually, root, scratch, script};
+use crate::lab::{Lab, Running, eventually, root, scratch, script};
 
 /// A network whose addresses are known beforehand, on the given number of workers.
 pub(super) fn fixed_network(workers: usize) -> String {
@@ -182,4 +182,22 @@ fn a_veth_pair_takes_the_place_of_a_tap() {
     }
     drop(veth);
     daemon.attached_again("--name veth --device veth");
+}
+
+#[test]
+fn a_run_joins_the_containers_of_a_network_for_as_long_as_it_lasts() {
+    let mut lab = Lab::new();
+    lab.serve_everything();
+    let daemon = Daemon::up(lab, &fixed_network(1));
+    let web = daemon.attached("--name web");
+    let script = "getent ahostsv4 web | head -n1 | cut -d' ' -f1
+                  ping -n -c1 -W9 web >/dev/null && curl -sS -m 20 http://198.51.100.1/7 | wc -c
+                  read rest";
+    let mut job = Running::start(&mut daemon.run("--network default --name job", script));
+    assert_eq!([job.line(), job.line()], ["10.0.2.10", "7"]);
+    assert!(web.says("ping -n -c1 -W9 10.0.2.11").contains("1 received"));
+    assert_eq!(web.says("dig +short +tries=1 @10.0.2.3 job.default.internal"), "10.0.2.11");
+    job.say("go on");
+    job.succeed();
+    eventually("it is detached", || !daemon.command("ls").text().contains("job"));
 }

@@ -62,7 +62,7 @@ fn told_to_stop_it_ends_well_and_leaves_no_socket() {
     let mut daemon = Daemon::up(Lab::new(), &super::reach::fixed_network(2));
     let web = daemon.attached("--name web");
     daemon.stop();
-    assert!(!daemon.home.join("run/attach.sock").exists() && !daemon.home.join("run/api.sock").exists());
+    assert!(!daemon.home.join("wharf/attach.sock").exists() && !daemon.home.join("wharf/api.sock").exists());
     assert_eq!(web.says("ip -o link show dev eth0 2>/dev/null | wc -l"), "0");
     daemon.start();
     daemon.attach(web.pid(), "--name web").text();
