@@ -16,6 +16,7 @@ mod commands;
 mod dhcp;
 mod flow;
 mod forgeries;
+mod outbound;
 mod published;
 mod reach;
 mod refusals;

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which of the host's addresses and interfaces a container's traffic leaves by, as the server outside sees it.
+
+use super::{Container, Daemon};
+use crate::lab::Lab;
+
+/// A host with two more addresses, the second on an interface that has no way to the server.
+fn lab() -> Lab {
+    let mut lab = Lab::new();
+    lab.on_host("ip addr add 203.0.113.9/24 dev out0 && ip addr add 203.0.113.8/24 dev out0").text();
+    lab.on_host(
+        "ip link add aside0 type veth peer name aside1 && ip link set aside0 up && ip link set aside1 up",
+    )
+    .text();
+    lab.serve("socat TCP-LISTEN:8000,fork,reuseaddr SYSTEM:\"echo \\$SOCAT_PEERADDR\"", 8000);
+    lab.serve("socat UDP-LISTEN:8001,fork,reuseaddr SYSTEM:\"echo \\$SOCAT_PEERADDR\"", 8001);
+    lab
+}
+
+/// From where the server sees a container, over TCP and UDP.
+#[track_caller]
+fn seen(container: &Container) -> String {
+    container
+        .says("socat -u TCP:203.0.113.2:8000 -; echo | socat -T1 - UDP:203.0.113.2:8001")
+        .replace('\n', " ")
+}
+
+#[test]
+fn a_container_leaves_from_its_own_address_else_from_its_networks() {
+    let networks = "[networks.default]
+         ipv4 = \"10.0.2.0/24\"
+         outbound_ipv4 = \"203.0.113.9\"
+         containers.special = { outbound_ipv4 = \"203.0.113.8\" }\n";
+    let daemon = Daemon::up(lab(), networks);
+    let special = daemon.attached("--name special");
+    let plain = daemon.attached("--name plain");
+    let named = daemon.attached("--name named --outbound-ip 203.0.113.1");
+    assert_eq!(seen(&special), "203.0.113.8 203.0.113.8");
+    assert_eq!(seen(&plain), "203.0.113.9 203.0.113.9");
+    assert_eq!(seen(&named), "203.0.113.1 203.0.113.1");
+    let changed =
+        networks.replace("203.0.113.9", "203.0.113.8").replace("{ outbound_ipv4 = \"203.0.113.8\" }", "{}");
+    daemon.reload(&changed);
+    for container in [&special, &plain] {
+        assert_eq!(seen(container), "203.0.113.8 203.0.113.8");
+    }
+}
+
+#[test]
+fn an_interface_that_leads_nowhere_is_no_way_out_and_one_that_does_is() {
+    let daemon = Daemon::up(lab(), "[networks.default]\nipv4 = \"10.0.2.0/24\"\n");
+    let aside = daemon.attached("--outbound-interface aside0");
+    let out = daemon.attached("--outbound-interface out0");
+    assert_eq!(seen(&out), "203.0.113.1 203.0.113.1");
+    let fetched = aside.exec("socat -u TCP:203.0.113.2:8000,connect-timeout=3 -");
+    assert_ne!(fetched.status, Some(0), "{fetched:?}");
+}
+
+#[test]
+fn an_address_or_interface_that_the_host_has_not_is_refused() {
+    let daemon = Daemon::up(lab(), "[networks.default]\nipv4 = \"10.0.2.0/24\"\n");
+    let container = Container::new(&daemon.lab);
+    for (option, reason) in [
+        ("--outbound-ip 203.0.113.99", "the host has no address 203.0.113.99"),
+        ("--outbound-interface nowhere0", "the host has no interface nowhere0"),
+    ] {
+        let refused = daemon.attach(container.pid(), option);
+        assert_eq!(refused.status, Some(2), "{refused:?}");
+        assert!(refused.stderr.contains(reason), "{refused:?}");
+    }
+}
