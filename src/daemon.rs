@@ -188,7 +188,9 @@ impl Doors {
     fn open(path: &Path) -> Result<Self, Error> {
         runtime_dir::make(path).doing(format!("making {}", path.display()))?;
         let directory = std::fs::File::open(path).doing(format!("opening {}", path.display()))?.into();
-        if let Some((api, attach)) = service::passed_sockets() {
+        if let Some((api, attach)) =
+            service::passed_sockets().doing("taking the service manager's sockets")?
+        {
             return Ok(Self { directory, lock: None, api: api.into(), attach });
         }
         let lock = std::fs::File::options().create(true).truncate(false).write(true).open(path.join(LOCK));

@@ -4,6 +4,7 @@
 //! # Sources
 //! `sd_notify(3)`, `sd_listen_fds(3)`.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
@@ -37,7 +38,7 @@ impl Service {
             socket.set_nonblocking(true)?;
             Ok(socket)
         });
-        let connected = connected.transpose().unwrap_or_else(|error: std::io::Error| {
+        let connected = connected.transpose().unwrap_or_else(|error: io::Error| {
             tracing::warn!(%error, "cannot reach the service manager at $NOTIFY_SOCKET");
             None
         });
@@ -70,7 +71,17 @@ impl Service {
 
 /// The sockets of the API and for devices, if the service manager has passed both. To be asked before this process opens
 /// anything.
-pub(super) fn passed_sockets() -> Option<(OwnedFd, OwnedFd)> {
+pub(super) fn passed_sockets() -> io::Result<Option<(OwnedFd, OwnedFd)>> {
+    let Some((api, attach)) = passed() else { return Ok(None) };
+    for socket in [&api, &attach] {
+        // Nobody in here may wait for a client.
+        let flags = rustix::fs::fcntl_getfl(socket)?;
+        rustix::fs::fcntl_setfl(socket, flags | rustix::fs::OFlags::NONBLOCK)?;
+    }
+    Ok(Some((api, attach)))
+}
+
+fn passed() -> Option<(OwnedFd, OwnedFd)> {
     let variable = |name| std::env::var(name).ok();
     if variable("LISTEN_PID")? != std::process::id().to_string() {
         return None;

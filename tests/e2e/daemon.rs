@@ -10,6 +10,7 @@
 //! A container is a process of the same user in user, network and mount namespaces of its own, as rootless tools make
 //! them. The daemon is confined as it is by default: one that calls what it may not is killed, and the test with it.
 
+mod activated;
 mod apart;
 mod churn;
 mod commands;
