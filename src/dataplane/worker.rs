@@ -43,13 +43,56 @@ pub struct Worker<P, H: Host> {
     pub exchange: Exchange<H::Stream>,
     pool: Pool,
     /// Ports that may have frames.
-    ready: Vec<PortId>,
+    ready: Ready,
     /// Ports whose device is gone.
     closed: Vec<(PortId, P)>,
     /// The frame being received, kept between turns.
     frame: Frame,
     /// Clients being accepted, kept for its memory.
     clients: Vec<Inbound<H::Stream>>,
+}
+
+/// Ports that may have frames, each once. To ask is to look at one place, however many there are.
+#[derive(Debug, Default)]
+struct Ready {
+    ports: Vec<PortId>,
+    /// For each place in the port table, whether its port is among them.
+    marked: Vec<bool>,
+}
+
+impl Ready {
+    fn insert(&mut self, id: PortId) {
+        let place = id.index as usize;
+        if self.marked.len() <= place {
+            self.marked.resize(place + 1, false);
+        }
+        if let Some(marked) = self.marked.get_mut(place)
+            && !std::mem::replace(marked, true)
+        {
+            self.ports.push(id);
+        }
+    }
+
+    fn get(&self, at: usize) -> Option<PortId> {
+        self.ports.get(at).copied()
+    }
+
+    fn remove_at(&mut self, at: usize) {
+        let id = self.ports.swap_remove(at);
+        if let Some(marked) = self.marked.get_mut(id.index as usize) {
+            *marked = false;
+        }
+    }
+
+    fn remove(&mut self, id: PortId) {
+        if let Some(at) = self.ports.iter().position(|&ready| ready == id) {
+            self.remove_at(at);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ports.is_empty()
+    }
 }
 
 /// The way out of the gateway: the forwarding decision, then a port.
@@ -86,7 +129,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             host,
             exchange,
             pool,
-            ready: Vec::new(),
+            ready: Ready::default(),
             closed: Vec::new(),
             frame,
             clients: Vec::new(),
@@ -122,7 +165,7 @@ impl<P: Port, H: Host> Worker<P, H> {
 
     /// Takes a port out.
     pub fn detach(&mut self, id: PortId) -> Option<P> {
-        self.ready.retain(|&ready| ready != id);
+        self.ready.remove(id);
         self.switch.detach(id)
     }
 
@@ -151,9 +194,7 @@ impl<P: Port, H: Host> Worker<P, H> {
 
     /// A port may have frames, or room for some.
     pub fn mark_ready(&mut self, id: PortId) {
-        if !self.ready.contains(&id) {
-            self.ready.push(id);
-        }
+        self.ready.insert(id);
     }
 
     /// Does what there is to do, a bounded amount of it.
@@ -178,7 +219,7 @@ impl<P: Port, H: Host> Worker<P, H> {
     fn inhale(&mut self, now: Instant) -> bool {
         let mut worked = false;
         let mut at = 0;
-        while let Some(&id) = self.ready.get(at) {
+        while let Some(id) = self.ready.get(at) {
             let mut taken = 0;
             self.switch.flush(id);
             let exhausted = loop {
@@ -198,7 +239,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             };
             worked |= taken > 0;
             if exhausted {
-                self.ready.swap_remove(at);
+                self.ready.remove_at(at);
             } else {
                 at += 1;
             }
