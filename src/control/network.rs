@@ -480,6 +480,7 @@ impl Network {
         let since = Instant::now();
         let attached = Attached { id, kind, request, container, member, storm, since, _leash: Some(leash) };
         self.attached.insert(name.clone(), attached);
+        self.forget_neighbors(member);
         self.renew_zone()?;
         self.renew_ways()?;
         for Text(wish) in &wishes {
@@ -499,10 +500,23 @@ impl Network {
         if let Some(running) = &self.running {
             running.detach(attached.id);
         }
+        self.forget_neighbors(attached.member);
         if let Err(error) = self.renew_zone().and_then(|()| self.renew_ways()) {
             tracing::warn!("network {}: {error}", self.name);
         }
         Some(ended)
+    }
+
+    /// Has the gateways look anew who is at a member's addresses: nobody is kept waiting for who has gone, and who has
+    /// come is not held to be absent because it was.
+    fn forget_neighbors(&self, member: Member) {
+        let addresses = member.list();
+        if let Some(running) = &self.running {
+            // A worker that is gone is told of elsewhere.
+            let _ = running.ask_all(move |worker, _| {
+                addresses.iter().for_each(|&address| worker.gateway.forget_neighbor(address));
+            });
+        }
     }
 
     /// Whether a port of this name is attached.

@@ -265,6 +265,11 @@ impl Gateway {
         self.local.handle_port_up();
     }
 
+    /// Another container is at `address` from now on, or none.
+    pub fn forget_neighbor(&mut self, address: IpAddr) {
+        self.link.neighbors().forget(address);
+    }
+
     /// Other nameservers from now on.
     pub fn set_nameservers(&mut self, nameservers: Vec<SocketAddr>) {
         self.local.set_nameservers(&nameservers);

@@ -204,6 +204,15 @@ impl Neighbors {
         if self.places.contains_key(&address) { self.learn(now, address, mac) } else { Noted::Refused }
     }
 
+    /// Who was at `address` has gone, or somebody has come: the next packet to it asks everybody at once.
+    pub fn forget(&mut self, address: IpAddr) {
+        let Some(&place) = self.places.get(&address) else { return };
+        self.set_mac(place, None);
+        if let Some(neighbor) = self.entries.get_mut(place) {
+            neighbor.questions = 0;
+        }
+    }
+
     /// What to do with a packet to `address`. A question that is asked for counts as asked.
     pub fn resolve(&mut self, now: Instant, address: IpAddr) -> Resolution {
         if !self.config.is_on_link(address) || self.config.is_ours(address) {
@@ -367,6 +376,22 @@ mod tests {
         assert_eq!(answers, [Ask, Wait, Ask, Ask, Wait, Unreachable, Unreachable, Ask]);
         assert_eq!(table.learn(at(4001), ip(9), mac(9)), Noted::New);
         assert_eq!(table.resolve(at(4002), ip(9)), Resolution::Known(mac(9)));
+    }
+
+    #[test]
+    fn who_is_forgotten_is_asked_for_at_once_known_or_given_up() {
+        let mut neighbors = Neighbors::new(&config());
+        neighbors.forget(ip(100));
+        neighbors.learn(at(0), ip(100), mac(1));
+        neighbors.forget(ip(100));
+        assert_eq!((neighbors.peek(ip(100)), neighbors.resolve(at(1), ip(100))), (None, Resolution::Ask));
+        assert_eq!(neighbors.resolve(at(2), ip(100)), Resolution::Wait);
+        for second in 1..4 {
+            neighbors.resolve(at(1 + second * 1000), ip(100));
+        }
+        assert_eq!(neighbors.resolve(at(3002), ip(100)), Resolution::Unreachable);
+        neighbors.forget(ip(100));
+        assert_eq!(neighbors.resolve(at(3003), ip(100)), Resolution::Ask);
     }
 
     #[test]
