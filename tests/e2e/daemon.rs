@@ -160,7 +160,7 @@ impl Daemon {
     pub(crate) fn run(&self, options: &str, script: &str) -> Command {
         let home = self.home.display();
         let line = format!("exec env XDG_RUNTIME_DIR={home} $WHARF run {options} -- sh -c \"$SCRIPT\"");
-        let mut command = self.lab.by_user_command(&line);
+        let mut command = self.lab.lasting_user_command(&line);
         command.env("SCRIPT", script);
         command
     }
@@ -214,17 +214,19 @@ impl Container {
         self.process.child.id()
     }
 
-    /// The command behind [`Container::exec`], to be started by the test.
+    /// A command in it, as its root, whose process is the shell: to be started and killed by the test.
     pub(crate) fn command(&self, script: &str) -> Command {
-        let mut command = Command::new("timeout");
-        command.args(["-k", "5", "100", "nsenter", "-t", &self.pid().to_string(), "-U", "-n", "-m"]);
-        command.args(["sh", "-c", script]).current_dir("/");
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &self.pid().to_string(), "-U", "-n", "-m", "sh", "-c", script]).current_dir("/");
         command
     }
 
     /// A shell script in it, as its root.
     pub(crate) fn exec(&self, script: &str) -> Finished {
-        run(self.command(script))
+        let inner = self.command(script);
+        let mut command = Command::new("timeout");
+        command.args(["-k", "5", "100"]).arg(inner.get_program()).args(inner.get_args()).current_dir("/");
+        run(command)
     }
 
     /// What a script prints that has to succeed, without white space around it.

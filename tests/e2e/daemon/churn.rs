@@ -43,7 +43,7 @@ fn come_and_go(workers: usize, times: u32) {
     let (web, other) = (daemon.attached("--name web"), daemon.attached("--name other"));
     let _server = serve(&web);
     let _load = other.serve("iperf3 -s", 5201);
-    let load = Running::start(&mut web.command("exec iperf3 -c 10.0.2.11 -t 1000 -b 1G >/dev/null"));
+    let load = Running::start(&mut web.command("exec iperf3 -c 10.0.2.11 -t 1000 -b 1G >/dev/null 2>&1"));
     let flow = StandingFlow::start(&other, "10.0.2.10 8");
     let script = format!(
         "for i in $(seq {times}); do
