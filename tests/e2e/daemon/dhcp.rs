@@ -70,7 +70,7 @@ fn one_container_that_takes_every_address_leaves_the_others_served() {
     let (glutton, before) = (daemon.attached("--name glutton"), daemon.attached("--name before"));
     let offered: usize =
         glutton.says(&format!("mount -t sysfs none /sys; python3 -c '{FLOOD}'")).parse().unwrap();
-    println!("the glutton was offered {offered} addresses");
+    assert_eq!(offered, 1, "whatever it calls itself, it is offered its own");
     let after = daemon.attached("--name after");
     for (container, address) in [(before, "10.0.2.11"), (after, "10.0.2.12")] {
         let told = ask(&container, UDHCPC);
@@ -79,4 +79,50 @@ fn one_container_that_takes_every_address_leaves_the_others_served() {
     for name in ["one", "two", "three"] {
         daemon.attached(&format!("--name {name}"));
     }
+}
+
+/// As [`FLOOD`], from a port that may have many MAC addresses: each asks for an address and takes it.
+const HERD: &str = r#"
+import socket, struct
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
+s.bind(("eth0", 0x0800))
+s.settimeout(0.1)
+
+def ask(mac, options):
+    head = struct.pack("!BBBBIHH16x16s192x", 1, 1, 6, 0, 7, 0, 0x8000, mac.ljust(16, b"\0"))
+    dhcp = head + b"\x63\x82\x53\x63" + options + b"\xff"
+    udp = struct.pack("!HHHH", 68, 67, 8 + len(dhcp), 0) + dhcp
+    ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, bytes(4), bytes([255] * 4))
+    total = sum(struct.unpack("!10H", ip))
+    ip = ip[:10] + struct.pack("!H", 0xFFFF - (total % 0xFFFF)) + ip[12:]
+    s.send(bytes([255] * 6) + mac + b"\x08\x00" + ip + udp)
+    while True:
+        answer = s.recv(2000)
+        if answer[20 + 14 :][:4] == struct.pack("!HH", 67, 68) and answer[70:76] == mac:
+            return answer[58:62], answer[284]
+
+taken = set()
+for number in range(300):
+    mac = struct.pack("!HI", 0x0200, number)
+    try:
+        address, kind = ask(mac, bytes([53, 1, 1]))
+        address, kind = ask(mac, bytes([53, 1, 3, 54, 4, 10, 0, 2, 2, 50, 4]) + address)
+        if kind == 5:
+            taken.add(address)
+    except TimeoutError:
+        pass
+print(len(taken))
+"#;
+
+#[test]
+fn a_port_with_many_stations_takes_no_address_of_who_has_one() {
+    let daemon = Daemon::up(Lab::new(), &fixed_network(1));
+    let herd = daemon.attached("--name herd --allow any-mac");
+    let (one, away) = (daemon.attached("--name one"), daemon.attached("--name away"));
+    drop(away);
+    let taken: usize = herd.says(&format!("python3 -c '{HERD}'")).parse().unwrap();
+    assert!(taken > 100, "only {taken}: those are not many");
+    assert!(ask(&one, UDHCPC).starts_with("bound 10.0.2.11 "));
+    let away = daemon.attached_again("--name away");
+    assert!(ask(&away, UDHCPC).starts_with("bound 10.0.2.12 "));
 }
