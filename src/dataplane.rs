@@ -123,7 +123,7 @@ impl Running {
             let policy = policy.cloned();
             let attached = thread.mailbox.ask(move |driver| driver.attach_as(id, queue, policy));
             if let Err(error) = attached.and_then(|result| result) {
-                self.detach(id);
+                drop(self.detach(id));
                 return Err(error);
             }
         }
@@ -149,12 +149,13 @@ impl Running {
         Err(io::Error::other(format!("the device has {queues} queues, and the network {workers} workers")))
     }
 
-    /// Takes a port out of every worker's switch and closes its device.
-    pub fn detach(&self, id: PortId) {
-        for thread in &self.threads {
-            // A worker that is gone has no port.
-            let _ = thread.mailbox.ask(move |driver| driver.detach(id));
-        }
+    /// Takes a port out of every worker's switch. Returns its device, which closes when it is dropped: of a TAP that takes the
+    /// kernel some 15 ms, in which nobody else should have to wait.
+    #[must_use]
+    pub fn detach(&self, id: PortId) -> Vec<Device> {
+        // A worker that is gone has no port.
+        let detach = |thread: &Thread| thread.mailbox.ask(move |driver| driver.detach(id)).ok().flatten();
+        self.threads.iter().filter_map(detach).collect()
     }
 
     /// Gives a port another policy.

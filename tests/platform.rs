@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
 use rustix::net::SendFlags;
-use wharf::host::{Listener, Sockets, Sources};
+use wharf::host::{Listener, Sockets, Sources, Way, Ways};
 use wharf::publish::{Bound, Publication};
 use wharf::sys::{process, socket, tun};
 use wharf_stack::host::{
@@ -438,7 +438,8 @@ fn a_published_port_on_all_addresses_speaks_to_strangers_from_the_chosen_one() {
     own_network();
     run("ip addr add 192.0.2.1/32 dev lo; ip addr add 192.0.2.2/32 dev lo");
     let sources = Sources { ipv4: Some("192.0.2.2".parse().unwrap()), ipv6: None };
-    let mut sockets = Sockets::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap(), sources);
+    let ways = Ways { network: Way { sources, interface: None }, ..Ways::default() };
+    let mut sockets = Sockets::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap(), ways);
     for (at, from) in [("0.0.0.0:4021", "192.0.2.2:4021"), ("192.0.2.1:4022", "192.0.2.1:4022")] {
         let bound = Bound::new(Transport::Udp, at.parse().unwrap()).unwrap();
         let Publication { listener, .. } = bound.leading_to("192.0.2.9:53".parse().unwrap());

@@ -138,6 +138,15 @@ struct Attached {
     _leash: Option<oneshot::Sender<Infallible>>,
 }
 
+/// What a port leaves behind.
+#[derive(Debug, Default)]
+pub struct Detached {
+    /// What was published for it.
+    pub unpublished: Vec<model::Publication>,
+    /// Its device, which takes some time to close.
+    pub devices: Vec<Device>,
+}
+
 /// The only container of a network that is its own: that of `wharf run`, which runs already.
 #[derive(Debug)]
 pub struct Sandbox {
@@ -494,17 +503,16 @@ impl Network {
     }
 
     /// Detaches a port, and what was published for it.
-    pub fn detach(&mut self, name: &Name) -> Option<Vec<model::Publication>> {
+    pub fn detach(&mut self, name: &Name) -> Option<Detached> {
         let attached = self.attached.remove(name)?;
-        let ended = self.unpublish_where(|publication| publication.origin == Origin::Port(name.clone()));
-        if let Some(running) = &self.running {
-            running.detach(attached.id);
-        }
+        let unpublished =
+            self.unpublish_where(|publication| publication.origin == Origin::Port(name.clone()));
+        let devices = self.running.as_ref().map(|running| running.detach(attached.id)).unwrap_or_default();
         self.forget_neighbors(attached.member);
         if let Err(error) = self.renew_zone().and_then(|()| self.renew_ways()) {
             tracing::warn!("network {}: {error}", self.name);
         }
-        Some(ended)
+        Some(Detached { unpublished, devices })
     }
 
     /// Has the gateways look anew who is at a member's addresses: nobody is kept waiting for who has gone, and who has

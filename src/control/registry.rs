@@ -18,7 +18,7 @@ use wharf_switch::{Alarm, Reason as _};
 use super::error::{Code, Error};
 use super::events::Events;
 use super::model::{self, EventKind, Mode, PortKind, Reloaded};
-use super::network::{AttachRequest, Network, Offer, Origin, Surroundings};
+use super::network::{AttachRequest, Detached, Network, Offer, Origin, Surroundings};
 use super::spec::{File, Name, NetworkSpec, PortWish, Value as _};
 use super::state::State;
 use crate::dataplane::{Notice, Notify};
@@ -226,15 +226,18 @@ impl Registry {
             let message = format!("network {name} stands in the configuration file");
             return Err(Error::new(Code::Forbidden, message).hint("remove it there, then `wharf reload`"));
         }
-        self.remove(&mut inner, name);
+        let gone = self.remove(&mut inner, name);
         inner.state.forget(name);
+        // It ends where nobody waits.
+        drop(inner);
+        drop(gone);
         Ok(())
     }
 
-    fn remove(&self, inner: &mut Inner, name: &Name) {
-        if inner.networks.remove(name).is_some() {
-            self.events.tell(name.as_str(), EventKind::NetworkDown);
-        }
+    fn remove(&self, inner: &mut Inner, name: &Name) -> Option<Network> {
+        let gone = inner.networks.remove(name)?;
+        self.events.tell(name.as_str(), EventKind::NetworkDown);
+        Some(gone)
     }
 
     /// Every network.
@@ -275,7 +278,7 @@ impl Registry {
         let gone: Vec<_> = inner.networks.iter().filter_map(is_gone).collect();
         let mut reloaded = Reloaded::default();
         for name in gone {
-            self.remove(&mut inner, &name);
+            drop(self.remove(&mut inner, &name));
             reloaded.removed.push(name.to_string());
         }
         let around = inner.around();
@@ -365,7 +368,11 @@ impl Registry {
             Some(network) => network.clone(),
             None => self.network_of(&inner, port)?,
         };
-        self.detach_from(&mut inner, &network, port, reason)
+        let devices = self.detach_from(&mut inner, &network, port, reason)?;
+        // They close where nobody waits.
+        drop(inner);
+        drop(devices);
+        Ok(())
     }
 
     /// The only network that a port of this name is attached to.
@@ -382,26 +389,32 @@ impl Registry {
         }
     }
 
-    fn detach_from(&self, inner: &mut Inner, network: &Name, port: &Name, reason: &str) -> Result<(), Error> {
-        let Some(ended) = inner.network(network)?.detach(port) else {
+    fn detach_from(
+        &self,
+        inner: &mut Inner,
+        network: &Name,
+        port: &Name,
+        reason: &str,
+    ) -> Result<Vec<Device>, Error> {
+        let Some(Detached { unpublished, devices }) = inner.network(network)?.detach(port) else {
             return Err(Error::not_found(format!("nobody called {port} is attached to network {network}")));
         };
-        for publication in ended {
+        for publication in unpublished {
             self.events.tell(network.as_str(), EventKind::Unpublish(publication));
         }
         let kind = EventKind::Detach { name: port.to_string(), reason: reason.to_owned() };
         self.events.tell(network.as_str(), kind);
-        Ok(())
+        Ok(devices)
     }
 
     /// Detaches the port with this id, if it is attached still: a name may have gone to another by now.
     pub fn detach_id(&self, network: &Name, id: &str, reason: &str) {
         let mut inner = self.lock();
         let name = inner.networks.get(network).and_then(|network| network.name_of(id));
-        if let Some(name) = name {
-            // It is attached: its name was just found.
-            let _ = self.detach_from(&mut inner, network, &name, reason);
-        }
+        // It is attached: its name was just found.
+        let devices = name.map(|name| self.detach_from(&mut inner, network, &name, reason));
+        drop(inner);
+        drop(devices);
     }
 
     /// Does what a [`Notice`] asks for.

@@ -114,10 +114,10 @@ impl Driver {
         Ok(())
     }
 
-    pub(super) fn detach(&mut self, id: PortId) {
-        if let Some(port) = self.worker.detach(id) {
-            self.forget(id, &port);
-        }
+    pub(super) fn detach(&mut self, id: PortId) -> Option<Device> {
+        let port = self.worker.detach(id)?;
+        self.forget(id, &port);
+        Some(port)
     }
 
     /// Stops watching a port that is detached. Its descriptor may have a copy elsewhere, so that closing it is not enough.
@@ -220,6 +220,7 @@ impl Driver {
         }
         while let Some((id, port)) = self.worker.take_closed() {
             self.forget(id, &port);
+            close_aside(port);
             if let Some(notify) = &self.notify {
                 notify(Notice::PortClosed(id));
             }
@@ -235,6 +236,12 @@ impl Driver {
             order(self);
         }
     }
+}
+
+/// Closes a device in a thread of its own, as the kernel may take long over it.
+fn close_aside(port: Device) {
+    // Without a thread it is closed here.
+    let _ = std::thread::Builder::new().name("wharf-close".to_owned()).spawn(move || drop(port));
 }
 
 fn host_event(data: u64, flags: epoll::EventFlags) -> Option<HostEvent> {
