@@ -125,4 +125,7 @@ fn a_port_with_many_stations_takes_no_address_of_who_has_one() {
     assert!(ask(&one, UDHCPC).starts_with("bound 10.0.2.11 "));
     let away = daemon.attached_again("--name away");
     assert!(ask(&away, UDHCPC).starts_with("bound 10.0.2.12 "));
+    // There is an address left for a name that nobody has heard before.
+    let late = daemon.attached("--name late");
+    assert!(ask(&late, UDHCPC).starts_with("bound 10.0.2."));
 }

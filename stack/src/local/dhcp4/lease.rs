@@ -13,7 +13,9 @@
 //!
 //! # Bounds
 //! One entry per address of the range, at most [`MAX_RANGE`], and per reservation. A MAC address without a reservation
-//! holds at most [`MAX_PER_MAC`] addresses, those that it declined included: who claims to be many takes from itself.
+//! holds at most [`MAX_PER_MAC`] addresses, those that it declined included: who claims to be many takes from itself. Where
+//! there are reservations, all those without one together hold three quarters of the range: who is many indeed, behind one
+//! port, leaves the rest to whom the owner may yet reserve one.
 //!
 //! # Sources
 //! RFC 2131 sections 2.1 and 4.3.1.
@@ -335,8 +337,17 @@ impl Leases {
 
     /// Whether the MAC address may hold one address more, `client`'s own left out.
     fn has_room(&self, now: Instant, client: &ClientKey, mac: EthernetAddress) -> bool {
-        let others = self.held_by(now, mac);
-        others.filter(|lease| lease.client != *client || lease.state == State::Declined).count() < MAX_PER_MAC
+        let is_others = |lease: &&Lease| lease.client != *client || lease.state == State::Declined;
+        if self.held_by(now, mac).filter(is_others).count() >= MAX_PER_MAC {
+            return false;
+        }
+        if self.reservations.is_empty() || self.reservations.contains_key(&mac) {
+            return true;
+        }
+        let is_strangers = |lease: &&Lease| !self.reservations.contains_key(&lease.mac) && lease.is_held(now);
+        let strangers = self.by_address.values().filter(is_strangers).filter(is_others).count();
+        let range = (self.range.end().to_bits() + 1).saturating_sub(self.range.start().to_bits());
+        strangers < usize::try_from(range - range / 4).unwrap_or(usize::MAX)
     }
 
     fn held_by(&self, now: Instant, mac: EthernetAddress) -> impl Iterator<Item = &Lease> {

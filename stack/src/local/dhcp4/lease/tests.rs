@@ -161,6 +161,17 @@ fn who_claims_to_be_many_takes_from_itself_only() {
 }
 
 #[test]
+fn strangers_leave_a_quarter_of_the_range_to_reservations_yet_to_come() {
+    let mut leases = leases(9);
+    leases.reserve(NOW, mac(200), address(100), None).unwrap();
+    let taken: Vec<_> = (0..20).filter_map(|number| take(&mut leases, number)).collect();
+    assert_eq!(taken.len(), 7);
+    assert_eq!(take(&mut leases, 0), Some(taken[0]), "who has one keeps it");
+    leases.reserve(NOW, mac(201), address(108), None).unwrap();
+    assert_eq!(take(&mut leases, 201), Some(address(108)));
+}
+
+#[test]
 fn who_asks_for_what_was_never_offered_is_held_to_the_same() {
     let mut leases = leases(50);
     for number in 0..20 {
