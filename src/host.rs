@@ -8,6 +8,8 @@
 //! # Bounds
 //! One descriptor per socket. `RLIMIT_NOFILE` is the limit; running into it is [`HostError::Exhausted`].
 
+mod inbound;
+mod proxy;
 mod train;
 
 use std::collections::HashMap;
@@ -28,6 +30,7 @@ use wharf_stack::host::{
 
 use crate::sys::socket;
 
+pub use self::inbound::{Listener, Stream};
 use self::train::{Kind, Train};
 
 /// The host's addresses that sockets are bound to, for each family; without one the host chooses. What goes to the host's
@@ -133,6 +136,10 @@ pub struct Sockets {
 struct Slot {
     fd: OwnedFd,
     family: Family,
+    /// What is read before what has come to the socket.
+    ahead: Vec<u8>,
+    /// A listener whose streams begin with a header of the PROXY protocol.
+    tells_clients: bool,
     /// Where its datagrams leave from.
     source: Source,
     /// The host's addresses that they may leave from.
@@ -200,6 +207,16 @@ impl Slot {
         }
         let lost = bytes.chunks(kind.len).filter(|data| self.send(data, to, from).is_err());
         lost.count() as u64
+    }
+
+    /// Receives what has come to a stream.
+    fn receive(&self, buffer: &mut [u8]) -> StreamRead {
+        match rustix::net::recv(&self.fd, buffer, RecvFlags::DONTWAIT) {
+            Ok((_, 0)) => StreamRead::End,
+            Ok((_, received)) => StreamRead::Data(received),
+            Err(Errno::AGAIN | Errno::INTR) => StreamRead::Blocked,
+            Err(_) => StreamRead::Broken,
+        }
     }
 
     /// Makes the socket send as `outgoing` says. Where that is as before, it costs no call.
@@ -310,6 +327,8 @@ impl Sockets {
         let slot = Some(Slot {
             fd,
             family,
+            ahead: Vec::new(),
+            tells_clients: false,
             source: Source::Open,
             sources: self.ways.network.sources,
             hop_limit: None,
@@ -416,57 +435,20 @@ fn reset_on_close(fd: &OwnedFd) {
     let _ = sockopt::set_socket_linger(fd, Some(std::time::Duration::ZERO));
 }
 
-/// A socket of a published port, made by [`publish`](crate::publish): of TCP it listens.
-#[derive(Debug)]
-pub struct Listener {
-    /// The socket, non-blocking.
-    pub fd: OwnedFd,
-    /// The family of its address and of its clients.
-    pub family: Family,
-    /// It has every address of the host.
-    pub is_wildcard: bool,
-}
-
-/// A connection that came in.
-#[derive(Debug)]
-pub struct Stream {
-    fd: OwnedFd,
-    family: Family,
-}
-
 impl Host for Sockets {
     type Listener = Listener;
     type Stream = Stream;
 
     fn tcp_listen(&mut self, token: Token, listener: Listener) -> Result<SocketId, HostError> {
-        self.keep(token, listener.fd, listener.family, INPUT_EVENTS)
+        let socket = self.keep(token, listener.fd, listener.family, INPUT_EVENTS)?;
+        if let Some(slot) = self.slot_mut(socket) {
+            slot.tells_clients = listener.tells_clients;
+        }
+        Ok(socket)
     }
 
     fn tcp_accept(&mut self, listener: SocketId) -> Accept<Stream> {
-        let Some(slot) = self.slot(listener) else { return Accept::Blocked };
-        match rustix::net::acceptfrom_with(&slot.fd, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-            Ok((fd, from)) => match from.and_then(|from| SocketAddr::try_from(from).ok()) {
-                Some(from) => Accept::Client { stream: Stream { fd, family: slot.family }, from },
-                None => Accept::Gone,
-            },
-            Err(Errno::AGAIN) => Accept::Blocked,
-            // accept(2): "Linux accept() (and accept4()) passes already-pending network errors on the new socket as an
-            // error code from accept()."
-            Err(
-                Errno::CONNABORTED
-                | Errno::INTR
-                | Errno::NETDOWN
-                | Errno::PROTO
-                | Errno::NOPROTOOPT
-                | Errno::HOSTDOWN
-                | Errno::NONET
-                | Errno::HOSTUNREACH
-                | Errno::OPNOTSUPP
-                | Errno::NETUNREACH,
-            ) => Accept::Gone,
-            // Out of descriptors or memory; anything else must not be tried again at once either.
-            Err(_) => Accept::Exhausted,
-        }
+        self.slot(listener).map_or(Accept::Blocked, Slot::accept)
     }
 
     fn tcp_adopt(&mut self, token: Token, stream: Stream) -> Result<SocketId, HostError> {
@@ -475,7 +457,11 @@ impl Host for Sockets {
             reset_on_close(&stream.fd);
             return Err(error);
         }
-        self.insert(stream.fd, stream.family)
+        let socket = self.insert(stream.fd, stream.family)?;
+        if let Some(slot) = self.slot_mut(socket) {
+            slot.ahead = stream.ahead;
+        }
+        Ok(socket)
     }
 
     fn tcp_refuse(&mut self, stream: Stream) {
@@ -539,12 +525,10 @@ impl Host for Sockets {
     }
 
     fn tcp_recv(&mut self, socket: SocketId, buffer: &mut [u8]) -> StreamRead {
-        let Some(slot) = self.slot(socket) else { return StreamRead::Broken };
-        match rustix::net::recv(&slot.fd, buffer, RecvFlags::DONTWAIT) {
-            Ok((_, 0)) => StreamRead::End,
-            Ok((_, received)) => StreamRead::Data(received),
-            Err(Errno::AGAIN | Errno::INTR) => StreamRead::Blocked,
-            Err(_) => StreamRead::Broken,
+        match self.slot_mut(socket) {
+            Some(slot) if slot.ahead.is_empty() => slot.receive(buffer),
+            Some(slot) => slot.receive_ahead(buffer),
+            None => StreamRead::Broken,
         }
     }
 
@@ -570,7 +554,7 @@ impl Host for Sockets {
     }
 
     fn udp_listen(&mut self, token: Token, listener: Listener) -> Result<SocketId, HostError> {
-        let Listener { fd, family, is_wildcard } = listener;
+        let Listener { fd, family, is_wildcard, .. } = listener;
         let socket = self.keep_datagram(token, fd, family)?;
         if let Some(slot) = self.slot_mut(socket) {
             slot.source = if is_wildcard { Source::EachItsOwn } else { Source::Bound };

@@ -4,12 +4,14 @@
 //! # How it works
 //! [`bind`] makes every socket before anything is connected, so that either all ports are published or none. Without an
 //! address a port is published on both wildcards, IPv4 and IPv6 each with a socket of its own (`IPV6_V6ONLY`): a client's
-//! family is then that of its socket, and so [`Claim::target`] knows where it goes.
+//! family is then that of its socket, and so [`Claim::target`] knows where it goes. On one interface it is the same, with
+//! sockets that only that interface's clients find (`SO_BINDTODEVICE`).
 //!
 //! # Bounds
 //! One descriptor per port and family; of TCP a backlog of [`BACKLOG`] clients each, as far as `net.core.somaxconn` goes, of
 //! UDP what `net.core.rmem_default` holds.
 
+mod end;
 pub(crate) mod wish;
 
 use std::io;
@@ -25,8 +27,9 @@ use rustix::net::{
 use wharf_stack::PublishedPort;
 use wharf_stack::host::{Family, Transport};
 
+pub use self::end::{End, Place};
 use crate::host::Listener;
-use crate::sys::socket::report_own_addresses;
+use crate::sys::socket::{bind_to_interface, report_own_addresses};
 
 /// Clients that may wait for the gateway.
 pub const BACKLOG: i32 = 4096;
@@ -38,14 +41,16 @@ pub const NOTICE: &str = "notice";
 /// A wish: ports of the host that lead to ports of the sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// The host's address; `None` is all of them.
-    pub address: Option<IpAddr>,
+    /// The host's addresses.
+    pub place: Place,
     /// The host's first port; 0 is any that is free, for each port of the sandbox.
     pub first: u16,
     /// The sandbox's ports.
     pub ports: RangeInclusive<u16>,
     /// What is spoken there.
     pub transport: Transport,
+    /// Servers are told who their clients are, by the PROXY protocol; of TCP only.
+    pub tells_clients: bool,
 }
 
 impl Request {
@@ -58,12 +63,12 @@ impl Request {
 
 /// A port that could not be published.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot publish {at}{}: {}", suffix(*.transport), why(*.transport, *.at, .source))]
+#[error("cannot publish {end}{}: {}", suffix(*.transport), why(*.transport, .end, .source))]
 pub struct Error {
     /// What should be spoken there.
     pub transport: Transport,
     /// The host's end.
-    pub at: SocketAddr,
+    pub end: End,
     /// What the kernel said.
     pub source: io::Error,
 }
@@ -76,16 +81,22 @@ const fn suffix(transport: Transport) -> &'static str {
     }
 }
 
-fn why(transport: Transport, at: SocketAddr, error: &io::Error) -> String {
-    let port = at.port();
+fn why(transport: Transport, end: &End, error: &io::Error) -> String {
+    let port = end.at.port();
     let of = if transport == Transport::Tcp { 't' } else { 'u' };
-    match Errno::from_io_error(error) {
-        Some(Errno::ADDRINUSE) => format!("the port is in use; `ss -l{of}np sport = :{port}` shows by whom"),
-        Some(Errno::ACCESS | Errno::PERM) => format!(
+    match (Errno::from_io_error(error), &end.interface) {
+        (Some(Errno::ADDRINUSE), _) => {
+            format!("the port is in use; `ss -l{of}np sport = :{port}` shows by whom")
+        }
+        (Some(Errno::NODEV), Some(interface)) => {
+            format!("the host has no interface {interface}, nor is that an address")
+        }
+        (Some(Errno::PERM), Some(_)) => "interfaces are for root before Linux 5.7".to_owned(),
+        (Some(Errno::ACCESS | Errno::PERM), _) => format!(
             "ports below net.ipv4.ip_unprivileged_port_start are for root; publish a higher one, or let everybody use it: \
              sudo sysctl -w net.ipv4.ip_unprivileged_port_start={port}"
         ),
-        Some(Errno::ADDRNOTAVAIL) => format!("the host has no address {}", at.ip()),
+        (Some(Errno::ADDRNOTAVAIL), _) => format!("the host has no address {}", end.at.ip()),
         _ => error.to_string(),
     }
 }
@@ -96,7 +107,7 @@ pub struct Bound {
     socket: OwnedFd,
     transport: Transport,
     /// The host's end.
-    at: SocketAddr,
+    end: End,
 }
 
 /// A port of the host that is bound for one of the sandbox's.
@@ -105,6 +116,8 @@ pub struct Claim {
     bound: Bound,
     /// The sandbox's port.
     port: u16,
+    /// The server is told who its clients are.
+    tells_clients: bool,
     /// The port of the host is one that nobody asked for by number.
     chosen: bool,
 }
@@ -132,36 +145,46 @@ impl Bound {
     ///
     /// # Errors
     /// It is not to be had.
-    pub fn new(transport: Transport, at: SocketAddr) -> Result<Self, Error> {
-        let open = || {
-            let socket = open(transport, at)?;
+    pub fn new(transport: Transport, end: impl Into<End>) -> Result<Self, Error> {
+        let end = end.into();
+        let bound = open(transport, &end).and_then(|socket| {
             // Port 0 has become another one.
             let at = SocketAddr::try_from(getsockname(&socket)?)?;
-            Ok(Self { socket, transport, at })
-        };
-        open().map_err(|errno: Errno| Error { transport, at, source: errno.into() })
+            Ok((socket, at))
+        });
+        match bound {
+            Ok((socket, at)) => Ok(Self { socket, transport, end: End { at, ..end } }),
+            Err(errno) => Err(Error { transport, end, source: errno.into() }),
+        }
     }
 
     /// Makes it lead to a container's port.
     #[must_use]
     pub fn leading_to(self, target: SocketAddr) -> Publication {
-        let address = self.at.ip();
+        let address = self.end.at.ip();
         let (family, is_wildcard) = (Family::of(address), address.is_unspecified());
         let port = PublishedPort {
             transport: self.transport,
             outside: family,
             target,
-            is_local: address.is_loopback(),
+            is_local: address.is_loopback() || self.end.interface.is_some(),
         };
-        Publication { listener: Listener { fd: self.socket, family, is_wildcard }, port }
+        let listener = Listener { fd: self.socket, family, is_wildcard, tells_clients: false };
+        Publication { listener, port }
     }
 }
 
 impl Claim {
     /// The host's end.
     #[must_use]
-    pub fn host(&self) -> SocketAddr {
-        self.bound.at
+    pub fn host(&self) -> &End {
+        &self.bound.end
+    }
+
+    /// Whether the server is told who its clients are.
+    #[must_use]
+    pub fn tells_clients(&self) -> bool {
+        self.tells_clients
     }
 
     /// What is spoken there.
@@ -174,20 +197,21 @@ impl Claim {
     #[must_use]
     pub fn target(&self, container: Addresses) -> Option<SocketAddr> {
         let (ipv4, ipv6) = (container.ipv4.map(IpAddr::from), container.ipv6.map(IpAddr::from));
-        let address = if self.bound.at.is_ipv4() { ipv4.or(ipv6) } else { ipv6.or(ipv4) };
+        let address = if self.bound.end.at.is_ipv4() { ipv4.or(ipv6) } else { ipv6.or(ipv4) };
         Some(SocketAddr::new(address?, self.port))
     }
 
     /// Makes it lead to a container's end.
     #[must_use]
     pub fn leading_to(self, target: SocketAddr) -> Publication {
-        self.bound.leading_to(target)
+        let Publication { listener, port } = self.bound.leading_to(target);
+        Publication { listener: Listener { tells_clients: self.tells_clients, ..listener }, port }
     }
 
     /// Says where the port leads; aloud when nobody asked for it by number.
     pub fn announce(&self, container: Addresses) {
         let Some(target) = self.target(container) else { return };
-        let (at, suffix) = (self.bound.at, suffix(self.bound.transport));
+        let (at, suffix) = (&self.bound.end, suffix(self.bound.transport));
         if self.chosen {
             tracing::warn!(target: NOTICE, "port {at}{suffix} of the host leads to {target}");
         } else {
@@ -204,25 +228,25 @@ pub fn bind(requests: &[Request]) -> Result<Vec<Claim>, Error> {
     let mut claims = Vec::new();
     for request in requests {
         for (host_port, port) in request.pairs() {
-            let bound = match request.address {
-                Some(address) => vec![Bound::new(request.transport, SocketAddr::new(address, host_port))?],
-                None => take_wildcards(request.transport, host_port)?,
-            };
-            let chosen = host_port == 0;
-            claims.extend(bound.into_iter().map(|bound| Claim { bound, port, chosen }));
+            let bound = take(request.transport, &request.place, host_port)?;
+            let (chosen, tells_clients) = (host_port == 0, request.tells_clients);
+            claims.extend(bound.into_iter().map(|bound| Claim { bound, port, tells_clients, chosen }));
         }
     }
     Ok(claims)
 }
 
-/// Both wildcards, under one number.
-fn take_wildcards(transport: Transport, port: u16) -> Result<Vec<Bound>, Error> {
+/// A port of a place, under one number in both families.
+fn take(transport: Transport, place: &Place, port: u16) -> Result<Vec<Bound>, Error> {
     let mut tries = 0;
     loop {
-        let ipv4 = Bound::new(transport, (Ipv4Addr::UNSPECIFIED, port).into())?;
-        match Bound::new(transport, (Ipv6Addr::UNSPECIFIED, ipv4.at.port()).into()) {
-            Ok(ipv6) => return Ok(vec![ipv4, ipv6]),
-            Err(error) if has_no_ipv6(&error) => return Ok(vec![ipv4]),
+        let (first, second) = place.ends(port);
+        let first = Bound::new(transport, first)?;
+        let Some(mut second) = second else { return Ok(vec![first]) };
+        second.at.set_port(first.end.at.port());
+        match Bound::new(transport, second) {
+            Ok(second) => return Ok(vec![first, second]),
+            Err(error) if has_no_ipv6(&error) => return Ok(vec![first]),
             Err(error) if port != 0 || tries == FREE_PORTS_TRIED => return Err(error),
             Err(_) => tries += 1,
         }
@@ -233,7 +257,8 @@ fn has_no_ipv6(error: &Error) -> bool {
     matches!(Errno::from_io_error(&error.source), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
 }
 
-fn open(transport: Transport, at: SocketAddr) -> Result<OwnedFd, Errno> {
+fn open(transport: Transport, end: &End) -> Result<OwnedFd, Errno> {
+    let at = end.at;
     let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let kind = match transport {
         Transport::Tcp => SocketType::STREAM,
@@ -249,14 +274,20 @@ fn open(transport: Transport, at: SocketAddr) -> Result<OwnedFd, Errno> {
     }
     if transport == Transport::Udp && at.ip().is_unspecified() {
         // Before anything can have come: every datagram says to which address.
-        report_own_addresses(socket.as_fd(), at.is_ipv6())
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        report_own_addresses(socket.as_fd(), at.is_ipv6()).map_err(|error| errno(&error))?;
+    }
+    if let Some(interface) = &end.interface {
+        bind_to_interface(socket.as_fd(), interface).map_err(|error| errno(&error))?;
     }
     bind_socket(&socket, &at)?;
     if transport == Transport::Tcp {
         listen(&socket, BACKLOG)?;
     }
     Ok(socket)
+}
+
+fn errno(error: &io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 
 #[cfg(test)]
@@ -267,7 +298,8 @@ mod tests {
     use crate::netns::plan::{Families, Plan, Wishes};
 
     fn request(address: &str, first: u16, ports: RangeInclusive<u16>) -> Request {
-        Request { address: Some(address.parse().unwrap()), first, ports, transport: Transport::Tcp }
+        let place = Place::Address(address.parse().unwrap());
+        Request { place, first, ports, transport: Transport::Tcp, tells_clients: false }
     }
 
     #[test]
@@ -290,7 +322,7 @@ mod tests {
     fn a_udp_port_is_nobody_elses_while_it_is_published() {
         let wish = Request { transport: Transport::Udp, ..request("127.0.0.1", 0, 53..=53) };
         let claim = bind(&[wish]).unwrap().remove(0);
-        let at = claim.bound.at;
+        let at = claim.bound.end.at;
         assert!(UdpSocket::bind(at).is_err());
         // TCP has ports of its own.
         drop(TcpListener::bind(at).unwrap());
@@ -311,10 +343,30 @@ mod tests {
     }
 
     #[test]
+    fn an_interface_that_is_not_there_is_named() {
+        let place = Place::Interface("none0".to_owned());
+        let error = bind(&[Request { place, ..request("0.0.0.0", 0, 80..=80) }]).unwrap_err().to_string();
+        assert!(
+            error.starts_with("cannot publish 0.0.0.0%none0:0: the host has no interface none0"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn of_a_range_all_ports_are_taken_or_none() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let last = taken.local_addr().unwrap().port();
+        let range = request("127.0.0.1", last - 1, 80..=81);
+        assert!(bind(&[range]).is_err());
+        // Unless somebody else has it, in which case there was nothing to be taken.
+        drop(TcpListener::bind(("127.0.0.1", last - 1)).unwrap());
+    }
+
+    #[test]
     fn a_privileged_port_is_refused_with_the_setting_that_frees_it() {
         let error = Error {
             transport: Transport::Tcp,
-            at: "0.0.0.0:80".parse().unwrap(),
+            end: "0.0.0.0:80".parse::<SocketAddr>().unwrap().into(),
             source: Errno::ACCESS.into(),
         }
         .to_string();
@@ -323,14 +375,13 @@ mod tests {
 
     #[test]
     fn any_free_port_is_the_same_on_both_wildcards() {
-        let wish = Request { address: None, first: 0, ports: 80..=81, transport: Transport::Tcp };
+        let wish = Request { place: Place::Everywhere, ..request("0.0.0.0", 0, 80..=81) };
         let claims = bind(&[wish]).unwrap();
         let (first, second): (Vec<_>, Vec<_>) = claims.iter().partition(|claim| claim.port == 80);
-        assert_ne!(first[0].bound.at.port(), second[0].bound.at.port());
+        assert_ne!(first[0].bound.end.at.port(), second[0].bound.end.at.port());
         for pair in [first, second] {
-            assert!(
-                pair.iter().all(|claim| claim.bound.at.port() == pair[0].bound.at.port() && claim.chosen)
-            );
+            let port = pair[0].bound.end.at.port();
+            assert!(pair.iter().all(|claim| claim.bound.end.at.port() == port && claim.chosen));
         }
     }
 
@@ -338,8 +389,9 @@ mod tests {
     fn clients_go_to_their_own_family_where_the_sandbox_has_it() {
         let plan = |families| Plan::new(&Wishes { families, ..Wishes::default() }, &[], [1; 5]).container();
         let claim = |at: &str, port| {
-            let bound = Bound::new(Transport::Tcp, "127.0.0.1:0".parse().unwrap()).unwrap();
-            Claim { bound: Bound { at: at.parse().unwrap(), ..bound }, port, chosen: false }
+            let bound = Bound::new(Transport::Tcp, SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+            let end = End::from(at.parse::<SocketAddr>().unwrap());
+            Claim { bound: Bound { end, ..bound }, port, tells_clients: false, chosen: false }
         };
         let (four, six) = (claim("192.0.2.1:8080", 80), claim("[::1]:8080", 81));
         let target = |claim: &Claim, families| claim.target(plan(families)).unwrap().to_string();

@@ -353,7 +353,8 @@ fn clients_of_a_listener_are_told_of_once_and_accepted_one_by_one() {
     listener.set_nonblocking(true).unwrap();
     let mut clients: Vec<_> = (0..3).map(|_| TcpStream::connect("127.0.0.1:4010").unwrap()).collect();
     let mut sockets = sockets();
-    let listener = Listener { fd: listener.into(), family: Family::V4, is_wildcard: false };
+    let listener =
+        Listener { fd: listener.into(), family: Family::V4, is_wildcard: false, tells_clients: false };
     let listener = sockets.tcp_listen(token(Owner::Listener), listener).unwrap();
     assert!(next_event(&sockets, PATIENCE).unwrap().contains(epoll::EventFlags::IN));
     assert_eq!(next_event(&sockets, Duration::ZERO), None, "one edge for all of them");
@@ -376,7 +377,8 @@ fn an_accepted_client_is_adopted_with_what_it_has_said_or_reset() {
     let listener = TcpListener::bind("127.0.0.1:4011").unwrap();
     listener.set_nonblocking(true).unwrap();
     let mut sockets = sockets();
-    let listener = Listener { fd: listener.into(), family: Family::V4, is_wildcard: false };
+    let listener =
+        Listener { fd: listener.into(), family: Family::V4, is_wildcard: false, tells_clients: false };
     let listener = sockets.tcp_listen(token(Owner::Listener), listener).unwrap();
     let accept = |sockets: &mut Sockets| {
         let mut client = TcpStream::connect("127.0.0.1:4011").unwrap();
@@ -408,7 +410,7 @@ fn a_datagram_says_which_of_our_addresses_it_came_to_and_another_leaves_from_the
         ("0.0.0.0:4020", "127.0.0.1:0", ["127.0.0.1", "127.0.0.9", "192.0.2.1"]),
         ("[::]:4020", "[::1]:0", ["::1", "2001:db8::1", "2001:db8::1"]),
     ] {
-        let bound = Bound::new(Transport::Udp, all.parse().unwrap()).unwrap();
+        let bound = Bound::new(Transport::Udp, all.parse::<SocketAddr>().unwrap()).unwrap();
         let Publication { listener, .. } = bound.leading_to("192.0.2.9:53".parse().unwrap());
         let mut sockets = sockets();
         let socket = sockets.udp_listen(token(Owner::Port), listener).unwrap();
@@ -441,7 +443,7 @@ fn a_published_port_on_all_addresses_speaks_to_strangers_from_the_chosen_one() {
     let ways = Ways { network: Way { sources, interface: None }, ..Ways::default() };
     let mut sockets = Sockets::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap(), ways);
     for (at, from) in [("0.0.0.0:4021", "192.0.2.2:4021"), ("192.0.2.1:4022", "192.0.2.1:4022")] {
-        let bound = Bound::new(Transport::Udp, at.parse().unwrap()).unwrap();
+        let bound = Bound::new(Transport::Udp, at.parse::<SocketAddr>().unwrap()).unwrap();
         let Publication { listener, .. } = bound.leading_to("192.0.2.9:53".parse().unwrap());
         let socket = sockets.udp_listen(token(Owner::Port), listener).unwrap();
         let stranger = UdpSocket::bind("192.0.2.1:0").unwrap();

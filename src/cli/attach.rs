@@ -64,7 +64,7 @@ pub(super) struct AttachArgs {
     #[arg(long, value_name = "NAME")]
     outbound_interface: Option<String>,
     /// Publish a port of it as long as it is attached, as `wharf run -p` does; may be repeated
-    #[arg(short, long, value_name = "[IP:]HOSTPORT[-END]:PORT[-END][/udp]", value_parser = PortWish::parse)]
+    #[arg(short, long, value_name = "[IP:|IFACE:]HOSTPORT[-END]:PORT[-END][/udp|/tcp+proxy]", value_parser = PortWish::parse)]
     publish: Vec<PortWish>,
     /// The kind of device: auto takes a veth pair where there is no /dev/net/tun
     #[arg(long, value_name = "KIND", default_value = "auto")]

@@ -115,9 +115,10 @@ struct NameArgs {
 
 #[derive(Debug, Args)]
 struct ReachArgs {
-    /// Connect whoever comes to a port of the host to a port of the sandbox; without IP on all the host's addresses; 0 is
-    /// any free port; may be repeated
-    #[arg(short, long, value_name = "[IP:]HOSTPORT[-END]:PORT[-END][/udp]", value_parser = wish::own_port)]
+    /// Connect whoever comes to a port of the host to a port of the sandbox; without IP on all the host's addresses, with
+    /// IFACE only through that interface; 0 is any free port; with +proxy the server is told who its clients are (PROXY
+    /// protocol, version 2); may be repeated
+    #[arg(short, long, value_name = "[IP:|IFACE:]HOSTPORT[-END]:PORT[-END][/udp|/tcp+proxy]", value_parser = wish::own_port)]
     publish: Vec<PortWish>,
     /// Let the gateway's addresses lead to the host's 127.0.0.1 and ::1
     #[arg(long)]

@@ -9,6 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::publish::End;
+
 /// The process that answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Info {
@@ -235,10 +237,24 @@ pub struct Publication {
     pub transport: Transport,
     /// The host's end.
     pub host: SocketAddr,
+    /// The only interface of the host whose clients come there.
+    #[serde(default)]
+    pub interface: Option<String>,
+    /// The server is told who its clients are, by the PROXY protocol.
+    #[serde(default)]
+    pub proxy: bool,
     /// The container's name.
     pub container: Option<String>,
     /// The container's end.
     pub target: SocketAddr,
+}
+
+impl Publication {
+    /// The host's end, with its interface.
+    #[must_use]
+    pub fn end(&self) -> End {
+        End { at: self.host, interface: self.interface.clone() }
+    }
 }
 
 /// A wish for published ports.
@@ -248,7 +264,7 @@ pub struct PublishRequest {
     /// The network; by default the only one there is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
-    /// As on the command line: `[IP:]HOSTPORT[-END]:[NAME:]PORT[-END][/tcp|/udp]`.
+    /// As on the command line: `[IP:|INTERFACE:]HOSTPORT[-END]:[NAME:]PORT[-END][/tcp|/udp|/tcp+proxy]`.
     pub ports: String,
 }
 

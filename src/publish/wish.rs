@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A wish for published ports as text: `[IP:]HOSTPORT[-END]:[NAME:]PORT[-END][/tcp|/udp]`.
+//! A wish for published ports as text:
+//! `[IP:|INTERFACE:]HOSTPORT[-END]:[NAME:]PORT[-END][/tcp|/udp|/tcp+proxy]`.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 
 use wharf_stack::host::Transport;
 
-use super::Request;
+use super::{Place, Request};
 use crate::control::spec::{PortWish, Value as _};
 use crate::values;
 
-const EXAMPLES: &str =
-    "write it as 8080:80, 127.0.0.1:8080:80, [::1]:8080:80, 8000-8009:9000-9009 or 5353:53/udp";
+const EXAMPLES: &str = "write it as 8080:80, 127.0.0.1:8080:80, [::1]:8080:80, eth0:8080:80, 8000-8009:9000-9009, 5353:53/udp or \
+     8080:80/tcp+proxy";
+/// How long an interface's name may be, in bytes: `IFNAMSIZ` less its end.
+const MAX_INTERFACE: usize = 15;
 
 /// A wish of somebody who has one sandbox and no name for it.
 pub(crate) fn own_port(text: &str) -> Result<PortWish, String> {
@@ -24,24 +27,17 @@ pub(crate) fn own_port(text: &str) -> Result<PortWish, String> {
 
 /// A wish, with the name of the container that it is about.
 pub(crate) fn parse(text: &str) -> Result<(Option<String>, Request), String> {
-    let (ends, transport) = match text.split_once('/') {
-        None => (text, Transport::Tcp),
-        Some((ends, "tcp")) => (ends, Transport::Tcp),
-        Some((ends, "udp")) => (ends, Transport::Udp),
-        Some((_, other)) => {
-            return Err(format!(
-                "`{other}` is no protocol that can be published; write tcp, which it is without, or udp"
-            ));
-        }
-    };
+    let (ends, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let (transport, tells_clients) = self::protocol(protocol)?;
     let (rest, ports) = ends.rsplit_once(':').ok_or(EXAMPLES)?;
     let (rest, name) = match rest.rsplit_once(':') {
         Some((rest, name)) if is_name(name) => (rest, Some(values::container(name)?)),
         _ => (rest, None),
     };
-    let (address, host) = match rest.rsplit_once(':') {
-        None => (None, rest),
-        Some((address, host)) => (Some(self::address(address)?), host),
+    let (place, host) = match rest.rsplit_once(':') {
+        None => (Place::Everywhere, rest),
+        Some((interface, host)) if is_interface(interface) => (Place::Interface(interface.to_owned()), host),
+        Some((address, host)) => (Place::Address(self::address(address)?), host),
     };
     let (host, ports) = (range(host)?, range(ports)?);
     if *ports.start() == 0 {
@@ -57,7 +53,27 @@ pub(crate) fn parse(text: &str) -> Result<(Option<String>, Request), String> {
             return Err(format!("{given} ports of the host cannot lead to {wanted} of the sandbox"));
         }
     }
-    Ok((name, Request { address, first: *host.start(), ports, transport }))
+    Ok((name, Request { place, first: *host.start(), ports, transport, tells_clients }))
+}
+
+/// What is spoken, and whether servers are told of their clients by the PROXY protocol.
+fn protocol(text: &str) -> Result<(Transport, bool), String> {
+    match text {
+        "tcp" => Ok((Transport::Tcp, false)),
+        "udp" => Ok((Transport::Udp, false)),
+        "tcp+proxy" => Ok((Transport::Tcp, true)),
+        other => Err(format!(
+            "`{other}` is no protocol that can be published; write tcp, which it is without, udp, or tcp+proxy, with which \
+             the server is told who its clients are (PROXY protocol, version 2)"
+        )),
+    }
+}
+
+/// Whether it can be an interface's name, and no IPv4 address.
+fn is_interface(text: &str) -> bool {
+    text.len() <= MAX_INTERFACE
+        && text.bytes().any(|byte| byte.is_ascii_alphabetic())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.@+".contains(&byte))
 }
 
 /// Whether it can be neither ports nor the end of an address.
@@ -103,17 +119,20 @@ mod tests {
 
     #[test]
     fn addresses_ranges_and_the_protocol_may_be_left_out() {
-        let any = Request { address: None, first: 8080, ports: 80..=80, transport: Transport::Tcp };
-        assert_eq!(own_port("8080:80").unwrap(), any);
+        let any = own_port("8080:80").unwrap();
+        assert_eq!((&any.place, any.first, &any.ports), (&Place::Everywhere, 8080, &(80..=80)));
+        assert_eq!((any.transport, any.tells_clients), (Transport::Tcp, false));
         assert_eq!(own_port("8080:80/tcp").unwrap(), any);
         let udp = Request { transport: Transport::Udp, ..any.clone() };
         assert_eq!(own_port("8080:80/udp").unwrap(), udp);
+        let proxy = Request { tells_clients: true, ..any.clone() };
+        assert_eq!(own_port("8080:80/tcp+proxy").unwrap(), proxy);
         for address in ["127.0.0.1", "::1"] {
             let address: IpAddr = address.parse().unwrap();
             let text = std::net::SocketAddr::new(address, 8080).to_string();
             assert_eq!(
                 own_port(&format!("{text}:80")).unwrap(),
-                Request { address: Some(address), ..any.clone() }
+                Request { place: Place::Address(address), ..any.clone() }
             );
         }
         let range = own_port("8000-8009:9000-9009").unwrap();
@@ -135,10 +154,24 @@ mod tests {
         ] {
             let (named, request) = parse(text).unwrap();
             assert_eq!((named.as_deref(), request.first), (Some(name), first), "{text}");
-            assert_eq!(request.address, address.map(|address| address.parse().unwrap()));
+            let address = address.map(|address| Place::Address(address.parse().unwrap()));
+            assert_eq!(request.place, address.unwrap_or(Place::Everywhere));
         }
         assert!(own_port("8080:web:80").unwrap_err().contains("but one sandbox"));
         assert!(parse("8080:-web:80").is_err());
+    }
+
+    #[test]
+    fn an_interface_may_stand_in_the_place_of_an_address() {
+        for (text, name, interface) in [
+            ("eth0:8080:80", None, "eth0"),
+            ("br-lan.7:8080:web:80/tcp+proxy", Some("web"), "br-lan.7"),
+            ("eth0:0:web:53/udp", Some("web"), "eth0"),
+        ] {
+            let (named, request) = parse(text).unwrap();
+            let place = Place::Interface(interface.to_owned());
+            assert_eq!((named.as_deref(), request.place), (name, place), "{text}");
+        }
     }
 
     #[test]
@@ -152,7 +185,10 @@ mod tests {
             ("8080:http", "not a port"),
             ("::1:8080:80", "[::1]:8080:80"),
             ("[127.0.0.1]:8080:80", "127.0.0.1:8080:80"),
-            ("host:8080:80", "not an address"),
+            ("an-interface-too-long:8080:80", "not an address"),
+            ("eth0 :8080:80", "not an address"),
+            ("192.0.2.256:8080:80", "not an address"),
+            ("8080:80/udp+proxy", "tcp+proxy"),
             ("224.0.0.251:5353:5353/udp", "of a group"),
             ("[ff02::fb]:5353:5353/udp", "of a group"),
             ("255.255.255.255:5353:53/udp", "of a group"),

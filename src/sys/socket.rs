@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Socket calls that need more than the crates offer: error queues, hop limits, fragmentation and the host's own addresses of
-//! datagrams, segment sizes of streams.
+//! datagrams, segment sizes of streams, interfaces.
 //!
 //! # Sources
-//! ip(7), ipv6(7) (`IP_RECVERR`, `IP_RECVTTL`, `IP_MTU_DISCOVER`, `IP_PKTINFO`), recv(2) (`MSG_ERRQUEUE`), tcp(7)
+//! socket(7) (`SO_BINDTODEVICE`), ip(7), ipv6(7) (`IP_RECVERR`, `IP_RECVTTL`, `IP_MTU_DISCOVER`, `IP_PKTINFO`), recv(2) (`MSG_ERRQUEUE`), tcp(7)
 //! (`TCP_MAXSEG`), cmsg(3).
 #![allow(unsafe_code, reason = "system calls")]
 #![allow(clippy::cast_possible_truncation, reason = "sizes of small C structures")]

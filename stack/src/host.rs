@@ -273,7 +273,8 @@ pub trait Host {
     /// Takes the client that has waited longest.
     fn tcp_accept(&mut self, listener: SocketId) -> Accept<Self::Stream>;
 
-    /// Watches a connection that came in; what it is ready for already comes as an event.
+    /// Watches a connection that came in; what it is ready for already comes as an event. Its stream may begin with what
+    /// the host says of the client, of which no event tells.
     ///
     /// # Errors
     /// [`HostError::Exhausted`]; the connection is reset.

@@ -13,6 +13,7 @@ mod lab;
 mod loss;
 mod names;
 mod path_mtu;
+mod proxy_protocol;
 mod published;
 mod published_udp;
 mod slirp4netns;

@@ -20,8 +20,10 @@ const DOWN: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct PublishArgs {
-    /// Ports of the host, and of the container that they lead to; without IP all the host's addresses; 0 is any free port
-    #[arg(value_name = "[IP:]HOSTPORT[-END]:[NAME:]PORT[-END][/udp]", value_parser = PortWish::parse)]
+    /// Ports of the host, and of the container that they lead to; without IP on all the host's addresses, with IFACE only
+    /// through that interface; 0 is any free port; with +proxy the server is told who its clients are (PROXY protocol,
+    /// version 2)
+    #[arg(value_name = "[IP:|IFACE:]HOSTPORT[-END]:[NAME:]PORT[-END][/udp|/tcp+proxy]", value_parser = PortWish::parse)]
     ports: PortWish,
     /// The network [default: the only one there is, or the one called default]
     #[arg(short, long, value_name = "NAME")]

@@ -90,8 +90,8 @@ impl Listed for Publication {
             table.row([
                 publication.id.to_string(),
                 publication.network.clone(),
-                publication.transport.to_string(),
-                publication.host.to_string(),
+                format!("{}{}", publication.transport, if publication.proxy { "+proxy" } else { "" }),
+                publication.end().to_string(),
                 or_nothing(publication.container.as_ref()),
                 publication.target.to_string(),
             ]);

@@ -167,6 +167,8 @@ fn snapshot() -> Snapshot {
         network: "default".to_owned(),
         transport: Transport::Tcp,
         host: "127.0.0.1:80".parse().unwrap(),
+        interface: None,
+        proxy: false,
         container: None,
         target: "192.0.2.1:80".parse().unwrap(),
     };

@@ -94,7 +94,9 @@ impl Network {
             id,
             network: self.name.to_string(),
             transport: claim.transport().into(),
-            host: claim.host(),
+            host: claim.host().at,
+            interface: claim.host().interface.clone(),
+            proxy: claim.tells_clients(),
             container: Some(name.to_string()),
             target,
         };

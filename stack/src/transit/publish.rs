@@ -37,7 +37,7 @@ pub struct PublishedPort {
     pub outside: Family,
     /// The container's end.
     pub target: SocketAddr,
-    /// The host's end is on its loopback, from which nothing leaves the host.
+    /// From the host's end not everybody is reached: it is on the host's loopback, or on one of its interfaces.
     pub is_local: bool,
 }
 

@@ -36,6 +36,29 @@ fn every_form_of_a_published_tcp_port_leads_where_it_says() {
 }
 
 #[test]
+fn a_port_of_one_interface_is_for_its_clients_only() {
+    let daemon = Daemon::up(Lab::new(), &(fixed_network(1) + r#"publish = ["out0:8080:web:80/tcp+proxy"]"#));
+    let (web, dns) = (daemon.attached("--name web -p out0:8081:80"), daemon.attached("--name dns"));
+    let _servers = (serve(&web), dns.serve(&datagrams("serve 53"), 53));
+    let made = daemon.command("publish out0:5353:dns:53/udp");
+    assert!(made.text().contains("udp        0.0.0.0%out0:5353  dns"), "{made:?}");
+    for (at, to, client) in [
+        ("203.0.113.1", "203.0.113.1", "::ffff:203.0.113.2"),
+        ("2001:db8:1::1", "[2001:db8:1::1]", "2001:db8:1::2"),
+    ] {
+        assert_eq!(daemon.lab.on_server(&format!("{CLIENT}{to}:8081/ip")).text(), client);
+        let asked = daemon.lab.on_server(&datagrams(&format!("ask {at} 5353 7777 hello")));
+        assert!(asked.text().starts_with(&format!("{at} 5353 ")), "{asked:?}");
+    }
+    assert_eq!(daemon.lab.on_host(&format!("{CLIENT}127.0.0.1:8081/ip")).status, Some(7));
+    let listed = daemon.command("ports").text().to_owned();
+    assert!(listed.contains("tcp+proxy  [::%out0]:8080") && listed.contains("0.0.0.0%out0:8081"), "{listed}");
+    let refused = daemon.command("publish none0:8082:web:80");
+    assert_eq!(refused.status, Some(2), "{refused:?}");
+    assert!(refused.stderr.contains("the host has no interface none0"), "{refused:?}");
+}
+
+#[test]
 fn a_published_udp_port_shows_the_server_its_clients() {
     let networks = fixed_network(1) + r#"publish = ["5353:dns:53/udp"]"#;
     let daemon = Daemon::up(Lab::new(), &networks);

@@ -253,6 +253,8 @@ fn publication(transport: Transport) -> Publication {
         network: "default".to_owned(),
         transport,
         host: ([127, 0, 0, 1], 8080).into(),
+        interface: Some("lo".to_owned()),
+        proxy: true,
         container: Some("web".to_owned()),
         target: ([192, 0, 2, 10], 80).into(),
     }

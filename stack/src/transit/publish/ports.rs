@@ -66,7 +66,7 @@ impl Ports {
         let key = Key { internal: port.target, outside: port.outside };
         // Looked up before anything is sent there.
         let id = self.sockets.add(Endpoint::new(key, socket, EthernetAddress::default()), port.target);
-        // From the host's loopback nothing reaches anybody else.
+        // What the container says unasked leaves from where everybody is reached.
         if !port.is_local {
             self.by_key.entry(key).or_default().push(id);
         }

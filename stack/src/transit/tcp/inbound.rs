@@ -98,6 +98,8 @@ impl Relay {
             opened_at: cx.now,
             is_inbound: true,
         };
+        // No event tells of what the host says ahead of its client.
+        flow.download.readable(false);
         flow.send_syn(cx);
         if self.flows.insert(key, flow).is_some() {
             self.settle(cx, id, Fate::Lives);

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Connections that come in: the clients of published ports.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, getsockname};
+use wharf_stack::host::{Accept, Family, StreamRead};
+
+use super::{Slot, address_of, proxy};
+
+/// A socket of a published port, made by [`publish`](crate::publish): of TCP it listens.
+#[derive(Debug)]
+pub struct Listener {
+    /// The socket, non-blocking.
+    pub fd: OwnedFd,
+    /// The family of its address and of its clients.
+    pub family: Family,
+    /// It has every address of the host.
+    pub is_wildcard: bool,
+    /// The streams of its clients begin with a header of the PROXY protocol, which says who they are.
+    pub tells_clients: bool,
+}
+
+/// A connection that came in.
+#[derive(Debug)]
+pub struct Stream {
+    pub(super) fd: OwnedFd,
+    pub(super) family: Family,
+    /// What is to be read before what the client sends.
+    pub(super) ahead: Vec<u8>,
+}
+
+impl Stream {
+    /// A client of `listener`; `None` when it is gone.
+    fn of_client(listener: &Slot, fd: OwnedFd, from: SocketAddr) -> Option<Self> {
+        let ahead = match listener.tells_clients {
+            true => proxy::header(from, getsockname(&fd).ok().and_then(address_of)?),
+            false => Vec::new(),
+        };
+        Some(Self { fd, family: listener.family, ahead })
+    }
+}
+
+impl Slot {
+    /// Takes a client from a listener.
+    pub(super) fn accept(&self) -> Accept<Stream> {
+        match rustix::net::acceptfrom_with(&self.fd, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok((fd, from)) => {
+                let client = from.and_then(address_of).and_then(|from| {
+                    Some(Accept::Client { stream: Stream::of_client(self, fd, from)?, from })
+                });
+                client.unwrap_or(Accept::Gone)
+            }
+            Err(Errno::AGAIN) => Accept::Blocked,
+            // accept(2): "Linux accept() (and accept4()) passes already-pending network errors on the new socket as an
+            // error code from accept()."
+            Err(
+                Errno::CONNABORTED
+                | Errno::INTR
+                | Errno::NETDOWN
+                | Errno::PROTO
+                | Errno::NOPROTOOPT
+                | Errno::HOSTDOWN
+                | Errno::NONET
+                | Errno::HOSTUNREACH
+                | Errno::OPNOTSUPP
+                | Errno::NETUNREACH,
+            ) => Accept::Gone,
+            // Out of descriptors or memory; anything else must not be tried again at once either.
+            Err(_) => Accept::Exhausted,
+        }
+    }
+
+    /// Reads what is ahead of the stream and, since an event may have told of it already, what follows.
+    pub(super) fn receive_ahead(&mut self, buffer: &mut [u8]) -> StreamRead {
+        let (ahead, rest) = buffer.split_at_mut(self.ahead.len().min(buffer.len()));
+        ahead.copy_from_slice(self.ahead.get(..ahead.len()).unwrap_or_default());
+        self.ahead.drain(..ahead.len());
+        match self.receive(rest) {
+            StreamRead::Data(more) => StreamRead::Data(ahead.len() + more),
+            StreamRead::Blocked | StreamRead::End | StreamRead::Broken => StreamRead::Data(ahead.len()),
+        }
+    }
+}
