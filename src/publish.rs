@@ -12,6 +12,7 @@
 //! UDP what `net.core.rmem_default` holds.
 
 mod end;
+pub mod holder;
 pub(crate) mod wish;
 
 use std::io;
@@ -28,6 +29,7 @@ use wharf_stack::PublishedPort;
 use wharf_stack::host::{Family, Transport};
 
 pub use self::end::{End, Place};
+use self::holder::Holder;
 use crate::host::Listener;
 use crate::sys::socket::{bind_to_interface, report_own_addresses};
 
@@ -59,11 +61,20 @@ impl Request {
         let host = |port: u16| if self.first == 0 { 0 } else { self.first + (port - self.ports.start()) };
         self.ports.clone().map(move |port| (host(port), port))
     }
+
+    /// The host's ends that are asked for by number.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = End> + '_ {
+        let numbers = self.pairs().map(|(port, _)| port).filter(|port| *port != 0);
+        numbers.flat_map(|port| {
+            let (first, second) = self.place.ends(port);
+            [first].into_iter().chain(second)
+        })
+    }
 }
 
 /// A port that could not be published.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot publish {end}{}: {}", suffix(*.transport), why(*.transport, .end, .source))]
+#[error("{}{}", self.problem(), self.hint().map_or_else(String::new, |hint| format!("; {hint}")))]
 pub struct Error {
     /// What should be spoken there.
     pub transport: Transport,
@@ -71,6 +82,36 @@ pub struct Error {
     pub end: End,
     /// What the kernel said.
     pub source: io::Error,
+    /// Who has the port, if that was looked for and found.
+    pub holder: Option<Holder>,
+}
+
+impl Error {
+    /// With who has the port, where this process may see it.
+    #[must_use]
+    pub fn naming_holder(self) -> Self {
+        let holder = self.is_in_use().then(|| Holder::of(self.transport, &self.end)).flatten();
+        Self { holder, ..self }
+    }
+
+    /// Whether somebody else has the port.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        Errno::from_io_error(&self.source) == Some(Errno::ADDRINUSE)
+    }
+
+    /// What cannot be had, and why.
+    pub(crate) fn problem(&self) -> String {
+        let Self { transport, end, source, .. } = self;
+        format!("cannot publish {end}{}: {}", suffix(*transport), why(end, source))
+    }
+
+    /// Who has the port, or what shows it.
+    pub(crate) fn hint(&self) -> Option<String> {
+        let of = if self.transport == Transport::Tcp { 't' } else { 'u' };
+        let shows = || format!("`ss -l{of}np sport = :{}` shows by whom", self.end.at.port());
+        self.is_in_use().then(|| self.holder.as_ref().map_or_else(shows, Holder::hint))
+    }
 }
 
 /// What says that a port is not of TCP.
@@ -81,13 +122,10 @@ const fn suffix(transport: Transport) -> &'static str {
     }
 }
 
-fn why(transport: Transport, end: &End, error: &io::Error) -> String {
+fn why(end: &End, error: &io::Error) -> String {
     let port = end.at.port();
-    let of = if transport == Transport::Tcp { 't' } else { 'u' };
     match (Errno::from_io_error(error), &end.interface) {
-        (Some(Errno::ADDRINUSE), _) => {
-            format!("the port is in use; `ss -l{of}np sport = :{port}` shows by whom")
-        }
+        (Some(Errno::ADDRINUSE), _) => "the port is in use".to_owned(),
         (Some(Errno::NODEV), Some(interface)) => {
             format!("the host has no interface {interface}, nor is that an address")
         }
@@ -154,7 +192,7 @@ impl Bound {
         });
         match bound {
             Ok((socket, at)) => Ok(Self { socket, transport, end: End { at, ..end } }),
-            Err(errno) => Err(Error { transport, end, source: errno.into() }),
+            Err(errno) => Err(Error { transport, end, source: errno.into(), holder: None }),
         }
     }
 
@@ -319,6 +357,15 @@ mod tests {
     }
 
     #[test]
+    fn who_has_a_port_is_named() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let error = bind(&[request("127.0.0.1", port, 80..=80)]).unwrap_err().naming_holder().to_string();
+        let ourselves = format!("(process {}) has it", std::process::id());
+        assert!(error.contains("the port is in use; ") && error.ends_with(&ourselves), "{error}");
+    }
+
+    #[test]
     fn a_udp_port_is_nobody_elses_while_it_is_published() {
         let wish = Request { transport: Transport::Udp, ..request("127.0.0.1", 0, 53..=53) };
         let claim = bind(&[wish]).unwrap().remove(0);
@@ -368,6 +415,7 @@ mod tests {
             transport: Transport::Tcp,
             end: "0.0.0.0:80".parse::<SocketAddr>().unwrap().into(),
             source: Errno::ACCESS.into(),
+            holder: None,
         }
         .to_string();
         assert!(error.contains("net.ipv4.ip_unprivileged_port_start=80"), "{error}");

@@ -221,7 +221,7 @@ fn serve_here(
     init: Pid,
     channel: Channel,
 ) -> Result<Outcome, Error> {
-    let claims = publish::bind(&options.publish)?;
+    let claims = publish::bind(&options.publish).map_err(publish::Error::naming_holder)?;
     if tracing::enabled!(tracing::Level::INFO) {
         say_degraded();
     }

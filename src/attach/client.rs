@@ -10,10 +10,16 @@ use crate::channel::Channel;
 use crate::control::attach::{Answer, Handed, Request};
 use crate::control::model::Port;
 use crate::control::network::{AttachRequest, Offer};
+use crate::control::spec::Text;
+use crate::publish::{self, holder};
 
 /// Somebody who has an offer. Dropping it gives the offer back.
 #[derive(Debug)]
-pub struct Client(Channel);
+pub struct Client {
+    daemon: Channel,
+    /// The ports that are wished for.
+    wishes: Vec<publish::Request>,
+}
 
 impl Client {
     /// Asks the daemon that listens at `socket` for a name and addresses.
@@ -23,8 +29,9 @@ impl Client {
     pub fn ask(socket: &Path, request: AttachRequest) -> Result<(Self, Offer), Error> {
         let daemon = Channel::connect(socket)
             .map_err(|source| Error::NoDaemon { socket: socket.to_owned(), source })?;
+        let wishes = request.publish.iter().map(|Text(wish)| wish.request.clone()).collect();
         match say(&daemon, &Request::Offer(Box::new(request)), &[])? {
-            Answer::Offer(offer) => Ok((Self(daemon), *offer)),
+            Answer::Offer(offer) => Ok((Self { daemon, wishes }, *offer)),
             _ => Err(Error::Misunderstood),
         }
     }
@@ -40,9 +47,11 @@ impl Client {
         life: Option<&OwnedFd>,
     ) -> Result<Port, Error> {
         let fds: Vec<BorrowedFd<'_>> = queues.iter().chain(life).map(OwnedFd::as_fd).collect();
-        match say(&self.0, &Request::Device(device), &fds)? {
-            Answer::Attached(port) => Ok(*port),
-            _ => Err(Error::Misunderstood),
+        match say(&self.daemon, &Request::Device(device), &fds) {
+            Ok(Answer::Attached(port)) => Ok(*port),
+            Ok(_) => Err(Error::Misunderstood),
+            Err(Error::Refused(refusal)) => Err(Error::Refused(holder::named(refusal, &self.wishes))),
+            Err(error) => Err(error),
         }
     }
 }

@@ -19,11 +19,11 @@ use super::error::{Code, Error};
 use super::events::Events;
 use super::model::{self, EventKind, Mode, PortKind, Reloaded};
 use super::network::{AttachRequest, Detached, Network, Offer, Origin, Surroundings};
-use super::spec::{File, Name, NetworkSpec, PortWish, Value as _};
+use super::spec::{File, Name, NetworkSpec, PortWish, Text, Value as _};
 use super::state::State;
 use crate::dataplane::{Notice, Notify};
 use crate::port::Device;
-use crate::publish::Claim;
+use crate::publish::{Claim, End, Request};
 
 /// The network that is meant when none is named and there are several.
 const DEFAULT_NETWORK: &str = "default";
@@ -90,6 +90,26 @@ impl Inner {
         let mut around = self.around.clone();
         around.taken.extend(self.networks.values().filter_map(Network::ipv4).collect::<Vec<Ipv4Cidr>>());
         around
+    }
+
+    /// A refusal of these ports with the publication that has one of them, if it is that.
+    fn naming_publication(&self, refusal: Error, wishes: &[Request]) -> Error {
+        let published = |wish: &Request| {
+            let (transport, mut ends) = (wish.transport.into(), wish.ends());
+            let is_meant = |publication: &model::Publication, end: &End| {
+                publication.transport == transport && publication.end().meets(end)
+            };
+            let all = || self.networks.values().flat_map(Network::publications);
+            ends.find_map(|end| all().find(|publication| is_meant(publication, &end)))
+        };
+        match wishes.iter().filter(|_| refusal.code == Code::InUse).find_map(published) {
+            None => refusal,
+            Some(model::Publication { id, network, container, .. }) => {
+                let whose = container.map_or_else(String::new, |name| format!(" for {name}"));
+                let hint = format!("network {network} has it published{whose}: number {id} of `wharf ports`");
+                Error { code: Code::Exists, ..refusal }.hint(hint)
+            }
+        }
     }
 
     fn save(&self, name: &Name) {
@@ -349,7 +369,10 @@ impl Registry {
         let Inner { networks, next_id, .. } = &mut *inner;
         let network =
             networks.get_mut(&name).ok_or_else(|| Error::not_found(format!("there is no network {name}")))?;
-        let port = network.attach(request, kind, queues, leash, next_id)?;
+        let wishes: Vec<_> = request.publish.iter().map(|Text(wish)| wish.request.clone()).collect();
+        let port = network
+            .attach(request, kind, queues, leash, next_id)
+            .map_err(|refusal| inner.naming_publication(refusal, &wishes))?;
         inner.save(&name);
         let addresses = port.ipv4.map(Into::into).into_iter().chain(port.ipv6.map(Into::into)).collect();
         let kind = EventKind::Attach { name: port.name.clone(), mac: port.mac.clone(), addresses };
@@ -468,7 +491,9 @@ impl Registry {
         inner.network(&name)?;
         let Inner { networks, next_id, .. } = &mut *inner;
         let Some(network) = networks.get_mut(&name) else { return Ok(Vec::new()) };
-        let made = network.publish(&wish, &Origin::Api, next_id)?;
+        let made = network
+            .publish(&wish, &Origin::Api, next_id)
+            .map_err(|refusal| inner.naming_publication(refusal, &[wish.request]))?;
         inner.save(&name);
         for publication in &made {
             self.events.tell(name.as_str(), EventKind::Publish(publication.clone()));

@@ -10,9 +10,10 @@ use tokio::time::timeout;
 
 use super::list::Listed as _;
 use super::{Failure, OutputArgs, WhomArgs, print_line, show};
-use crate::control::client::Target;
+use crate::control::client::{Error, Target};
 use crate::control::model::{Info, Publication, PublishRequest, Reloaded};
 use crate::control::spec::{PortWish, Value as _};
+use crate::publish::holder;
 use crate::sys::readiness;
 
 /// How long a daemon that ends is waited for.
@@ -56,7 +57,10 @@ pub(in crate::cli) struct DetachArgs {
 pub(super) async fn publish(args: PublishArgs) -> Result<(), Failure> {
     let client = args.output.whom.client().await?;
     let request = PublishRequest { network: args.network, ports: args.ports.text };
-    let answer = client.post(&Target::new(Publication::PATH), &request).await?;
+    let answer = match client.post(&Target::new(Publication::PATH), &request).await {
+        Err(Error::Refused(refusal)) => Err(holder::named(refusal, &[args.ports.request]).into()),
+        answer => answer,
+    }?;
     if args.output.json {
         print_line(&answer)
     } else {

@@ -33,7 +33,7 @@ impl Network {
             return Err(Error::new(Code::Forbidden, message));
         }
         let name = self.published_name(wish)?;
-        let claims = publish::bind(std::slice::from_ref(&wish.request)).map_err(|error| in_use(&error))?;
+        let claims = publish::bind(std::slice::from_ref(&wish.request)).map_err(|error| refusal(&error))?;
         self.publish_claims(claims, &name, &wish.text, origin, next_id)
     }
 
@@ -163,11 +163,11 @@ impl Network {
     }
 }
 
-fn in_use(error: &publish::Error) -> Error {
+fn refusal(error: &publish::Error) -> Error {
     let code = match error.source.kind() {
         std::io::ErrorKind::AddrInUse => Code::InUse,
         std::io::ErrorKind::PermissionDenied => Code::Forbidden,
         _ => Code::Invalid,
     };
-    Error::new(code, error.to_string())
+    Error { code, message: error.problem(), hint: error.hint() }
 }
