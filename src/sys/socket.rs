@@ -3,8 +3,8 @@
 //! datagrams, segment sizes of streams, interfaces.
 //!
 //! # Sources
-//! socket(7) (`SO_BINDTODEVICE`), ip(7), ipv6(7) (`IP_RECVERR`, `IP_RECVTTL`, `IP_MTU_DISCOVER`, `IP_PKTINFO`), recv(2) (`MSG_ERRQUEUE`), tcp(7)
-//! (`TCP_MAXSEG`), cmsg(3).
+//! ip(7), ipv6(7) (`IP_RECVERR`, `IP_RECVTTL`, `IP_MTU_DISCOVER`, `IP_PKTINFO`), recv(2) (`MSG_ERRQUEUE`), tcp(7)
+//! (`TCP_MAXSEG`), socket(7) (`SO_BINDTODEVICE`), cmsg(3).
 #![allow(unsafe_code, reason = "system calls")]
 #![allow(clippy::cast_possible_truncation, reason = "sizes of small C structures")]
 

@@ -41,7 +41,7 @@ fn a_port_of_one_interface_is_for_its_clients_only() {
     let (web, dns) = (daemon.attached("--name web -p out0:8081:80"), daemon.attached("--name dns"));
     let _servers = (serve(&web), dns.serve(&datagrams("serve 53"), 53));
     let made = daemon.command("publish out0:5353:dns:53/udp");
-    assert!(made.text().contains("udp        0.0.0.0%out0:5353  dns"), "{made:?}");
+    assert!(made.text().contains(" udp       0.0.0.0%out0:5353  dns "), "{made:?}");
     for (at, to, client) in [
         ("203.0.113.1", "203.0.113.1", "::ffff:203.0.113.2"),
         ("2001:db8:1::1", "[2001:db8:1::1]", "2001:db8:1::2"),
@@ -94,15 +94,50 @@ fn ports_lead_to_containers_that_lack_the_clients_family() {
 
 #[test]
 fn a_container_reaches_a_published_port_of_another_and_its_own_through_the_host() {
-    let networks = fixed_network(1) + r#"publish = ["8080:web:80"]"#;
-    let daemon = Daemon::up(Lab::new(), &networks);
-    let (web, other) = (daemon.attached("--name web"), daemon.attached("--name other"));
-    let _server = serve(&web);
-    for (who, container) in [("another", &other), ("itself", &web)] {
-        for to in ["203.0.113.1", "[2001:db8:1::1]"] {
-            assert_eq!(container.says(&format!("{CLIENT}{to}:8080/5 | wc -c")), "5", "{who} at {to}");
+    for workers in [1, 2] {
+        let networks = fixed_network(workers) + r#"publish = ["8080:web:80", "5353:web:53/udp"]"#;
+        let daemon = Daemon::up(Lab::new(), &networks);
+        let (web, other) = (daemon.attached("--name web"), daemon.attached("--name other"));
+        let _servers = (serve(&web), web.serve(&datagrams("serve 53"), 53));
+        for (who, container) in [("another", &other), ("itself", &web)] {
+            for (address, url) in [("203.0.113.1", "203.0.113.1"), ("2001:db8:1::1", "[2001:db8:1::1]")] {
+                let got = container.says(&format!("{CLIENT}{url}:8080/5 | wc -c"));
+                assert_eq!(got, "5", "{who} at {url}, {workers} workers");
+                // From one address of the host to another that may be the same: the server sees the host.
+                let seen = container.says(&datagrams(&format!("ask {address} 5353 0 hello")));
+                let expected = format!("{address} 5353 {address} ");
+                assert!(seen.starts_with(&expected), "{who} at {address}, {workers} workers: {seen}");
+            }
         }
     }
+}
+
+#[test]
+fn whoever_has_a_port_is_named_and_of_a_range_nothing_stays() {
+    let daemon = Daemon::up(Lab::new(), &fixed_network(1));
+    let _web = daemon.attached("--name web -p 127.0.0.1:8080:80");
+    let listen = "exec socat TCP4-LISTEN:8092,bind=127.0.0.1 -";
+    let _somebody = Running::start(&mut daemon.lab.lasting_user_command(listen));
+    let listens = "ss -Htln 'sport = :8092' | grep -q .";
+    eventually("somebody listens", || daemon.lab.on_host(listens).status == Some(0));
+    let by_socat = "cannot publish 127.0.0.1:8092: the port is in use; socat (process ";
+    let container = Container::new(&daemon.lab);
+    for (refused, status, why) in [
+        (
+            daemon.command("publish 127.0.0.1:8080:web:81"),
+            4,
+            "the port is in use; network default has it published for web: number 1 of",
+        ),
+        (daemon.command("publish 127.0.0.1:8090-8093:web:80-83"), 4, by_socat),
+        (daemon.attach(container.pid(), "-p 127.0.0.1:8090-8093:80-83"), 4, by_socat),
+        (daemon.lab.inside(&["-p", "127.0.0.1:8090-8093:80-83"], "true"), 125, by_socat),
+    ] {
+        assert_eq!(refused.status, Some(status), "{refused:?}");
+        assert!(refused.stderr.contains(why), "{refused:?}");
+    }
+    let published = daemon.command("ports");
+    assert_eq!(published.text().lines().count(), 2, "{published:?}");
+    assert_eq!(daemon.lab.on_host("ss -Htln 'sport >= :8090 and sport <= :8093'").text().lines().count(), 1);
 }
 
 #[test]
