@@ -399,6 +399,32 @@ fn an_accepted_client_is_adopted_with_what_it_has_said_or_reset() {
     assert_eq!(client.read(&mut buffer).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
 }
 
+/// The edge that told of what the client has said is gone when the header is read: both come together.
+#[test]
+fn a_header_of_the_proxy_protocol_is_read_in_any_portions_and_with_what_follows() {
+    own_network();
+    let listener = TcpListener::bind("127.0.0.1:4012").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let mut sockets = sockets();
+    let listener =
+        Listener { fd: listener.into(), family: Family::V4, is_wildcard: false, tells_clients: true };
+    let listener = sockets.tcp_listen(token(Owner::Listener), listener).unwrap();
+    let mut client = TcpStream::connect("127.0.0.1:4012").unwrap();
+    client.write_all(b"hello").unwrap();
+    let stream = match sockets.tcp_accept(listener) {
+        Accept::Client { stream, .. } => stream,
+        other => panic!("{other:?}"),
+    };
+    let socket = sockets.tcp_adopt(token(Owner::Tcp), stream).unwrap();
+    let mut buffer = [0; 64];
+    assert_eq!(sockets.tcp_recv(socket, &mut buffer[..10]), StreamRead::Data(10));
+    assert_eq!(sockets.tcp_recv(socket, &mut buffer[10..]), StreamRead::Data(18 + 5));
+    let port = client.local_addr().unwrap().port().to_be_bytes();
+    assert_eq!(buffer[12..24], [0x21, 0x11, 0, 12, 127, 0, 0, 1, 127, 0, 0, 1]);
+    assert_eq!((&buffer[24..26], &buffer[28..33]), (&port[..], &b"hello"[..]));
+    assert_eq!(sockets.tcp_recv(socket, &mut buffer), StreamRead::Blocked);
+}
+
 /// Why a published UDP port answers from the address that was spoken to.
 #[test]
 fn a_datagram_says_which_of_our_addresses_it_came_to_and_another_leaves_from_there() {
