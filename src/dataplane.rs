@@ -14,6 +14,8 @@ pub mod exchange;
 mod idle;
 mod mailbox;
 pub mod remarks;
+#[cfg(test)]
+mod tests;
 pub mod worker;
 
 use std::fmt;
@@ -30,9 +32,10 @@ use self::driver::Driver;
 use self::exchange::Exchange;
 use self::idle::Clock;
 pub use self::idle::PollMode;
-use self::mailbox::{Bell, Mailbox};
+use self::mailbox::Mailbox;
 use self::remarks::Remarks;
 use self::worker::Worker;
+use crate::bell::Bell;
 use crate::host::{Sockets, Ways};
 use crate::port::Device;
 use crate::publish::Publication;
@@ -82,7 +85,7 @@ pub enum Notice {
 pub struct Running {
     threads: Vec<Thread>,
     ownership: Arc<Ownership>,
-    /// Counts ports with a single queue, which the workers read in turn.
+    /// Counts ports with a single queue, which go to the workers in turn.
     single_queues: AtomicUsize,
 }
 
@@ -108,7 +111,7 @@ impl Running {
     }
 
     /// Attaches a port by the queues of its device. Of a device with one queue, one worker reads, and the others write to
-    /// it. A port that is not alone on its network has a policy: see [`wharf_switch::policy`].
+    /// it or hand their frames over. A port that is not alone on its network has a policy: see [`wharf_switch::policy`].
     ///
     /// # Errors
     /// The switch is full, a queue cannot be watched, or the device has another number of queues than one or
@@ -134,7 +137,7 @@ impl Running {
     fn one_for_each(&self, mut queues: Vec<Device>) -> io::Result<Vec<Device>> {
         if queues.len() == 1
             && self.workers() > 1
-            && let Some(queue) = queues.pop()
+            && let Some(mut queue) = queues.pop()
         {
             let reader = self.single_queues.fetch_add(1, Ordering::Relaxed) % self.workers();
             for _ in 1..self.workers() {

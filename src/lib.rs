@@ -7,6 +7,7 @@
 #![deny(unsafe_code)]
 
 pub mod attach;
+mod bell;
 mod channel;
 pub mod cli;
 pub mod compat;

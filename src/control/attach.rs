@@ -26,18 +26,18 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl, inotify};
-use rustix::net::{SocketFlags, accept_with, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with, sockopt};
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::error::{Code, Error};
+use super::error::Error;
 use super::model::{Port, PortKind};
 use super::network::{AttachRequest, Offer};
 use super::registry::Registry;
 use super::spec::Name;
 use crate::channel::Channel;
-use crate::port::{Device, Tap};
+use crate::port::{Device, Stream, Tap};
 use crate::sys::readiness::watch;
 
 /// Connections at once.
@@ -194,7 +194,7 @@ impl Connection {
         };
         request.interface.clone_from(&handed.interface);
         let life = if handed.life == Life::Device { None } else { fds.pop() };
-        let devices = devices(&handed, fds);
+        let devices = devices(&handed, fds, offer.mtu);
         let (leash, off_the_leash) = oneshot::channel();
         let attached = match devices {
             Ok(devices) => {
@@ -228,8 +228,8 @@ impl Connection {
     }
 }
 
-/// The device behind these descriptors.
-fn devices(handed: &Handed, queues: Vec<OwnedFd>) -> Result<Vec<Device>, Error> {
+/// The device behind these descriptors, for a link whose packets have at most `mtu_bytes`.
+fn devices(handed: &Handed, mut queues: Vec<OwnedFd>, mtu_bytes: usize) -> Result<Vec<Device>, Error> {
     if queues.is_empty() {
         return Err(Error::invalid("a device without a descriptor"));
     }
@@ -247,8 +247,16 @@ fn devices(handed: &Handed, queues: Vec<OwnedFd>) -> Result<Vec<Device>, Error> 
             };
             Ok(queues.into_iter().map(|queue| Device::Tap(Tap::new(queue, offloads))).collect())
         }
-        PortKind::Stream => Err(Error::new(Code::Unsupported, "stream sockets cannot be attached yet")),
+        PortKind::Stream => match (queues.pop(), queues.is_empty()) {
+            (Some(socket), true) if is_stream(&socket) => Ok(vec![Stream::new(socket, mtu_bytes).into()]),
+            _ => Err(Error::invalid("a stream is one connected unix socket of that type")),
+        },
     }
+}
+
+fn is_stream(socket: &OwnedFd) -> bool {
+    sockopt::socket_domain(socket) == Ok(AddressFamily::UNIX)
+        && sockopt::socket_type(socket) == Ok(SocketType::STREAM)
 }
 
 /// A container whose end is waited for.

@@ -12,10 +12,11 @@ use wharf_switch::{Duration, Fdb, Instant, Policy, Pool, PortId};
 
 use super::exchange::Exchange;
 use super::idle::{Clock, Spin};
-use super::mailbox::{Bell, Order};
+use super::mailbox::Order;
 use super::remarks::Remarks;
 use super::worker::Worker;
 use super::{LiveWorker, Notice, Notify, Options};
+use crate::bell::Bell;
 use crate::host::{Sockets, Stream};
 use crate::port::Device;
 
@@ -98,20 +99,20 @@ impl Driver {
     /// Has the kernel tell of a port, or takes it out again.
     fn watch(&mut self, id: PortId) -> io::Result<()> {
         let place = id.index as usize;
-        let data = epoll::EventData::new_u64(FIRST_PORT + u64::from(id.index));
-        let Some(port) = self.worker.switch.port(id) else { return Ok(()) };
-        let Some(events) = port.events() else { return Ok(()) };
-        if let Err(errno) = epoll::add(self.worker.host.epoll(), port, data, events) {
-            self.worker.detach(id);
-            return Err(errno.into());
-        }
         if self.ports.len() <= place {
             self.ports.resize(place + 1, None);
         }
         if let Some(watched) = self.ports.get_mut(place) {
             *watched = Some(id);
         }
-        Ok(())
+        let Some(port) = self.worker.switch.port(id) else { return Ok(()) };
+        let data = epoll::EventData::new_u64(FIRST_PORT + u64::from(id.index));
+        let epoll = self.worker.host.epoll();
+        let added = port.watched().try_for_each(|(fd, events)| epoll::add(epoll, fd, data, events));
+        if added.is_err() {
+            self.detach(id);
+        }
+        Ok(added?)
     }
 
     pub(super) fn detach(&mut self, id: PortId) -> Option<Device> {
@@ -122,9 +123,9 @@ impl Driver {
 
     /// Stops watching a port that is detached. Its descriptor may have a copy elsewhere, so that closing it is not enough.
     fn forget(&mut self, id: PortId, port: &Device) {
-        if port.events().is_some() {
+        for (fd, _) in port.watched() {
             // Fails for a device that the kernel has taken away.
-            let _ = epoll::delete(self.worker.host.epoll(), port);
+            let _ = epoll::delete(self.worker.host.epoll(), fd);
         }
         if let Some(watched) = self.ports.get_mut(id.index as usize)
             && *watched == Some(id)

@@ -6,15 +6,12 @@
 //! outcome waits for it: the worker never waits for anybody.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use rustix::event::epoll::EventFlags;
-use rustix::event::{EventfdFlags, eventfd};
-
 use super::driver::Driver;
 use super::lost;
+use crate::bell::Bell;
 
 /// Something to be done by a worker.
 pub(super) type Order = Box<dyn FnOnce(&mut Driver) + Send>;
@@ -54,34 +51,5 @@ impl Mailbox {
             let _ = reply.send(order(driver));
         }));
         outcome.recv().map_err(|_| lost())
-    }
-}
-
-/// Wakes a worker.
-#[derive(Debug)]
-pub(super) struct Bell(OwnedFd);
-
-impl Bell {
-    /// What a worker that waits for it is woken for.
-    pub(super) const EVENTS: EventFlags = EventFlags::IN.union(EventFlags::ET);
-
-    pub(super) fn new() -> io::Result<Self> {
-        Ok(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
-    }
-
-    pub(super) fn ring(&self) {
-        // It can only fail when the count is at its maximum, and then the worker is awake.
-        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
-    }
-
-    /// Heard.
-    pub(super) fn silence(&self) {
-        let _ = rustix::io::read(&self.0, &mut [0; 8]);
-    }
-}
-
-impl AsFd for Bell {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
     }
 }

@@ -12,13 +12,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, recv, send, sockopt};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use wharf_switch::{Frame, Offloads, Port, Received, Sent};
 
-use super::backlog::Backlog;
-
-/// Bytes that the kernel shall take before the backlog is needed, as far as `net.core.wmem_max` goes.
-const SEND_BUFFER: usize = 1 << 20;
+use super::backlog::{Backlog, enlarge_send_buffer};
 
 /// A connected socket.
 #[derive(Debug)]
@@ -31,8 +28,7 @@ impl Messages {
     /// A port on a connected `SOCK_SEQPACKET` socket.
     #[must_use]
     pub fn new(socket: OwnedFd) -> Self {
-        // A smaller one is enough, but slower.
-        let _ = sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER);
+        enlarge_send_buffer(&socket);
         Self { socket, backlog: Backlog::default() }
     }
 

@@ -53,7 +53,7 @@ pub(super) fn attach(options: &Options) -> Result<Option<Guest>, Failure> {
         Target::Bess(path) => {
             let Some(socket) = bess::accept(path, options.exit.as_ref())? else { return Ok(None) };
             let life = Some(socket.try_clone().failed("dup")?);
-            return Ok(Some(Guest { device: Device::Messages(Messages::new(socket)), reset: None, life }));
+            return Ok(Some(Guest { device: Messages::new(socket).into(), reset: None, life }));
         }
         Target::Tap(queue) => inherited(queue)?,
         Target::Pid(pid) => {

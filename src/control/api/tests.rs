@@ -39,7 +39,7 @@ fn attach_web(registry: &Registry) -> OwnedFd {
     registry.offer(&mut request).unwrap();
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let (ours, cable) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
-    let queues = vec![Device::Messages(Messages::new(ours))];
+    let queues = vec![Device::from(Messages::new(ours))];
     registry.attach(request, PortKind::Stream, queues, oneshot::channel().0).unwrap();
     cable
 }
