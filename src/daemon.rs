@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, flock};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+use rustix::net::SocketType;
 use rustix::process::Resource;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -213,20 +213,11 @@ impl Doors {
     }
 }
 
-/// A socket that only this user may connect to.
 fn listening(directory: &Path, name: &str, kind: SocketType) -> Result<OwnedFd, Error> {
     let path = directory.join(name);
-    let open = || {
-        // A daemon that was killed has left it; whoever runs holds the lock.
-        let _ = std::fs::remove_file(&path);
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::UNIX, kind, flags, None)?;
-        rustix::fs::fchmod(&socket, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
-        bind(&socket, &SocketAddrUnix::new(&path)?)?;
-        listen(&socket, BACKLOG)?;
-        Ok(socket)
-    };
-    open().map_err(|errno: rustix::io::Errno| errno).doing(format!("listening at {}", path.display()))
+    // A daemon that was killed has left it; whoever runs holds the lock.
+    let _ = std::fs::remove_file(&path);
+    runtime_dir::listen(&path, kind, BACKLOG).doing(format!("listening at {}", path.display()))
 }
 
 /// Serves until a signal or a client ends it.

@@ -196,6 +196,7 @@ fn serve(
                 kind: kind.into(),
                 uso: offloads.uso,
                 vnet_header: true,
+                is_borrowed: false,
                 interface: Some(INTERFACE.to_owned()),
                 life: Life::Process,
             };

@@ -36,7 +36,12 @@ impl Client {
         }
     }
 
-    /// Hands the device over that was made for the offer.
+    /// What hangs up when the daemon does.
+    pub(super) fn connection(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// Hands the device over that was opened for the offer.
     ///
     /// # Errors
     /// The daemon refuses, or is gone.

@@ -42,7 +42,18 @@ pub enum Error {
         /// Who owns its namespace.
         owner: String,
     },
-    /// The interface cannot be made.
+    /// A virtual machine cannot be waited for.
+    #[error("listening at {path}: {source}")]
+    Listening {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Waiting was ended by a signal.
+    #[error("ended by signal {0} before a virtual machine came")]
+    Interrupted(i32),
+    /// The interface cannot be opened.
     #[error("{step}: {text}")]
     Interface {
         /// What was to be done.
@@ -57,10 +68,13 @@ impl Error {
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         let code = match self {
+            Self::Interrupted(signal) => return u8::try_from(128 + signal).unwrap_or(u8::MAX),
             Self::Refused(refusal) => refusal.code,
             Self::NoTarget { .. } | Self::NoDaemon { .. } => Code::NotFound,
             Self::NotOurs { .. } => Code::Forbidden,
-            Self::Daemon(_) | Self::Misunderstood | Self::Interface { .. } => Code::Internal,
+            Self::Daemon(_) | Self::Misunderstood | Self::Listening { .. } | Self::Interface { .. } => {
+                Code::Internal
+            }
         };
         code.exit_status()
     }

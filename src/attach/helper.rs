@@ -1,49 +1,35 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The helper that joins the namespace, makes the interface there, and is gone.
+//! The helper that joins a namespace, does something there, and is gone.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::process::{Signal, WaitOptions, set_parent_process_death_signal, waitpid};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Options};
+use super::{Error, Target};
 use crate::channel::Channel;
-use crate::doctor::advice;
-use crate::netns::{self, Device, DeviceKind, INTERFACE, Interface, Netlink, Wanted};
-use crate::port::Tap;
+use crate::netns;
 use crate::sys::namespace;
 use crate::sys::process::{Cloned, exit_now, fork};
 use crate::sys::signal::default_child_signal;
 
-/// Interfaces that a name is looked for among.
-const MAX_INTERFACES: u32 = 1000;
-
 /// What the helper says, once.
 #[derive(Debug, Serialize, Deserialize)]
-enum Said {
-    Made { interface: String, device: DeviceKind, takes_uso: bool, warnings: Vec<String> },
+enum Said<T> {
+    Done(T),
     NotOurs { owner: Option<u32> },
     Failed { step: String, text: String },
 }
 
-/// An interface that was made.
-pub(super) struct Made {
-    pub(super) interface: String,
-    pub(super) device: DeviceKind,
-    pub(super) takes_uso: bool,
-    pub(super) queues: Vec<OwnedFd>,
-    pub(super) warnings: Vec<String>,
-}
-
-/// Makes the interface.
-pub(super) fn make(
-    options: &Options,
+/// Does `work` in the network namespace of `target`. Returns what it told, with the descriptors that it opened.
+pub(super) fn in_namespace<T: Serialize + DeserializeOwned>(
+    target: &Target,
     netns: &OwnedFd,
-    interface: Interface,
-    queues: usize,
-) -> Result<Made, Error> {
+    work: impl FnOnce() -> Result<(T, Vec<OwnedFd>), netns::Failure>,
+) -> Result<(T, Vec<OwnedFd>), Error> {
     let broken =
         |step: &str, error: &io::Error| Error::Interface { step: step.to_owned(), text: error.to_string() };
     let (ours, theirs) = Channel::pair().map_err(|error| broken("making a socket pair", &error))?;
@@ -52,21 +38,19 @@ pub(super) fn make(
         Cloned::Parent(child) => child,
         Cloned::Child => {
             drop(ours);
-            let (said, queues) = in_namespace(options, netns, &interface, queues);
-            let fds: Vec<BorrowedFd<'_>> = queues.iter().map(OwnedFd::as_fd).collect();
+            let (said, opened) = joined(netns, work);
+            let fds: Vec<BorrowedFd<'_>> = opened.iter().map(OwnedFd::as_fd).collect();
             exit_now(i32::from(theirs.send(&said, &fds).is_err()))
         }
     };
     drop(theirs);
-    let received = ours.receive::<Said>();
+    let received = ours.receive::<Said<T>>();
     // It has said all that it had to say.
     let _ = rustix::io::retry_on_intr(|| waitpid(Some(child), WaitOptions::empty()));
     match received.map_err(|error| broken("listening to the helper", &error))? {
-        Some((Said::Made { interface, device, takes_uso, warnings }, queues)) => {
-            Ok(Made { interface, device, takes_uso, queues, warnings })
-        }
+        Some((Said::Done(told), opened)) => Ok((told, opened)),
         Some((Said::NotOurs { owner }, _)) => Err(Error::NotOurs {
-            what: options.target.to_string(),
+            what: target.to_string(),
             owner: owner.map_or_else(
                 || "its owner is not known here".to_owned(),
                 |uid| format!("its owner is user {uid}"),
@@ -74,26 +58,24 @@ pub(super) fn make(
         }),
         Some((Said::Failed { step, text }, _)) => Err(Error::Interface { step, text }),
         None => Err(Error::Interface {
-            step: "making the interface".to_owned(),
+            step: "opening the interface".to_owned(),
             text: "the helper was killed".to_owned(),
         }),
     }
 }
 
 /// The helper's whole life. What it has opened goes with it.
-fn in_namespace(
-    options: &Options,
+fn joined<T>(
     netns: &OwnedFd,
-    interface: &Interface,
-    queues: usize,
-) -> (Said, Vec<OwnedFd>) {
+    work: impl FnOnce() -> Result<(T, Vec<OwnedFd>), netns::Failure>,
+) -> (Said<T>, Vec<OwnedFd>) {
     // If the parent is gone already, nobody is there to be told.
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
     if let Err(said) = join(netns) {
         return (said, Vec::new());
     }
-    match build(options, interface, queues) {
-        Ok(made) => made,
+    match work() {
+        Ok((told, opened)) => (Said::Done(told), opened),
         Err(failure) => {
             let said = Said::Failed { step: failure.step.to_owned(), text: failure.source.to_string() };
             (said, Vec::new())
@@ -102,7 +84,7 @@ fn in_namespace(
 }
 
 /// Joins the network namespace, with the rights of who owns it.
-fn join(netns: &OwnedFd) -> Result<(), Said> {
+fn join<T>(netns: &OwnedFd) -> Result<(), Said<T>> {
     let enter = |fd: BorrowedFd<'_>, kind| move_into_link_name_space(fd, Some(kind));
     // The kernel knows whose it is. Who is root of that already cannot enter once more, and need not.
     let owner = namespace::owner(netns.as_fd());
@@ -121,53 +103,4 @@ fn join(netns: &OwnedFd) -> Result<(), Said> {
             },
         }),
     }
-}
-
-fn build(
-    options: &Options,
-    interface: &Interface,
-    queues: usize,
-) -> Result<(Said, Vec<OwnedFd>), netns::Failure> {
-    let failed = |step| move |source| netns::Failure { step, source };
-    let name = match &options.interface {
-        Some(name) => name.clone(),
-        None => free_name().map_err(failed("looking for a free name"))?,
-    };
-    let wanted = Wanted {
-        choice: options.device,
-        name: &name,
-        queues,
-        mtu_bytes: interface.mtu_bytes,
-        lasting: false,
-    };
-    let device = Device::open(wanted).map_err(|error| {
-        let text = match error.raw_os_error() {
-            Some(libc::EBUSY | libc::EINVAL | libc::EEXIST) => format!("there is a {name} already"),
-            _ => advice::device(&error, options.device).to_string(),
-        };
-        netns::Failure { step: "making the interface", source: io::Error::other(text) }
-    })?;
-    let takes_uso = match device.kind {
-        DeviceKind::Tap(_) => device.queues.first().and_then(|queue| Tap::negotiate(queue).ok()),
-        DeviceKind::Veth => None,
-    };
-    let mut warnings = netns::configure(&name, interface)?;
-    if let Some(error) = &device.fell_back {
-        warnings.push(format!("a veth pair takes the place of a TAP: {}", advice::tap(error)));
-    }
-    let said = Said::Made {
-        interface: name,
-        device: device.kind,
-        takes_uso: takes_uso.is_some_and(|offloads| offloads.uso),
-        warnings,
-    };
-    Ok((said, device.queues))
-}
-
-/// The first of eth0, eth1, ... that nobody has.
-fn free_name() -> io::Result<String> {
-    let mut netlink = Netlink::open()?;
-    let prefix = INTERFACE.trim_end_matches('0');
-    let mut names = (0..MAX_INTERFACES).map(|number| format!("{prefix}{number}"));
-    names.find(|name| netlink.link_index(name).is_err()).ok_or_else(|| io::Error::other("all are taken"))
 }

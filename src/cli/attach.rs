@@ -1,26 +1,33 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `wharf attach`: its options, and what it says of what it did.
 
+use std::io::{Write as _, stderr, stdout};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use smoltcp::wire::EthernetAddress;
 
-use crate::attach::{self, Done, Options, Target};
-use crate::control::model;
-use crate::control::network::AttachRequest;
+use crate::attach::{self, Device, Done, Existing, New, Options, Target};
+use crate::control::error::Code;
+use crate::control::model::{self, PortKind};
+use crate::control::network::{AttachRequest, Offer};
 use crate::control::runtime_dir::{ATTACH_SOCKET, runtime_dir};
 use crate::control::spec::{ContainerSpec, Name, PortWish, Text, Value as _};
 use crate::netns::DeviceChoice;
+use crate::sys::process::inherited;
 use crate::values;
 
 #[derive(Debug, Args)]
 pub(super) struct AttachArgs {
     /// Whose network namespace: a process id, a path, or a name of `ip netns`
     #[arg(value_name = "PID|PATH|NETNS", value_parser = Target::parse)]
-    target: Target,
+    #[arg(required_unless_present_any = ["stream", "tap_fd"], conflicts_with = "stream")]
+    target: Option<Target>,
+    #[command(flatten)]
+    existing: ExistingArgs,
     /// The network [default: the only one there is, or the one called default]
     #[arg(short, long, value_name = "NAME", value_parser = Name::parse)]
     network: Option<Name>,
@@ -40,7 +47,7 @@ pub(super) struct AttachArgs {
     #[arg(long, value_name = "MAC", value_parser = values::mac)]
     mac: Option<EthernetAddress>,
     /// The interface's name there [default: the first free of eth0, eth1, ...]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "ExistingArgs")]
     ifname: Option<String>,
     /// The VLAN that it is on without tags; the gateway is not on it
     #[arg(long, value_name = "VID")]
@@ -67,10 +74,10 @@ pub(super) struct AttachArgs {
     #[arg(short, long, value_name = "[IP:|IFACE:]HOSTPORT[-END]:PORT[-END][/udp|/tcp+proxy]", value_parser = PortWish::parse)]
     publish: Vec<PortWish>,
     /// The kind of device: auto takes a veth pair where there is no /dev/net/tun
-    #[arg(long, value_name = "KIND", default_value = "auto")]
+    #[arg(long, value_name = "KIND", default_value = "auto", conflicts_with = "ExistingArgs")]
     device: super::run::DeviceArg,
     /// Leave the default route as it is
-    #[arg(long)]
+    #[arg(long, conflicts_with = "ExistingArgs")]
     no_default_route: bool,
     /// Say what was done as JSON
     #[arg(long)]
@@ -78,6 +85,42 @@ pub(super) struct AttachArgs {
     /// The daemon's sockets are in this directory [default: $XDG_RUNTIME_DIR/wharf]
     #[arg(long, value_name = "DIR")]
     runtime_dir: Option<PathBuf>,
+}
+
+/// What is there already, so that no interface is made.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+struct ExistingArgs {
+    /// Wait at a new socket for a virtual machine (QEMU: -netdev stream), which gets its addresses by DHCP and SLAAC
+    #[arg(long, value_name = "SOCKET")]
+    stream: Option<PathBuf>,
+    /// Take a TAP that is open under this number, and configure nothing; may be repeated with its other queues
+    #[arg(long, value_name = "FD")]
+    tap_fd: Vec<RawFd>,
+    /// Take a TAP that is in the namespace, and configure nothing
+    #[arg(long, value_name = "NAME")]
+    tap: Option<String>,
+    /// Take the near end of a veth pair that is in the namespace, and configure nothing
+    #[arg(long, value_name = "NAME")]
+    veth: Option<String>,
+}
+
+impl ExistingArgs {
+    /// The device, unless it is to be made.
+    fn device(self, target: Option<&Target>) -> Result<Option<Device>, String> {
+        if let Some(path) = self.stream {
+            return Ok(Some(Device::Machine(path)));
+        }
+        if !self.tap_fd.is_empty() {
+            let open = |number| {
+                inherited(number).ok_or_else(|| format!("nothing is open under the number {number}"))
+            };
+            let queues = self.tap_fd.into_iter().map(open).collect::<Result<_, _>>()?;
+            return Ok(Some(Device::Opened(queues, target.cloned())));
+        }
+        let existing = self.tap.map(Existing::Tap).or(self.veth.map(Existing::Veth));
+        Ok(existing.zip(target.cloned()).map(|(existing, target)| Device::Existing(target, existing)))
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -104,7 +147,18 @@ impl From<Allowed> for model::Allow {
 }
 
 impl AttachArgs {
-    fn options(self) -> Options {
+    fn options(self) -> Result<Options, String> {
+        // First of all: what is open under a number is the caller's now, and might be ours later.
+        let device = self.existing.device(self.target.as_ref())?;
+        let new = |target| {
+            Device::New(New {
+                target,
+                name: self.ifname,
+                device: DeviceChoice::from(self.device),
+                default_route: !self.no_default_route,
+            })
+        };
+        let device = device.or_else(|| self.target.map(new)).ok_or("there is nothing to be attached")?;
         let container = ContainerSpec {
             ipv4: self.ip,
             ipv6: self.ip6,
@@ -125,20 +179,27 @@ impl AttachArgs {
             publish: self.publish.into_iter().map(Text).collect(),
             ..AttachRequest::default()
         };
-        Options {
-            socket: self.runtime_dir.unwrap_or_else(runtime_dir).join(ATTACH_SOCKET),
-            target: self.target,
-            request,
-            interface: self.ifname,
-            device: DeviceChoice::from(self.device),
-            default_route: !self.no_default_route,
-        }
+        let socket = self.runtime_dir.unwrap_or_else(runtime_dir).join(ATTACH_SOCKET);
+        Ok(Options { socket, device, request })
     }
 }
 
 pub(super) fn main(args: AttachArgs) -> ExitCode {
     let json = args.json;
-    let done = match attach::attach(&args.options()) {
+    let socket = args.existing.stream.clone();
+    let options = match args.options() {
+        Ok(options) => options,
+        Err(error) => {
+            tracing::error!("{error}");
+            return ExitCode::from(Code::Invalid.exit_status());
+        }
+    };
+    let waiting = |offer: &Offer| {
+        let text = describe_waiting(offer, &socket.unwrap_or_default());
+        // Nobody has to read it.
+        let _ = if json { stderr().write_all(text.as_bytes()) } else { stdout().write_all(text.as_bytes()) };
+    };
+    let done = match attach::attach(&options, waiting) {
         Ok(done) => done,
         Err(error) => {
             tracing::error!("{error}");
@@ -150,28 +211,46 @@ pub(super) fn main(args: AttachArgs) -> ExitCode {
     }
     let text =
         if json { serde_json::to_string(&done.port).unwrap_or_default() + "\n" } else { describe(&done) };
-    // Nobody has to listen.
-    let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
+    let _ = stdout().write_all(text.as_bytes());
     ExitCode::SUCCESS
 }
 
 /// What was done, in words.
 fn describe(Done { port, offer, .. }: &Done) -> String {
-    let mut lines =
-        vec![format!("{} is attached to network {} by {}", port.name, port.network, interface(port))];
-    let mut line = |what: &str, value: Option<String>| {
-        lines.extend(value.map(|value| format!("  {what:<12}{value}")));
-    };
-    line("MAC", Some(port.mac.clone()));
-    let ipv4 = port.ipv4.zip(offer.ipv4_prefix_len).map(|(address, len)| format!("{address}/{len}"));
-    line("IPv4", ipv4);
-    line("IPv6", port.ipv6.map(|address| format!("{address}/64")));
-    line("gateway", offer.ipv4_gateway.map(|gateway| gateway.to_string()));
-    line("nameserver", offer.nameserver.map(|server| server.to_string()));
-    line("found as", offer.search.first().map(|domain| format!("{}.{domain}", port.name)));
-    lines.join("\n") + "\n"
+    let by = port.interface.as_ref().map_or_else(|| port.at.clone(), |name| format!("{name} of {}", port.at));
+    let mut text = format!("{} is attached to network {} by {by}\n", port.name, port.network);
+    if port.kind != PortKind::Stream {
+        text += &describe_addresses(offer);
+    }
+    text
 }
 
-fn interface(port: &model::Port) -> String {
-    port.interface.as_ref().map_or_else(|| port.at.clone(), |name| format!("{name} of {}", port.at))
+/// What a virtual machine is to be started with.
+fn describe_waiting(offer: &Offer, socket: &Path) -> String {
+    let (name, network, socket, mac) =
+        (&offer.name, &offer.network, socket.display(), Text(offer.member.mac));
+    format!(
+        "{name} is waited for at {socket}, and gets by DHCP and SLAAC on network {network}\n{}\
+         QEMU connects with\n  -netdev stream,id={name},server=off,addr.type=unix,addr.path={socket} \
+         -device virtio-net-pci,netdev={name},mac={mac}\n",
+        describe_addresses(offer),
+    )
+}
+
+/// What an interface has, or is to have.
+fn describe_addresses(offer: &Offer) -> String {
+    let mut lines = String::new();
+    let mut line = |what: &str, value: Option<String>| {
+        lines.extend(value.map(|value| format!("  {what:<12}{value}\n")));
+    };
+    let member = &offer.member;
+    line("MAC", Some(Text(member.mac).to_string()));
+    let ipv4 = member.ipv4.zip(offer.ipv4_prefix_len).map(|(address, len)| format!("{address}/{len}"));
+    line("IPv4", ipv4);
+    line("IPv6", member.ipv6.map(|address| format!("{address}/64")));
+    line("MTU", Some(offer.mtu.to_string()));
+    line("gateway", offer.ipv4_gateway.map(|gateway| gateway.to_string()));
+    line("nameserver", offer.nameserver.map(|server| server.to_string()));
+    line("found as", offer.search.first().map(|domain| format!("{}.{domain}", offer.name)));
+    lines
 }

@@ -62,6 +62,8 @@ pub struct Handed {
     pub uso: bool,
     /// Frames have a virtio-net header in front.
     pub vnet_header: bool,
+    /// It may outlive its port, and is to be left without offloads.
+    pub is_borrowed: bool,
     /// The interface's name at the other end.
     pub interface: Option<String>,
     /// What its last descriptor is.
@@ -245,7 +247,8 @@ fn devices(handed: &Handed, mut queues: Vec<OwnedFd>, mtu_bytes: usize) -> Resul
                 true => wharf_switch::Offloads { uso: handed.uso, ..Tap::OFFLOADS },
                 false => wharf_switch::Offloads::NONE,
             };
-            Ok(queues.into_iter().map(|queue| Device::Tap(Tap::new(queue, offloads))).collect())
+            let tap = if handed.is_borrowed { Tap::borrowed } else { Tap::new };
+            Ok(queues.into_iter().map(|queue| Device::Tap(tap(queue, offloads))).collect())
         }
         PortKind::Stream => match (queues.pop(), queues.is_empty()) {
             (Some(socket), true) if is_stream(&socket) => Ok(vec![Stream::new(socket, mtu_bytes).into()]),

@@ -9,7 +9,7 @@ use netlink_packet_core::{
     NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkHeader, LinkMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -46,7 +46,7 @@ impl Netlink {
     /// # Errors
     /// `ENODEV` when there is none.
     pub fn link_index(&mut self, name: &str) -> io::Result<u32> {
-        Ok(self.link(name)?.index)
+        Ok(self.link(name)?.header.index)
     }
 
     /// Whether frames can pass the link `name`.
@@ -54,19 +54,37 @@ impl Netlink {
     /// # Errors
     /// `ENODEV` when there is none.
     pub fn has_carrier(&mut self, name: &str) -> io::Result<bool> {
-        Ok(self.link(name)?.flags.contains(LinkFlags::LowerUp | LinkFlags::Running))
+        Ok(self.link(name)?.header.flags.contains(LinkFlags::LowerUp | LinkFlags::Running))
     }
 
-    fn link(&mut self, name: &str) -> io::Result<LinkHeader> {
+    /// Whether the link `name` is an end of a veth pair.
+    ///
+    /// # Errors
+    /// `ENODEV` when there is none.
+    pub fn is_veth(&mut self, name: &str) -> io::Result<bool> {
+        Ok(self.link(name)?.attributes.iter().any(|attribute| {
+            matches!(attribute, LinkAttribute::LinkInfo(info) if info.contains(&LinkInfo::Kind(InfoKind::Veth)))
+        }))
+    }
+
+    /// Whether the link `name` is up.
+    ///
+    /// # Errors
+    /// `ENODEV` when there is none.
+    pub fn is_up(&mut self, name: &str) -> io::Result<bool> {
+        Ok(self.link(name)?.header.flags.contains(LinkFlags::Up))
+    }
+
+    fn link(&mut self, name: &str) -> io::Result<LinkMessage> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        let mut header = None;
+        let mut found = None;
         self.request(RouteNetlinkMessage::GetLink(message), 0, |answer| {
             if let RouteNetlinkMessage::NewLink(link) = answer {
-                header = Some(link.header);
+                found = Some(link);
             }
         })?;
-        header.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
+        found.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
     }
 
     /// Changes attributes of a link and, if `up`, brings it up.

@@ -14,6 +14,8 @@ use crate::sys::tun;
 pub struct Tap {
     fd: OwnedFd,
     offloads: Offloads,
+    /// The device may outlive us.
+    is_borrowed: bool,
 }
 
 impl Tap {
@@ -33,12 +35,28 @@ impl Tap {
     /// the queue was opened with `IFF_VNET_HDR`.
     #[must_use]
     pub fn new(fd: OwnedFd, offloads: Offloads) -> Self {
-        Self { fd, offloads }
+        Self { fd, offloads, is_borrowed: false }
+    }
+
+    /// A port on a queue of somebody else's TAP, which is left without offloads when the port is dropped: the next program
+    /// that attaches to it would be given unfinished checksums without knowing.
+    #[must_use]
+    pub fn borrowed(fd: OwnedFd, offloads: Offloads) -> Self {
+        Self { fd, offloads, is_borrowed: true }
     }
 
     /// The same queue once more.
     pub(super) fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { fd: self.fd.try_clone()?, offloads: self.offloads })
+        Ok(Self::new(self.fd.try_clone()?, self.offloads))
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        if self.is_borrowed {
+            // Fails when the device is gone.
+            let _ = tun::clear_offloads(&self.fd);
+        }
     }
 }
 

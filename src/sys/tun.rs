@@ -106,6 +106,22 @@ pub fn interface(queue: impl AsFd) -> io::Result<Interface> {
     })
 }
 
+/// The MAC address that the container's side of a TAP has.
+///
+/// # Errors
+/// What the kernel says.
+pub fn mac(queue: impl AsFd) -> io::Result<[u8; 6]> {
+    let mut request = request_for("")?;
+    // SAFETY: SIOCGIFHWADDR writes one ifreq, which is live.
+    check(unsafe {
+        libc::ioctl(queue.as_fd().as_raw_fd(), libc::SIOCGIFHWADDR as libc::Ioctl, &raw mut request)
+    })?;
+    // SAFETY: the kernel has filled the address in.
+    let address = unsafe { request.ifr_ifru.ifru_hwaddr }.sa_data;
+    let [a, b, c, d, e, f, ..] = address.map(|byte| byte.to_ne_bytes()[0]);
+    Ok([a, b, c, d, e, f])
+}
+
 /// Says how long the virtio-net header in front of every frame is: [`VNET_HEADER_LEN`].
 ///
 /// # Errors
