@@ -38,7 +38,7 @@ impl Client {
 
     /// What hangs up when the daemon does.
     pub(super) fn connection(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.daemon.as_fd()
     }
 
     /// Hands the device over that was opened for the offer.

@@ -11,12 +11,14 @@
 //! them. The daemon is confined as it is by default: one that calls what it may not is killed, and the test with it.
 
 mod activated;
+mod adopted;
 mod apart;
 mod churn;
 mod commands;
 mod dhcp;
 mod flow;
 mod forgeries;
+mod machines;
 mod outbound;
 mod published;
 mod reach;

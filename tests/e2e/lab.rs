@@ -67,10 +67,11 @@ pub(crate) fn run(mut command: Command) -> Finished {
 }
 
 /// What the tests use besides the programs of the machine.
-const SCRIPTS: [(&str, &str); 7] = [
+const SCRIPTS: [(&str, &str); 8] = [
     ("datagrams.py", include_str!("datagrams.py")),
     ("frames.py", include_str!("frames.py")),
     ("flow.py", include_str!("flow.py")),
+    ("machine.py", include_str!("machine.py")),
     ("server.py", include_str!("server.py")),
     ("git_server.py", include_str!("git_server.py")),
     ("lease.sh", include_str!("lease.sh")),

@@ -18,7 +18,7 @@ pub(super) fn ask(container: &Container, client: &str) -> String {
     container.says(&script).to_lowercase()
 }
 
-const DHCLIENT: &str =
+pub(super) const DHCLIENT: &str =
     "echo 'request subnet-mask, routers, domain-name-servers, domain-search, interface-mtu;' >conf
      dhclient -1 -cf conf -lf $PWD/leases -pf /mnt/pid -sf $PWD/lease.sh eth0; kill $(cat /mnt/pid) || true";
 pub(super) const UDHCPC: &str = "udhcpc -n -q -i eth0 -O search -O mtu -s $PWD/lease.sh";
