@@ -10,7 +10,8 @@ const LEFT: f64 = 230.0;
 const WIDTH: f64 = 520.0;
 /// Between the names of two contenders.
 const LEGEND: f64 = 135.0;
-const COLOURS: [&str; 7] = ["#b8bcc4", "#1769aa", "#5aa9e6", "#0b3d66", "#c77d3a", "#8a9a5b", "#b5c99a"];
+const COLOURS: [&str; 8] =
+    ["#b8bcc4", "#1769aa", "#5aa9e6", "#0b3d66", "#c77d3a", "#8a9a5b", "#b5c99a", "#7d5ba6"];
 
 /// Draws one group of bars for each throughput row.
 pub(crate) fn draw(report: &Report) -> String {

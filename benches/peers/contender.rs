@@ -28,10 +28,12 @@ pub(crate) enum Kind {
     Pasta,
     /// pasta with large socket buffers in host and server and a small RTO in the container: its fairest configuration.
     PastaTuned,
+    /// A switch between containers, without an outside.
+    Vde,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::None,
         Self::Wharf,
         Self::WharfTwoWorkers,
@@ -39,6 +41,7 @@ impl Kind {
         Self::Slirp4netns,
         Self::Pasta,
         Self::PastaTuned,
+        Self::Vde,
     ];
 
     pub(crate) const fn name(self) -> &'static str {
@@ -50,6 +53,7 @@ impl Kind {
             Self::Slirp4netns => "slirp4netns",
             Self::Pasta => "pasta",
             Self::PastaTuned => "pasta-tuned",
+            Self::Vde => "vde",
         }
     }
 
@@ -58,6 +62,7 @@ impl Kind {
             Self::None | Self::Wharf | Self::WharfTwoWorkers | Self::WharfAsSlirp4netns => return true,
             Self::Slirp4netns => "slirp4netns",
             Self::Pasta | Self::PastaTuned => "pasta",
+            Self::Vde => "vde_plug2tap",
         };
         shell(&format!("command -v {program}")).is_ok()
     }
@@ -71,6 +76,7 @@ impl Kind {
             }
             Self::Slirp4netns => "slirp4netns --version | head -1",
             Self::Pasta | Self::PastaTuned => "pasta --version | head -1",
+            Self::Vde => "vde_switch --version | head -1",
         };
         shell(line).unwrap_or_default().trim().into()
     }
@@ -91,7 +97,7 @@ pub(crate) struct Contender {
 }
 
 /// `ip netns exec HOST setpriv ... WORDS`: an ordinary user on the host.
-fn as_user(lab: &Lab, words: &[&str]) -> Command {
+pub(crate) fn as_user(lab: &Lab, words: &[&str]) -> Command {
     let mut command = Command::new("ip");
     command.args([
         "netns",
@@ -123,8 +129,9 @@ impl Contender {
 
     fn connect(&mut self) -> Result<(), String> {
         let mtu = self.mtu.to_string();
-        let wharf = self.programs.wharf.display().to_string();
+        let wharf = self.wharf();
         match self.kind {
+            Kind::Vde => Ok(()),
             Kind::None => {
                 let mtu = self.mtu;
                 let (host, server) = (&self.lab.host, &self.lab.server);
@@ -175,6 +182,11 @@ impl Contender {
         }
     }
 
+    /// The wharf that is measured.
+    pub(crate) fn wharf(&self) -> String {
+        self.programs.wharf.display().to_string()
+    }
+
     /// The program that takes slirp4netns's arguments.
     fn slirp4netns(&self) -> &str {
         if self.kind == Kind::WharfAsSlirp4netns { &self.programs.as_slirp4netns } else { "slirp4netns" }
@@ -182,19 +194,10 @@ impl Contender {
 
     /// A bare container for peers that want to be given one.
     fn unshare(&mut self) -> Result<(), String> {
-        let child = as_user(&self.lab, &["unshare", "-Urn", "sleep", "1000"])
-            .spawn()
-            .map_err(|error| error.to_string())?;
-        let pid = child.id();
-        self.container = Some(child);
-        self.container_pid = Some(pid);
-        let own = fs::read_link("/proc/self/ns/user").map_err(|error| error.to_string())?;
-        wait_for(|| fs::read_link(format!("/proc/{pid}/ns/user")).ok().filter(|other| *other != own))
-            .map(drop)?;
-        wait_for(|| {
-            fs::read_to_string(format!("/proc/{pid}/comm")).ok().filter(|name| name.trim() == "sleep")
-        })
-        .map(drop)
+        let container = bare_container(&self.lab)?;
+        self.container_pid = Some(container.id());
+        self.container = Some(container);
+        Ok(())
     }
 
     fn wait_for_interface(&self, name: &str) -> Result<(), String> {
@@ -234,7 +237,7 @@ impl Contender {
 
     /// Time from nothing to a command's first instruction in a network that works.
     pub(crate) fn start_up(&self) -> Result<Option<Duration>, String> {
-        let wharf = self.programs.wharf.display().to_string();
+        let wharf = self.wharf();
         let mtu = self.mtu.to_string();
         let words: Vec<&str> = match self.kind {
             Kind::Wharf => vec![&wharf, "run", "-q", "--mtu", &mtu, "--", "true"],
@@ -282,6 +285,17 @@ impl Contender {
     }
 }
 
+/// A process of an ordinary user's in user and network namespaces of its own, without a network.
+pub(crate) fn bare_container(lab: &Lab) -> Result<Child, String> {
+    let container =
+        as_user(lab, &["unshare", "-Urn", "sleep", "1000"]).spawn().map_err(|error| error.to_string())?;
+    let pid = container.id();
+    let own = fs::read_link("/proc/self/ns/user").map_err(|error| error.to_string())?;
+    wait_for(|| fs::read_link(format!("/proc/{pid}/ns/user")).ok().filter(|other| *other != own))?;
+    wait_for(|| fs::read_to_string(format!("/proc/{pid}/comm")).ok().filter(|name| name.trim() == "sleep"))?;
+    Ok(container)
+}
+
 /// What is measured of this tree.
 #[derive(Clone, Debug)]
 pub(crate) struct Programs {
@@ -301,7 +315,7 @@ fn grandchild(helper: u32) -> Option<u32> {
     (name.trim() == "sleep").then_some(command)
 }
 
-fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> Result<T, String> {
+pub(crate) fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> Result<T, String> {
     let end = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look() {

@@ -3,16 +3,18 @@
 //!
 //! # How it works
 //! Every contender gets fresh namespaces for every repeat and MTU, and contenders alternate, so that drift of the
-//! machine hits all of them alike. "none" is the limit: the same two namespaces without a user stack between them. The
+//! machine hits all of them alike. "none" is the limit: the same two namespaces without a user stack between them, and
+//! between two containers a kernel bridge. The
 //! table gives medians with minimum and maximum, and each contender's ratio to the limit.
 //!
-//! Needs root (for namespaces) and slirp4netns, pasta, iperf3; a missing peer is said and left out. Wharf itself and
+//! Needs root (for namespaces) and slirp4netns, pasta, vde_switch, iperf3; a missing peer is said and left out. Wharf itself and
 //! its peers run as an ordinary user. Measure only while nothing else runs.
 
 mod chart;
 mod contender;
 mod lab;
 mod measure;
+mod neighbors;
 mod report;
 mod roles;
 mod spread;
@@ -37,7 +39,7 @@ struct Arguments {
     /// Seconds of each throughput measurement.
     #[arg(long, default_value_t = 3)]
     seconds: u64,
-    /// Only these contenders: none, wharf, wharf-2-workers, wharf-as-slirp4netns, slirp4netns, pasta, pasta-tuned.
+    /// Only these contenders: none, wharf, wharf-2-workers, wharf-as-slirp4netns, slirp4netns, pasta, pasta-tuned, vde.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Only measures whose name contains one of these.
@@ -72,7 +74,7 @@ fn main() -> ExitCode {
     if arguments.smoke {
         arguments.repeats = 1;
         arguments.seconds = 1;
-        arguments.only = ["none", "wharf", "wharf-as-slirp4netns"].map(String::from).into();
+        arguments.only = ["none", "wharf", "wharf-as-slirp4netns", "vde"].map(String::from).into();
         arguments.mtu = Some(1500);
     }
     match run(&arguments) {
@@ -114,7 +116,8 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         for &mtu in &mtus {
             for &kind in &kinds {
                 eprintln!("peers: round {repeat} of {}, MTU {mtu}, {}", arguments.repeats, kind.name());
-                for measure in measures().into_iter().filter(|measure| wanted(measure) && measure.suits(mtu))
+                for measure in
+                    measures().into_iter().filter(|measure| wanted(measure) && measure.suits(kind, mtu))
                 {
                     let mut contender = Contender::start(kind, mtu, &programs)?;
                     let seconds = Duration::from_secs(arguments.seconds);

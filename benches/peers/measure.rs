@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::contender::{Contender, PUBLISHED};
+use crate::contender::{Contender, Kind, PUBLISHED};
 use crate::lab::{HOST, SERVER};
+use crate::neighbors::{Neighbors, SECOND};
 use crate::roles;
 
 /// Values by name; the name "" is the measure itself.
@@ -18,27 +19,54 @@ type Values = BTreeMap<&'static str, f64>;
 /// One measure: how it is taken from a contender.
 pub(crate) struct Measure {
     pub(crate) name: &'static str,
-    /// Taken at every MTU, or at the largest only.
-    every_mtu: bool,
+    at: At,
     pub(crate) take: fn(&mut Contender, Duration) -> Result<Values, String>,
 }
 
+/// What a measure is taken of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// A container and the outside, at every MTU.
+    EveryMtu,
+    /// The same at the largest MTU.
+    LargestMtu,
+    /// Two containers, at every MTU.
+    Neighbors,
+    /// The same at Ethernet's MTU.
+    NeighborsOnEthernet,
+}
+
+const LARGEST_MTU: u32 = 65_520;
+const ETHERNET_MTU: u32 = 1500;
+
 impl Measure {
-    pub(crate) const fn suits(&self, mtu: u32) -> bool {
-        self.every_mtu || mtu == 65_520 || mtu == 0
+    pub(crate) fn suits(&self, kind: Kind, mtu: u32) -> bool {
+        let switches = matches!(kind, Kind::None | Kind::Wharf | Kind::WharfTwoWorkers);
+        match self.at {
+            At::EveryMtu => kind != Kind::Vde,
+            At::LargestMtu => kind != Kind::Vde && mtu == LARGEST_MTU,
+            // Its frames are Ethernet's.
+            At::Neighbors | At::NeighborsOnEthernet if kind == Kind::Vde => mtu == ETHERNET_MTU,
+            At::Neighbors => switches,
+            At::NeighborsOnEthernet => switches && mtu == ETHERNET_MTU,
+        }
     }
 
     /// The row of a value in the table.
     pub(crate) fn title(&self, part: &str, mtu: u32) -> String {
         let name = if part.is_empty() { self.name.to_owned() } else { format!("{} {part}", self.name) };
-        if self.every_mtu { format!("{name}, MTU {mtu}") } else { name }
+        match self.at {
+            At::EveryMtu | At::Neighbors => format!("{name}, MTU {mtu}"),
+            At::LargestMtu | At::NeighborsOnEthernet => name,
+        }
     }
 }
 
 /// Every measure, in the order of the table.
 pub(crate) fn measures() -> Vec<Measure> {
-    let at_every_mtu = |name, take| Measure { name, every_mtu: true, take };
-    let once = |name, take| Measure { name, every_mtu: false, take };
+    let at = |at| move |name, take| Measure { name, at, take };
+    let at_every_mtu = at(At::EveryMtu);
+    let once = at(At::LargestMtu);
     vec![
         at_every_mtu("TCP up Gbit/s", |c, t| tcp(c, t, &[])),
         at_every_mtu("TCP down Gbit/s", |c, t| tcp(c, t, &["-R"])),
@@ -56,6 +84,13 @@ pub(crate) fn measures() -> Vec<Measure> {
         once("start-up ms", start_up),
         once("ready ms", |c, _| Ok(in_milliseconds(c.time_until_ready()?))),
         once("idle RSS MiB", idle),
+        at(At::Neighbors)("container to container TCP Gbit/s", tcp_to_neighbor),
+        at(At::NeighborsOnEthernet)("container to container round trip us", |c, t| {
+            ends_of_times(&neighbor_role(c, "round-trips", t)?)
+        }),
+        at(At::NeighborsOnEthernet)("container to container connects/s", |c, t| {
+            one(&neighbor_role(c, "connects", t)?)
+        }),
     ]
 }
 
@@ -80,14 +115,29 @@ fn output(mut command: Command) -> Result<String, String> {
     if output.status.success() { Ok(text) } else { Err(text + &String::from_utf8_lossy(&output.stderr)) }
 }
 
+/// How long a server is given until it listens.
+const SETTLING: Duration = Duration::from_millis(200);
+const IPERF_SERVER: [&str; 3] = ["iperf3", "-s", "-1"];
+
 /// Runs an iperf3 client in the container and gives its report.
 fn iperf(contender: &mut Contender, duration: Duration, options: &[&str]) -> Result<Value, String> {
-    contender.lab.serve(&["iperf3", "-s", "-1"])?;
-    std::thread::sleep(Duration::from_millis(200));
+    contender.lab.serve(&IPERF_SERVER)?;
+    std::thread::sleep(SETTLING);
     let seconds = duration.as_secs().to_string();
-    let mut words = vec!["timeout", "60", "iperf3", "-c", SERVER, "-J", "-O", "1", "-t", &seconds];
-    words.extend(options);
-    output(contender.inside(&words)).and_then(parse)
+    output(contender.inside(&[&iperf_client(SERVER, &seconds)[..], options].concat())).and_then(parse)
+}
+
+fn iperf_client<'a>(to: &'a str, seconds: &'a str) -> [&'a str; 10] {
+    ["timeout", "60", "iperf3", "-c", to, "-J", "-O", "1", "-t", seconds]
+}
+
+fn tcp_to_neighbor(contender: &mut Contender, duration: Duration) -> Result<Values, String> {
+    let mut neighbors = Neighbors::start(contender)?;
+    neighbors.serve(&IPERF_SERVER)?;
+    std::thread::sleep(SETTLING);
+    let seconds = duration.as_secs().to_string();
+    let report = output(neighbors.first(&iperf_client(SECOND, &seconds))).and_then(parse)?;
+    Ok(Values::from([("", number(&report, "/end/sum_received/bits_per_second")? / 1e9)]))
 }
 
 fn number(report: &Value, path: &str) -> Result<f64, String> {
@@ -130,28 +180,52 @@ fn udp(contender: &mut Contender, duration: Duration, direction: &str, size: &st
 
 /// Runs one of this program's own clients against its own server.
 fn role(contender: &mut Contender, role: &[&str], duration: Duration) -> Result<Vec<f64>, String> {
-    let own = std::env::current_exe().map_err(|error| error.to_string())?.display().to_string();
+    let own = own_program()?;
     contender.lab.serve(&[&own, roles::MARKER, "server"])?;
-    std::thread::sleep(Duration::from_millis(200));
+    std::thread::sleep(SETTLING);
     let seconds = duration.as_secs().to_string();
-    let words: Vec<&str> =
-        [own.as_str(), roles::MARKER].iter().chain(role).copied().chain([seconds.as_str()]).collect();
-    let text = output(contender.inside(&words))?;
-    Ok(text.split_whitespace().filter_map(|word| word.parse().ok()).collect())
+    let words = [&[own.as_str(), roles::MARKER], role, &[&seconds]].concat();
+    output(contender.inside(&words)).map(|text| numbers(&text))
 }
 
-fn round_trips(contender: &mut Contender, duration: Duration) -> Result<Values, String> {
-    match role(contender, &["round-trips", SERVER], duration)?.as_slice() {
+/// The same between two containers.
+fn neighbor_role(contender: &mut Contender, role: &str, duration: Duration) -> Result<Vec<f64>, String> {
+    let own = own_program()?;
+    let mut neighbors = Neighbors::start(contender)?;
+    neighbors.serve(&[&own, roles::MARKER, "server"])?;
+    std::thread::sleep(SETTLING);
+    let seconds = duration.as_secs().to_string();
+    output(neighbors.first(&[&own, roles::MARKER, role, SECOND, &seconds])).map(|text| numbers(&text))
+}
+
+fn own_program() -> Result<String, String> {
+    Ok(std::env::current_exe().map_err(|error| error.to_string())?.display().to_string())
+}
+
+fn numbers(text: &str) -> Vec<f64> {
+    text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+}
+
+fn ends_of_times(numbers: &[f64]) -> Result<Values, String> {
+    match numbers {
         &[p50, p99] => Ok(Values::from([("p50", p50), ("p99", p99)])),
         other => Err(format!("unexpected: {other:?}")),
     }
 }
 
-fn connects(contender: &mut Contender, duration: Duration) -> Result<Values, String> {
-    match role(contender, &["connects", SERVER], duration)?.as_slice() {
+fn one(numbers: &[f64]) -> Result<Values, String> {
+    match numbers {
         &[rate] => Ok(Values::from([("", rate)])),
         other => Err(format!("unexpected: {other:?}")),
     }
+}
+
+fn round_trips(contender: &mut Contender, duration: Duration) -> Result<Values, String> {
+    ends_of_times(&role(contender, &["round-trips", SERVER], duration)?)
+}
+
+fn connects(contender: &mut Contender, duration: Duration) -> Result<Values, String> {
+    one(&role(contender, &["connects", SERVER], duration)?)
 }
 
 fn start_up(contender: &mut Contender, _: Duration) -> Result<Values, String> {
@@ -176,8 +250,7 @@ fn published(contender: &mut Contender, duration: Duration, options: &[&str]) ->
     std::thread::sleep(Duration::from_millis(200));
     let seconds = duration.as_secs().to_string();
     let port = PUBLISHED.to_string();
-    let mut words = vec!["timeout", "60", "iperf3", "-c", HOST, "-p", &port, "-J", "-O", "1", "-t", &seconds];
-    words.extend(options);
+    let words = [&iperf_client(HOST, &seconds)[..], &["-p", &port], options].concat();
     let report = output(contender.lab.outside(&words)).and_then(parse);
     let _ = server.kill();
     let _ = server.wait();
