@@ -213,6 +213,15 @@ impl Bound {
 }
 
 impl Claim {
+    /// Takes this very end for a port of a container.
+    ///
+    /// # Errors
+    /// It is not to be had.
+    pub fn exactly(transport: Transport, end: End, port: u16, tells_clients: bool) -> Result<Self, Error> {
+        let bound = Bound::new(transport, end)?;
+        Ok(Self { bound, port, tells_clients, chosen: false })
+    }
+
     /// The host's end.
     #[must_use]
     pub fn host(&self) -> &End {

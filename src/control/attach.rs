@@ -18,18 +18,21 @@
 //! an inotify on the directory of its namespace.
 //!
 //! # Bounds
-//! Messages of the size that [`Channel`] takes. [`MAX_CONNECTIONS`] at once; the next one waits.
+//! Messages of the size that [`Channel`] takes. [`MAX_CONNECTIONS`] at once; the next one waits. A client that says nothing
+//! is not waited for.
 
 use std::convert::Infallible;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl, inotify};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with, sockopt};
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::sync::{Semaphore, oneshot};
+use tokio::time::timeout;
 
 use super::error::Error;
 use super::model::{Port, PortKind};
@@ -42,6 +45,10 @@ use crate::sys::readiness::watch;
 
 /// Connections at once.
 pub const MAX_CONNECTIONS: usize = 64;
+/// How long a client may take over its first request, or over reading an answer.
+const REQUEST_TIME: Duration = Duration::from_secs(10);
+/// How long an offer waits for its device: a virtual machine may be slow to start.
+const OFFER_TIME: Duration = Duration::from_secs(3600);
 
 /// What a client wants.
 #[derive(Debug, Serialize, Deserialize)]
@@ -110,7 +117,7 @@ pub async fn serve(listener: OwnedFd, registry: Arc<Registry>) -> io::Result<()>
             Err(error) => {
                 // Out of descriptors, mostly: others may be closed by then.
                 tracing::debug!(%error, "cannot accept");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
@@ -153,7 +160,11 @@ impl Connection {
         let ready = watch(socket.try_clone()?, Interest::READABLE | Interest::WRITABLE)?;
         let channel = Channel::from(socket);
         loop {
-            let received = ready.async_io(Interest::READABLE, |_| channel.receive::<Request>()).await;
+            let patience = if self.offered.is_some() { OFFER_TIME } else { REQUEST_TIME };
+            let receive = ready.async_io(Interest::READABLE, |_| channel.receive::<Request>());
+            let Ok(received) = timeout(patience, receive).await else {
+                return Err(io::Error::other("it has said nothing for too long"));
+            };
             let answer = match received {
                 Ok(None) => return Ok(()),
                 Ok(Some((request, fds))) => self.answer(request, fds).await,
@@ -162,7 +173,8 @@ impl Connection {
                 }
                 Err(error) => return Err(error),
             };
-            ready.async_io(Interest::WRITABLE, |_| channel.send(&answer, &[])).await?;
+            let send = ready.async_io(Interest::WRITABLE, |_| channel.send(&answer, &[]));
+            timeout(REQUEST_TIME, send).await??;
         }
     }
 

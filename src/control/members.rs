@@ -94,6 +94,16 @@ pub struct Wish {
     pub ipv6: Option<Ipv6Addr>,
 }
 
+impl Wish {
+    /// Whether somebody has it already.
+    #[must_use]
+    pub fn is_granted_by(&self, member: &Member) -> bool {
+        self.mac.is_none_or(|mac| mac == member.mac)
+            && self.ipv4.is_none_or(|ipv4| Some(ipv4) == member.ipv4)
+            && self.ipv6.is_none_or(|ipv6| Some(ipv6) == member.ipv6)
+    }
+}
+
 /// The members of one network.
 #[derive(Clone, Debug, Default)]
 pub struct Members {
@@ -147,25 +157,44 @@ impl Members {
         }
     }
 
-    /// What belongs to `name`: what it had before unless it wishes something else now, else something new. `is_free` says
-    /// of an address that nobody without a name has it, `is_bound` of a name that it must keep what it has.
+    /// Everybody whom `stays` does not name is no member any more.
+    pub fn retain(&mut self, stays: impl Fn(&Name, &Member) -> bool) {
+        self.by_name.retain(|name, member| stays(name, member));
+    }
+
+    /// Takes back what [`admit`](Self::admit) did for a name.
+    pub fn restore(&mut self, name: &Name, before: Option<Member>) {
+        match before {
+            Some(member) if member.list().iter().all(|address| self.is_nobody_elses(*address, name)) => {
+                self.by_name.insert(name.clone(), member);
+            }
+            Some(_) => {}
+            None => _ = self.by_name.remove(name),
+        }
+    }
+
+    fn is_nobody_elses(&self, address: IpAddr, name: &Name) -> bool {
+        self.owner(address).is_none_or(|owner| owner == name)
+    }
+
+    /// What belongs to `name`: what it had before unless it wishes something else now, else something new. Whoever has what
+    /// it wishes and is not bound to it, loses it.
     ///
     /// # Errors
     /// A wish is none of the network's addresses or somebody else's, or there is nothing left.
-    pub fn admit(
+    pub(super) fn admit(
         &mut self,
         name: &Name,
         wish: Wish,
         config: &Config,
-        is_free: impl Fn(IpAddr) -> bool,
-        is_bound: impl Fn(&Name) -> bool,
+        others: &Others<'_>,
     ) -> Result<Member, Error> {
-        self.check(name, wish, config)?;
-        let known = self.by_name.get(name).copied();
-        let base = match known {
-            Some(member) => member,
-            None => self.new_member(name, wish, config, is_free, is_bound)?,
+        let in_the_way = self.check(name, wish, config, others)?;
+        let base = match self.by_name.get(name) {
+            Some(member) => *member,
+            None => self.new_member(name, wish, config, others, &in_the_way)?,
         };
+        in_the_way.iter().for_each(|name| _ = self.by_name.remove(name));
         let member = Member {
             mac: wish.mac.unwrap_or(base.mac),
             ipv4: wish.ipv4.or(base.ipv4),
@@ -176,7 +205,25 @@ impl Members {
         Ok(member)
     }
 
-    fn check(&self, name: &Name, wish: Wish, config: &Config) -> Result<(), Error> {
+    /// Whether a wish can be granted. Returns who has to go for it.
+    fn check(
+        &self,
+        name: &Name,
+        wish: Wish,
+        config: &Config,
+        others: &Others<'_>,
+    ) -> Result<BTreeSet<Name>, Error> {
+        let mut in_the_way = BTreeSet::new();
+        let mut belongs = |what: &dyn std::fmt::Display, owner: Option<&Name>| match owner {
+            Some(owner) if owner != name && (others.are_bound)(owner) => {
+                Err(Error::new(Code::InUse, format!("{what} belongs to {owner}")))
+            }
+            Some(owner) if owner != name => {
+                in_the_way.insert(owner.clone());
+                Ok(())
+            }
+            _ => Ok(()),
+        };
         let addresses = wish.ipv4.map(IpAddr::from).into_iter().chain(wish.ipv6.map(IpAddr::from));
         for address in addresses {
             if !config.may_be_container(address) {
@@ -186,29 +233,29 @@ impl Members {
                     IpAddr::V6(_) => subnet_hint(config.ipv6.map(|plan| plan.subnet.to_string())),
                 }));
             }
-            if let Some(owner) = self.owner(address).filter(|owner| *owner != name) {
-                return Err(Error::new(Code::InUse, format!("{address} belongs to {owner}")));
+            if (others.have)(address) {
+                return Err(Error::new(Code::InUse, format!("{address} is leased to somebody by DHCP")));
             }
+            belongs(&address, self.owner(address))?;
         }
         if let Some(mac) = wish.mac {
-            let owner = self.by_name.iter().find(|(other, member)| member.mac == mac && *other != name);
             if mac == config.mac {
-                return Err(Error::new(Code::InUse, format!("{mac} is the gateway's")));
+                return Err(Error::new(Code::InUse, format!("{} is the gateway's", Text(mac))));
             }
-            if let Some((owner, _)) = owner {
-                return Err(Error::new(Code::InUse, format!("{mac} belongs to {owner}")));
-            }
+            let owner = self.by_name.iter().find(|(other, member)| member.mac == mac && *other != name);
+            belongs(&Text(mac), owner.map(|(owner, _)| owner))?;
         }
-        Ok(())
+        Ok(in_the_way)
     }
 
+    /// Something that nobody has. `leaving` do not count.
     fn new_member(
         &mut self,
         name: &Name,
         wish: Wish,
         config: &Config,
-        is_free: impl Fn(IpAddr) -> bool,
-        is_bound: impl Fn(&Name) -> bool,
+        others: &Others<'_>,
+        leaving: &BTreeSet<Name>,
     ) -> Result<Member, Error> {
         loop {
             // Who wishes an IPv4 address wishes its number.
@@ -221,10 +268,11 @@ impl Members {
                 ipv6: wish.ipv6.or(member.ipv6),
                 ..member
             });
-            let taken: BTreeSet<IpAddr> = self.by_name.values().flat_map(Member::list).collect();
-            let macs: BTreeSet<EthernetAddress> = self.by_name.values().map(|member| member.mac).collect();
+            let staying = || self.by_name.iter().filter(|(name, _)| !leaving.contains(*name));
+            let taken: BTreeSet<IpAddr> = staying().flat_map(|(_, member)| member.list()).collect();
+            let macs: BTreeSet<EthernetAddress> = staying().map(|(_, member)| member.mac).collect();
             let fits = |member: &Member| {
-                let is_new = |address| !taken.contains(&address) && is_free(address);
+                let is_new = |address| !taken.contains(&address) && !(others.have)(address);
                 !macs.contains(&member.mac)
                     && member
                         .list()
@@ -237,7 +285,7 @@ impl Members {
             let longest_away = self
                 .by_name
                 .iter()
-                .filter(|(other, _)| !is_bound(other))
+                .filter(|(other, _)| !(others.are_bound)(other))
                 .min_by_key(|(_, member)| member.seen)
                 .map(|(other, _)| other.clone());
             let Some(gone) = longest_away else {
@@ -249,6 +297,14 @@ impl Members {
             self.by_name.remove(&gone);
         }
     }
+}
+
+/// What a network knows of everybody.
+pub(super) struct Others<'a> {
+    /// Somebody without a name has this address.
+    pub(super) have: &'a dyn Fn(IpAddr) -> bool,
+    /// This name must keep what it has: it is attached, or is to be found where it was.
+    pub(super) are_bound: &'a dyn Fn(&Name) -> bool,
 }
 
 fn subnet_hint(subnet: Option<String>) -> String {
@@ -310,7 +366,7 @@ mod tests {
     }
 
     fn admit(members: &mut Members, text: &str, wish: Wish, config: &Config) -> Result<Member, Error> {
-        members.admit(&name(text), wish, config, |_| true, |_| false)
+        members.admit(&name(text), wish, config, &Others { have: &|_| false, are_bound: &|_| false })
     }
 
     #[test]
@@ -351,7 +407,8 @@ mod tests {
         let twin = admit(&mut members, "twin", twin, &config).unwrap();
         let other = admit(&mut members, "other", Wish::default(), &config).unwrap();
         assert_ne!(other.mac, twin.mac);
-        let error = admit(&mut members, "db", wish, &config).unwrap_err();
+        let bound = Others { have: &|_| false, are_bound: &|_| true };
+        let error = members.admit(&name("db"), wish, &config, &bound).unwrap_err();
         assert_eq!((error.code, error.message.as_str()), (Code::InUse, "10.0.2.50 belongs to web"));
         for wrong in [[10, 0, 3, 1], [10, 0, 2, 2], [10, 0, 2, 255]] {
             let wish = Wish { ipv4: Some(wrong.into()), ..Wish::default() };
@@ -360,7 +417,7 @@ mod tests {
             assert!(error.hint.unwrap().contains("10.0.2.0/24"));
         }
         let mac = Wish { mac: Some(web.mac), ..Wish::default() };
-        assert_eq!(admit(&mut members, "db", mac, &config).unwrap_err().code, Code::InUse);
+        assert_eq!(members.admit(&name("db"), mac, &config, &bound).unwrap_err().code, Code::InUse);
     }
 
     #[test]
@@ -371,10 +428,45 @@ mod tests {
             admit(&mut members, &format!("c{number}"), Wish::default(), &config).unwrap();
             members.seen(&name(&format!("c{number}")), 1000 - number);
         }
-        let all_bound = members.admit(&name("late"), Wish::default(), &config, |_| true, |_| true);
+        let bound = Others { have: &|_| false, are_bound: &|_| true };
+        let all_bound = members.admit(&name("late"), Wish::default(), &config, &bound);
         assert_eq!(all_bound.unwrap_err().code, Code::Exhausted);
         let late = admit(&mut members, "late", Wish::default(), &config).unwrap();
         assert_eq!(late.ipv4.unwrap().octets()[3], 126);
         assert!(!members.by_name().contains_key(&name("c116")));
+    }
+
+    #[test]
+    fn who_is_away_loses_what_somebody_asks_for_and_nobody_else_does() {
+        let config = config(Some("10.0.2.0/24"), None);
+        let mut members = Members::default();
+        let old: Vec<_> = ["old1", "old2", "old3"]
+            .map(|old| admit(&mut members, old, Wish::default(), &config).unwrap())
+            .into();
+        let wish = |last| Wish { ipv4: Some([10, 0, 2, last].into()), ..Wish::default() };
+        let leased =
+            Others { have: &|address| address == IpAddr::from([10, 0, 2, 14]), are_bound: &|_| false };
+        for (who, last) in [("new", 14), ("old1", 14)] {
+            let refused = members.admit(&name(who), wish(last), &config, &leased).unwrap_err();
+            assert_eq!(refused.code, Code::InUse, "{refused}");
+        }
+        assert_eq!(members.by_name().len(), 3);
+        let new = admit(&mut members, "new", wish(11), &config).unwrap();
+        assert_eq!((new.ipv4, new.mac), (old[1].ipv4, old[1].mac));
+        let names: Vec<_> = members.by_name().keys().map(Name::as_str).collect();
+        assert_eq!(names, ["new", "old1", "old3"]);
+    }
+
+    #[test]
+    fn an_admission_that_came_to_nothing_is_undone() {
+        let config = config(Some("10.0.2.0/24"), None);
+        let mut members = Members::default();
+        let before = admit(&mut members, "db", Wish::default(), &config).unwrap();
+        let wish = Wish { ipv4: Some([10, 0, 2, 77].into()), ..Wish::default() };
+        admit(&mut members, "db", wish, &config).unwrap();
+        admit(&mut members, "new", Wish::default(), &config).unwrap();
+        members.restore(&name("new"), None);
+        members.restore(&name("db"), Some(before));
+        assert_eq!(members.by_name().values().collect::<Vec<_>>(), [&before]);
     }
 }

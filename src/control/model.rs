@@ -226,6 +226,15 @@ impl std::fmt::Display for Transport {
     }
 }
 
+impl From<Transport> for wharf_stack::host::Transport {
+    fn from(transport: Transport) -> Self {
+        match transport {
+            Transport::Tcp => Self::Tcp,
+            Transport::Udp => Self::Udp,
+        }
+    }
+}
+
 /// A port of the host that leads to a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publication {

@@ -21,7 +21,7 @@ use wharf_stack::Config;
 use wharf_switch::{PortId, StormControl};
 
 use super::error::{Code, Error};
-use super::members::{Member, Members, Wish};
+use super::members::{Member, Members, Others, Wish};
 use super::model::{self, PortKind};
 use super::spec::{ContainerSpec, Name, NetworkSpec, PortWish, Text};
 use super::state::Kept;
@@ -185,9 +185,11 @@ pub struct Network {
     /// As the workers were told last.
     ways: Ways,
     attached: BTreeMap<Name, Attached>,
-    /// Who has an offer.
-    pending: BTreeSet<Name>,
+    /// Who has an offer, and what belonged to them before.
+    pending: BTreeMap<Name, Option<Member>>,
     publications: Vec<Publication>,
+    /// Ports made by command that somebody else had when the network started.
+    unbound: Vec<model::Publication>,
 }
 
 fn seconds_since_1970() -> u64 {
@@ -228,13 +230,16 @@ impl Network {
             told_leases: BTreeSet::new(),
             ways: Ways::default(),
             attached: BTreeMap::new(),
-            pending: BTreeSet::new(),
+            pending: BTreeMap::new(),
             publications: Vec::new(),
+            unbound: Vec::new(),
         };
         network.restore_leases(&kept.leases);
-        network.admit_named()?;
+        for error in network.admit_named() {
+            tracing::warn!("network {}: {error}", network.name);
+        }
         network.reserve_members();
-        network.renew_zone()?;
+        network.renew_zone();
         Ok(network)
     }
 
@@ -278,8 +283,9 @@ impl Network {
             told_leases: BTreeSet::new(),
             ways: Ways::default(),
             attached: [(name.clone(), attached)].into(),
-            pending: BTreeSet::new(),
+            pending: BTreeMap::new(),
             publications: Vec::new(),
+            unbound: Vec::new(),
             name,
         }
     }
@@ -290,12 +296,24 @@ impl Network {
         &self.name
     }
 
-    /// Gives those that the specification names their addresses.
-    fn admit_named(&mut self) -> Result<(), Error> {
-        for (name, container) in self.spec.containers.clone() {
-            self.member(&name, wish_of(&container))?;
-        }
-        Ok(())
+    /// Gives those that the specification names their addresses, all at once: two may change places. Whoever is attached
+    /// keeps what it has until it comes back. Returns what cannot be.
+    fn admit_named(&mut self) -> Vec<Error> {
+        let is_here = |name: &Name| self.attached.contains_key(name) || self.pending.contains_key(name);
+        let mut away: Vec<_> = self
+            .spec
+            .containers
+            .iter()
+            .filter(|(name, _)| !is_here(name))
+            .map(|(name, container)| (name.clone(), wish_of(container)))
+            .collect();
+        self.members.retain(|name, member| {
+            let wish = away.iter().find(|(other, _)| other == name).map(|(_, wish)| *wish);
+            wish.is_none_or(|wish| wish.is_granted_by(member))
+        });
+        // First those that leave no choice.
+        away.sort_by_key(|(_, wish)| *wish == Wish::default());
+        away.into_iter().filter_map(|(name, wish)| self.member(&name, wish).err()).collect()
     }
 
     /// What belongs to a name, from now on.
@@ -305,7 +323,7 @@ impl Network {
     fn member(&mut self, name: &Name, wish: Wish) -> Result<Member, Error> {
         let is_bound = |other: &Name| {
             self.attached.contains_key(other)
-                || self.pending.contains(other)
+                || self.pending.contains_key(other)
                 || self.spec.containers.contains_key(other)
                 || self
                     .publications
@@ -318,8 +336,8 @@ impl Network {
             return Ok(*member);
         }
         let leased = self.leased_by_others();
-        let member =
-            self.members.admit(name, wish, &self.config, |address| !leased.contains(&address), is_bound)?;
+        let others = Others { have: &|address| leased.contains(&address), are_bound: &is_bound };
+        let member = self.members.admit(name, wish, &self.config, &others)?;
         self.reserve_members();
         Ok(member)
     }
@@ -327,7 +345,7 @@ impl Network {
     fn running(&self) -> Result<&Running, Error> {
         self.running.as_ref().ok_or_else(|| {
             Error::new(Code::Internal, format!("network {} has lost a worker and does not work", self.name))
-                .hint("remove it and make it again; please report this as a bug")
+                .hint("start wharf again; please report this as a bug")
         })
     }
 
@@ -338,7 +356,7 @@ impl Network {
             ipv4: self.config.ipv4.map(|plan| Text(plan.subnet)),
             ipv6: self.config.ipv6.map(|plan| Text(plan.subnet)),
             members: self.members.by_name().clone(),
-            publications: self.wishes(&Origin::Api),
+            publications: self.kept_publications(),
             leases: self.kept_leases(),
             made_as: (self.origin == Origin::Api).then(|| self.spec.clone()),
             ..Kept::default()
@@ -389,7 +407,7 @@ impl Network {
             Some(name) => name,
             None => self.unused_name()?,
         };
-        if self.attached.contains_key(&name) || self.pending.contains(&name) {
+        if self.attached.contains_key(&name) || self.pending.contains_key(&name) {
             let message = format!("{name} is attached to network {} already", self.name);
             return Err(Error::new(Code::Exists, message)
                 .hint(format!("choose another --name, or `wharf detach {name}` first")));
@@ -404,9 +422,10 @@ impl Network {
         membership(&container)?;
         ways::of_container(&container, &self.spec)?;
         self.check_names(&name, &container)?;
+        let before = self.members.by_name().get(&name).copied();
         let member = self.member(&name, wish_of(&container))?;
         request.name = Some(name.clone());
-        self.pending.insert(name.clone());
+        self.pending.insert(name.clone(), before);
         let has_outside = !self.spec.internal;
         Ok(Offer {
             network: self.name.clone(),
@@ -427,11 +446,18 @@ impl Network {
 
     /// Nobody was attached after all.
     pub fn withdraw_offer(&mut self, name: &Name) {
-        self.pending.remove(name);
+        if let Some(before) = self.pending.remove(name) {
+            self.members.restore(name, before);
+            self.reserve_members();
+        }
     }
 
+    /// A name that nobody has or had, and that nothing is said of.
     fn unused_name(&self) -> Result<Name, Error> {
-        let taken: BTreeSet<&str> = self.attached.keys().chain(&self.pending).map(Name::as_str).collect();
+        let known = self.attached.keys().chain(self.pending.keys()).chain(self.members.by_name().keys());
+        let mut taken: BTreeSet<&str> = known.chain(self.spec.containers.keys()).map(Name::as_str).collect();
+        taken
+            .extend(self.publications.iter().filter_map(|publication| publication.info.container.as_deref()));
         let mut names = (1..).map(|number| format!("c{number}"));
         let free = names.find(|name| !taken.contains(name.as_str()));
         Name::parse(&free.unwrap_or_default()).map_err(Error::invalid)
@@ -473,7 +499,7 @@ impl Network {
         leash: oneshot::Sender<Infallible>,
         next_id: &mut u64,
     ) -> Result<model::Port, Error> {
-        let Some(name) = request.name.clone().filter(|name| self.pending.remove(name)) else {
+        let Some(name) = request.name.clone().filter(|name| self.pending.contains_key(name)) else {
             return Err(Error::invalid("there is no offer to that name"));
         };
         let container = self.container_spec(&name, &request.container);
@@ -484,14 +510,16 @@ impl Network {
             .running()?
             .attach(queues, Some(&Arc::new(policy)))
             .map_err(|error| Error::new(Code::Exhausted, format!("{name} cannot be attached: {error}")))?;
+        self.pending.remove(&name);
         self.members.seen(&name, seconds_since_1970());
         let wishes = request.publish.clone();
         let since = Instant::now();
         let attached = Attached { id, kind, request, container, member, storm, since, _leash: Some(leash) };
         self.attached.insert(name.clone(), attached);
         self.forget_neighbors(member);
-        self.renew_zone()?;
-        self.renew_ways()?;
+        self.renew_zone();
+        self.renew_ways();
+        self.retarget(&name);
         for Text(wish) in &wishes {
             let wish = PortWish { container: Some(name.as_str().to_owned()), ..wish.clone() };
             if let Err(error) = self.publish(&wish, &Origin::Port(name.clone()), next_id) {
@@ -509,9 +537,8 @@ impl Network {
             self.unpublish_where(|publication| publication.origin == Origin::Port(name.clone()));
         let devices = self.running.as_ref().map(|running| running.detach(attached.id)).unwrap_or_default();
         self.forget_neighbors(attached.member);
-        if let Err(error) = self.renew_zone().and_then(|()| self.renew_ways()) {
-            tracing::warn!("network {}: {error}", self.name);
-        }
+        self.renew_zone();
+        self.renew_ways();
         Some(Detached { unpublished, devices })
     }
 
@@ -552,7 +579,7 @@ impl Network {
     ) -> Result<(), Vec<Error>> {
         self.spec = spec;
         let mut errors = Vec::new();
-        errors.extend(self.admit_named().err());
+        errors.extend(self.admit_named());
         if let Some(running) = &self.running {
             let own: Vec<_> = self.spec.dns.iter().map(|Text(server)| *server).collect();
             running.set_nameservers(if own.is_empty() { &around.nameservers } else { &own });
@@ -560,8 +587,15 @@ impl Network {
         for name in self.attached.keys().cloned().collect::<Vec<_>>() {
             errors.extend(self.renew_policy(&name).err());
         }
-        errors.extend(self.renew_zone().err());
-        errors.extend(self.renew_ways().err());
+        self.renew_zone();
+        self.renew_ways();
+        let published: BTreeSet<_> =
+            self.publications.iter().filter_map(|publication| publication.info.container.clone()).collect();
+        for name in published.iter().filter_map(|name| Name::parse(name).ok()) {
+            if !self.attached.contains_key(&name) {
+                self.retarget(&name);
+            }
+        }
         self.unpublish_unspecified();
         errors.extend(self.publish_specified(next_id));
         if errors.is_empty() { Ok(()) } else { Err(errors) }

@@ -198,13 +198,10 @@ impl Registry {
         let publications = kept.publications.clone();
         let around = inner.around();
         let mut network = Network::start(name.clone(), spec, origin, kept, &around, self.notify(name))?;
-        let mut errors = network.publish_specified(&mut inner.next_id);
-        for wish in publications.iter().filter_map(|text| PortWish::parse(text).ok()) {
-            errors.extend(network.publish(&wish, &Origin::Api, &mut inner.next_id).err());
-        }
-        for error in errors {
+        for error in network.publish_specified(&mut inner.next_id) {
             tracing::warn!("network {name}: {error}");
         }
+        network.restore_publications(publications, &mut inner.next_id);
         inner.networks.insert(name.clone(), network);
         inner.save(name);
         self.events.tell(name.as_str(), EventKind::NetworkUp);
@@ -297,9 +294,19 @@ impl Registry {
         };
         let gone: Vec<_> = inner.networks.iter().filter_map(is_gone).collect();
         let mut reloaded = Reloaded::default();
-        for name in gone {
-            drop(self.remove(&mut inner, &name));
-            reloaded.removed.push(name.to_string());
+        // What may fail comes first, and is undone then.
+        for (name, spec) in file.networks {
+            if inner.networks.contains_key(&name) {
+                continue;
+            }
+            if let Err(error) = self.start(&mut inner, &name, spec, Origin::File) {
+                let started = reloaded.created.iter().filter_map(|name| Name::parse(name).ok());
+                let undone: Vec<_> = started.filter_map(|name| self.remove(&mut inner, &name)).collect();
+                drop(inner);
+                drop(undone);
+                return Err(error);
+            }
+            reloaded.created.push(name.to_string());
         }
         let around = inner.around();
         for (name, spec) in changes {
@@ -312,12 +319,11 @@ impl Registry {
             inner.save(&name);
             reloaded.changed.push(name.to_string());
         }
-        for (name, spec) in file.networks {
-            if !inner.networks.contains_key(&name) {
-                self.start(&mut inner, &name, spec, Origin::File)?;
-                reloaded.created.push(name.to_string());
-            }
-        }
+        let gone: Vec<_> = gone.iter().filter_map(|name| self.remove(&mut inner, name)).collect();
+        reloaded.removed.extend(gone.iter().map(|network| network.name().to_string()));
+        // They end where nobody waits.
+        drop(inner);
+        drop(gone);
         Ok(reloaded)
     }
 
@@ -575,3 +581,6 @@ impl Registry {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,6 +27,7 @@ use crate::netns::plan::NAT64_PREFIX;
 use crate::publish::wish;
 use crate::sys::tun::MAX_MTU;
 use crate::values;
+use wharf_stack::Zone;
 
 /// The version of the file that this program reads.
 const VERSION: u32 = 1;
@@ -248,6 +249,11 @@ impl NetworkSpec {
             }
         }
         for (name, container) in &self.containers {
+            let names = || [name].into_iter().chain(&container.aliases).map(Name::as_str);
+            let mut zone = Zone::builder("internal").map_err(|error| error.to_string())?;
+            for label in names() {
+                zone.alias(label, &[]).map_err(|error| format!("container {name}: {error}"))?;
+            }
             for vlan in container.vlan.iter().chain(&container.trunk) {
                 if !(1..=4094).contains(vlan) {
                     return Err(format!("container {name}: VLAN {vlan} is out of range: 1 to 4094"));
@@ -570,6 +576,8 @@ containers.db = { vlan = 5, trunk = [6, 7], isolated = true }
             ("version = 1\n[networks.a]\ninternal = true\npublish = [\"80:a:80\"]", &["internal"]),
             ("version = 1\n[networks.a]\ncontainers.b.vlan = 4095", &["container b", "1 to 4094"]),
             ("version = 1\n[networks.a]\nmemory = \"1\"", &["line 3", "at least 1M"]),
+            ("version = 1\n[networks.a]\ncontainers.b.aliases = [\"gateway\"]", &["container b", "reserved"]),
+            ("version = 1\n[networks.a]\ncontainers.localhost = {}", &["container localhost", "reserved"]),
         ] {
             let error = File::parse(text).unwrap_err();
             assert!(hints.iter().all(|hint| error.contains(hint)), "{text}: {error}");

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use smoltcp::wire::{EthernetAddress, Ipv4Cidr, Ipv6Cidr};
 
 use super::members::Member;
+use super::model::Publication;
 use super::spec::{Name, NetworkSpec, Text};
 
 /// The version of the files.
@@ -38,7 +39,7 @@ pub struct Kept {
     pub leases: Vec<KeptLease>,
     /// What was published through the API.
     #[serde(default)]
-    pub publications: Vec<String>,
+    pub publications: Vec<Publication>,
     /// The network was made through the API, and this is what it is to be.
     #[serde(default)]
     pub made_as: Option<NetworkSpec>,
@@ -162,7 +163,8 @@ mod tests {
     fn what_is_saved_is_loaded_by_the_next() {
         let directory = scratch("saved");
         let network = Name::parse("default").unwrap();
-        let kept = Kept { publications: vec!["80:web:80".to_owned()], ..Kept::default() };
+        let ipv4 = Some(Text("10.0.2.0/24".parse().unwrap()));
+        let kept = Kept { ipv4, ..Kept::default() };
         State::open(&directory).unwrap().save(&network, &kept);
         let next = State::open(&directory).unwrap();
         assert_eq!(next.load(&network), kept);

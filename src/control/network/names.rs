@@ -45,18 +45,19 @@ impl Network {
     }
 
     /// Lets the forwarder answer for whoever is attached now.
-    pub(super) fn renew_zone(&self) -> Result<(), Error> {
-        let Some(mut zone) = self.zone()? else { return Ok(()) };
+    pub(super) fn renew_zone(&self) {
+        let Ok(Some(mut zone)) = self.zone() else { return };
         for (name, attached) in &self.attached {
-            enter(&mut zone, name, &attached.container.aliases, Some(&attached.member))
-                .map_err(|error| Error::invalid(error.to_string()))?;
+            let entered = enter(&mut zone, name, &attached.container.aliases, Some(&attached.member));
+            if let Err(error) = entered {
+                tracing::warn!("network {}: {name} is not found under all of its names: {error}", self.name);
+            }
         }
         let zone = Arc::new(zone.build());
         if let Some(running) = &self.running {
             // A worker that is gone is told of elsewhere.
             let _ = running.ask(FIRST, move |worker, _| worker.gateway.set_zone(zone));
         }
-        Ok(())
     }
 
     /// Has DHCP keep the members' addresses for them.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The ports of the host that lead to a network's containers.
 
-use super::{Error, Name, Network, Origin, Wish};
+use super::{Error, Member, Name, Network, Origin, Wish};
 use crate::control::error::Code;
 use crate::control::model;
 use crate::control::spec::{PortWish, Text};
@@ -63,9 +63,68 @@ impl Network {
                 }
             }
         }
-        let infos = made.iter().map(|publication| publication.info.clone()).collect();
+        let infos: Vec<_> = made.iter().map(|publication| publication.info.clone()).collect();
         self.publications.extend(made);
+        self.unbound.retain(|kept| {
+            infos.iter().all(|info| (info.transport, info.end()) != (kept.transport, kept.end()))
+        });
         Ok(infos)
+    }
+
+    /// Publishes what was published before at the same end, under the same number, to where its container is now.
+    fn publish_again(
+        &mut self,
+        before: &model::Publication,
+        wish: String,
+        origin: Origin,
+    ) -> Result<(), Error> {
+        let name = before.container.as_deref().map(Name::parse).transpose().map_err(Error::invalid)?;
+        let name = name.ok_or_else(|| Error::invalid("a published port of nobody"))?;
+        let claim = Claim::exactly(before.transport.into(), before.end(), before.target.port(), before.proxy);
+        let claim = claim.map_err(|error| refusal(&error))?;
+        let addresses = self.member(&name, Wish::default())?.addresses();
+        let (info, published) = self.publish_one(claim, addresses, &name, before.id)?;
+        self.publications.push(Publication { info, wish, origin, published });
+        Ok(())
+    }
+
+    /// Publishes what was published by command when the network ran last. What somebody else has now is kept for the next
+    /// time.
+    pub fn restore_publications(&mut self, kept: Vec<model::Publication>, next_id: &mut u64) {
+        for before in kept {
+            let again = model::Publication { id: *next_id, ..before };
+            *next_id += 1;
+            if let Err(error) = self.publish_again(&again, String::new(), Origin::Api) {
+                tracing::warn!("network {}: {error}", self.name);
+                self.unbound.push(again);
+            }
+        }
+    }
+
+    /// What is to be published by the next that runs this network.
+    pub(super) fn kept_publications(&self) -> Vec<model::Publication> {
+        let by_command = self.publications.iter().filter(|publication| publication.origin == Origin::Api);
+        by_command.map(|publication| &publication.info).chain(&self.unbound).cloned().collect()
+    }
+
+    /// Has published ports lead to where their container is now.
+    pub(super) fn retarget(&mut self, name: &Name) {
+        let Some(addresses) = self.members.by_name().get(name).map(Member::list) else { return };
+        let is_stale = |publication: &Publication| {
+            publication.info.container.as_deref() == Some(name.as_str())
+                && !addresses.contains(&publication.info.target.ip())
+        };
+        let (stale, right): (Vec<_>, _) =
+            std::mem::take(&mut self.publications).into_iter().partition(is_stale);
+        self.publications = right;
+        for publication in stale {
+            let (info, wish, origin) =
+                (publication.info.clone(), publication.wish.clone(), publication.origin.clone());
+            self.withdraw(publication);
+            if let Err(error) = self.publish_again(&info, wish, origin) {
+                tracing::warn!("network {}: {error}", self.name);
+            }
+        }
     }
 
     /// Whose ports a wish is about.

@@ -33,10 +33,13 @@ fn checked(way: Way) -> Result<Way, Error> {
 
 impl Network {
     /// Lets traffic of whoever is attached now leave by the ways that are wished.
-    pub(super) fn renew_ways(&mut self) -> Result<(), Error> {
-        let mut ways = Ways { network: of_network(&self.spec)?, ..Ways::default() };
+    pub(super) fn renew_ways(&mut self) {
+        let warn = |error| tracing::warn!("network {}: {error}", self.name);
+        let network = of_network(&self.spec).map_err(warn).unwrap_or_else(|()| self.ways.network.clone());
+        let mut ways = Ways { network, ..Ways::default() };
         for attached in self.attached.values() {
-            if let Some(way) = of_container(&attached.container, &self.spec)? {
+            if let Some(way) = of_container(&attached.container, &self.spec).map_err(warn).unwrap_or_default()
+            {
                 let addresses = attached.member.list().into_iter();
                 ways.containers.extend(addresses.map(|address| (address, way.clone())));
             }
@@ -47,6 +50,5 @@ impl Network {
             running.set_ways(&ways);
             self.ways = ways;
         }
-        Ok(())
     }
 }
