@@ -11,8 +11,7 @@
 //! default.
 //!
 //! # Bounds
-//! That a TAP was opened without IFF_NO_PI is seen only where it has a socket filter: TUNGETIFF has the same bit for that
-//! (IFF_NOFILTER). One queue of what is opened by name, whatever the number of workers; a caller who opens the queues may pass as many.
+//! One queue of what is opened by name, whatever the number of workers; a caller who opens the queues may pass as many.
 //! What segmentation the other end of a veth pair leaves undone is its owner's to say (`ethtool -K`): a packet socket
 //! loses super-frames that are neither TCP nor UDP.
 

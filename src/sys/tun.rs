@@ -92,18 +92,47 @@ pub struct Interface {
 /// # Errors
 /// What the kernel says; `ENOTTY` or `EBADFD` when it is no queue.
 pub fn interface(queue: impl AsFd) -> io::Result<Interface> {
-    let mut request = request_for("")?;
-    // SAFETY: TUNGETIFF writes one ifreq, which is live.
-    check(unsafe { libc::ioctl(queue.as_fd().as_raw_fd(), libc::TUNGETIFF, &raw mut request) })?;
-    let name = request.ifr_name.iter().map(|byte| byte.to_ne_bytes()[0]).take_while(|&byte| byte != 0);
+    let mut request = described(&queue)?;
     // SAFETY: the kernel has filled the flags in.
-    let flags = i32::from(unsafe { request.ifr_ifru.ifru_flags });
+    let mut flags = i32::from(unsafe { request.ifr_ifru.ifru_flags });
+    if flags & libc::IFF_TAP != 0 && flags & libc::IFF_NO_PI != 0 {
+        // The same bit says that there is no filter (IFF_NOFILTER): with one, it says what we ask.
+        filter_nothing(&queue)?;
+        let told = described(&queue);
+        unfilter(&queue)?;
+        request = told?;
+        // SAFETY: as above.
+        flags = i32::from(unsafe { request.ifr_ifru.ifru_flags });
+    }
+    let name = request.ifr_name.iter().map(|byte| byte.to_ne_bytes()[0]).take_while(|&byte| byte != 0);
     Ok(Interface {
         name: String::from_utf8_lossy(&name.collect::<Vec<_>>()).into_owned(),
         is_tap: flags & libc::IFF_TAP != 0,
         has_packet_info: flags & libc::IFF_NO_PI == 0,
         has_vnet_header: flags & libc::IFF_VNET_HDR != 0,
     })
+}
+
+fn described(queue: impl AsFd) -> io::Result<libc::ifreq> {
+    let mut request = request_for("")?;
+    // SAFETY: TUNGETIFF writes one ifreq, which is live.
+    check(unsafe { libc::ioctl(queue.as_fd().as_raw_fd(), libc::TUNGETIFF, &raw mut request) })?;
+    Ok(request)
+}
+
+/// Attaches a socket filter that lets everything pass to a TAP that has none.
+fn filter_nothing(queue: impl AsFd) -> io::Result<()> {
+    let code = u16::try_from(libc::BPF_RET | libc::BPF_K).map_err(io::Error::other)?;
+    let mut program = [libc::sock_filter { code, jt: 0, jf: 0, k: u32::MAX }];
+    let program = libc::sock_fprog { len: 1, filter: program.as_mut_ptr() };
+    // SAFETY: TUNATTACHFILTER reads one program, which is live with its one instruction.
+    check(unsafe { libc::ioctl(queue.as_fd().as_raw_fd(), libc::TUNATTACHFILTER, &raw const program) })
+}
+
+fn unfilter(queue: impl AsFd) -> io::Result<()> {
+    let nothing = libc::sock_fprog { len: 0, filter: std::ptr::null_mut() };
+    // SAFETY: TUNDETACHFILTER reads nothing, and its argument is live.
+    check(unsafe { libc::ioctl(queue.as_fd().as_raw_fd(), libc::TUNDETACHFILTER, &raw const nothing) })
 }
 
 /// The MAC address that the container's side of a TAP has.

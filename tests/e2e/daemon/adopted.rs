@@ -17,6 +17,7 @@ for fd in opened:
 sys.exit(subprocess.run(command, pass_fds=opened).returncode)
 "#;
 const TUN: &str = "0x1001";
+const WITH_PACKET_INFO: &str = "0x0002";
 const PLAIN: &str = "0x1002";
 const VNET_HEADER: &str = "0x5002";
 const MULTI_QUEUE: &str = "0x5102";
@@ -125,7 +126,9 @@ fn what_cannot_be_taken_is_said() {
         let seen = daemon.attach(container.pid(), options);
         assert!(seen.status != Some(0) && seen.stderr.contains(words), "{options}: {seen:?}");
     }
-    let seen = open(&daemon, &container, TUN, 1);
-    assert!(seen.status != Some(0) && seen.stderr.contains("eth0 is a TUN"), "{seen:?}");
+    for (flags, words) in [(TUN, "eth0 is a TUN"), (WITH_PACKET_INFO, "open it with IFF_NO_PI")] {
+        let seen = open(&daemon, &container, flags, 1);
+        assert!(seen.status != Some(0) && seen.stderr.contains(words), "{seen:?}");
+    }
     assert!(!container.says("ip -o link").contains("nothing0"));
 }
