@@ -47,6 +47,7 @@ use crate::netns::Netlink;
 use crate::resolv::follow::Follower;
 use crate::resolv::{self, ResolvConf};
 use crate::sandbox::{self, Files};
+use crate::sys::memory::Code;
 use crate::sys::readiness;
 use crate::sys::signal::{Mask, SignalFd};
 use service::Service;
@@ -123,6 +124,7 @@ pub fn up(options: &Options) -> Result<(), Error> {
     let follower = Follower::new(Some(host.nameservers));
     let _ = Mask::block_all();
     let signals = SignalFd::new().doing("listening to signals")?;
+    let code = Code::find();
     if options.sandbox {
         confine(options, &doors);
     }
@@ -130,6 +132,7 @@ pub fn up(options: &Options) -> Result<(), Error> {
     let registry = Arc::new(Registry::new(Mode::Daemon, around, state, notices));
     registry.restore(options.config.clone(), file)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().doing("starting")?;
+    code.release();
     let served = runtime.block_on(serve(&doors, &registry, told, &signals, follower, &service));
     service.stopping();
     doors.remove();

@@ -57,6 +57,7 @@ use crate::port::{Device, Tap};
 use crate::publish;
 use crate::resolv::{self, ResolvConf};
 use crate::sandbox;
+use crate::sys::memory::Code;
 use crate::sys::process::{Cloned, clone_into_namespaces};
 use crate::sys::signal::{Mask, default_child_signal};
 
@@ -232,6 +233,7 @@ fn serve_here(
     let remarks = Remarks::new(
         doctor::when_needed(config.memory_bytes).map(|(reason, advice)| (reason, advice.to_string())),
     );
+    let code = Code::find();
     // Everything that the next would forbid is open now, and there is still one thread.
     if options.sandbox {
         sandbox::confine(init, &resolv::directories(), door.as_ref().map(Door::runtime));
@@ -257,6 +259,7 @@ fn serve_here(
         claim.announce(plan.container());
         registry.publish_claim(claim)?;
     }
+    code.release();
     supervisor.run(Some(Served { registry, door }))
 }
 

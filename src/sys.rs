@@ -2,6 +2,7 @@
 //! The only place with `unsafe`: thin, safe wrappers of the system calls that no crate we use offers.
 
 pub mod ethtool;
+pub mod memory;
 pub mod namespace;
 pub mod offload_reset;
 pub mod packet;

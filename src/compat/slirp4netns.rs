@@ -42,6 +42,7 @@ use crate::dataplane;
 use crate::host::{self, Way, Ways};
 use crate::resolv::follow::Follower;
 use crate::resolv::{self, ResolvConf};
+use crate::sys::memory::Code;
 use crate::sys::random;
 
 /// What it is called as.
@@ -135,11 +136,13 @@ fn serve(options: Options) -> Result<(), Failure> {
     let server = options.api_socket.as_deref().map(Server::listen).transpose().failed("api socket")?;
     let follower = Follower::new(follow);
     config.max_sockets = host::raise_open_files(rustix::process::getrlimit(Resource::Nofile));
+    let code = Code::find();
     fence::raise(&options, server.as_ref())?;
     let ways = Ways { network: Way { sources, interface: None }, ..Ways::default() };
     let dataplane = dataplane::Options { ways, ..dataplane::Options::default() };
     let running = dataplane::start(config.clone(), 1, &dataplane).failed("data plane")?;
     running.attach(vec![guest.device], None).failed("data plane")?;
+    code.release();
     // Standard output may be the ready descriptor, where nothing else is to be read.
     let is_heard = !options.ready.as_ref().is_some_and(Inherited::is_stdout);
     if let Some(Inherited::Open(ready)) = options.ready {
