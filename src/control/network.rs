@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One network: its workers, who is attached to it, and what is published.
 
+mod attached;
 mod looking;
 mod names;
 mod plan;
@@ -9,28 +10,25 @@ mod published;
 mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::convert::Infallible;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Serialize};
 use smoltcp::wire::{EthernetAddress, Ipv4Cidr};
-use tokio::sync::oneshot;
 use wharf_stack::Config;
-use wharf_switch::{PortId, StormControl};
+use wharf_switch::PortId;
 
 use super::error::{Code, Error};
 use super::members::{Member, Members, Others, Wish};
 use super::model::{self, PortKind};
-use super::spec::{ContainerSpec, Name, NetworkSpec, PortWish, Text};
+use super::spec::{ContainerSpec, Name, NetworkSpec, Text};
 use super::state::Kept;
 use crate::dataplane::{self, Running};
 use crate::host::Ways;
-use crate::netns::{Interface, Side};
-use crate::port::Device;
+use attached::Attached;
+pub use attached::{AttachRequest, Detached, Offer};
 use plan::configuration;
-use policy::{membership, policy, wish_of};
+use policy::{policy, wish_of};
 use published::Publication;
 
 /// Where a network or a publication comes from.
@@ -57,94 +55,6 @@ pub struct Surroundings {
     pub has_ipv6: bool,
     /// Sockets that the network may open.
     pub max_sockets: usize,
-}
-
-/// A wish to be attached.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct AttachRequest {
-    /// The network; by default the only one there is, or the one called `default`.
-    pub network: Option<Name>,
-    /// The port's name; by default one that nobody has.
-    pub name: Option<Name>,
-    /// What is fixed for it, beyond what the network's file says.
-    pub container: ContainerSpec,
-    /// What is at the other end, in words.
-    pub at: String,
-    /// The interface's name there.
-    pub interface: Option<String>,
-    /// Ports to be published as long as it is attached, without a name.
-    pub publish: Vec<Text<PortWish>>,
-}
-
-/// What a port will have, told before there is one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Offer {
-    /// The network's name.
-    pub network: Name,
-    /// The port's name.
-    pub name: Name,
-    /// Its MAC address and addresses.
-    pub member: Member,
-    /// Prefix lengths of the network.
-    pub ipv4_prefix_len: Option<u8>,
-    /// The IPv4 gateway, unless the network has no outside.
-    pub ipv4_gateway: Option<Ipv4Addr>,
-    /// The IPv6 gateway's address on the link, unless the network has no outside.
-    pub ipv6_gateway: Option<Ipv6Addr>,
-    /// Where names are resolved.
-    pub nameserver: Option<IpAddr>,
-    /// Domains to be searched.
-    pub search: Vec<String>,
-    /// Largest IP packet on the link.
-    pub mtu: usize,
-    /// Queues that the device should have.
-    pub workers: usize,
-}
-
-impl Offer {
-    /// The interface that it is about.
-    #[must_use]
-    pub fn interface(&self) -> Interface {
-        Interface {
-            mac: self.member.mac,
-            mtu_bytes: self.mtu,
-            queues: self.workers,
-            ipv4: self.member.ipv4.zip(self.ipv4_prefix_len).map(|(address, prefix_len)| Side {
-                address,
-                prefix_len,
-                gateway: self.ipv4_gateway,
-            }),
-            ipv6: self.member.ipv6.map(|address| Side {
-                address,
-                prefix_len: 64,
-                gateway: self.ipv6_gateway,
-            }),
-        }
-    }
-}
-
-/// A port that is attached.
-#[derive(Debug)]
-struct Attached {
-    id: PortId,
-    kind: PortKind,
-    request: AttachRequest,
-    container: ContainerSpec,
-    member: Member,
-    storm: Arc<StormControl>,
-    since: Instant,
-    /// Whoever waits for the container's end ends too when this is dropped.
-    _leash: Option<oneshot::Sender<Infallible>>,
-}
-
-/// What a port leaves behind.
-#[derive(Debug, Default)]
-pub struct Detached {
-    /// What was published for it.
-    pub unpublished: Vec<model::Publication>,
-    /// Its device, which takes some time to close.
-    pub devices: Vec<Device>,
 }
 
 /// The only container of a network that is its own: that of `wharf run`, which runs already.
@@ -395,175 +305,6 @@ impl Network {
         if let (Some(running), true) = (&self.running, self.spec.dns.is_empty()) {
             running.set_nameservers(servers);
         }
-    }
-
-    /// Sets a name and its addresses aside for somebody who is about to be attached.
-    ///
-    /// # Errors
-    /// The name is attached, or a wish cannot be granted.
-    pub fn offer(&mut self, request: &mut AttachRequest) -> Result<Offer, Error> {
-        let workers = self.running()?.workers();
-        let name = match request.name.clone() {
-            Some(name) => name,
-            None => self.unused_name()?,
-        };
-        if self.attached.contains_key(&name) || self.pending.contains_key(&name) {
-            let message = format!("{name} is attached to network {} already", self.name);
-            return Err(Error::new(Code::Exists, message)
-                .hint(format!("choose another --name, or `wharf detach {name}` first")));
-        }
-        for Text(wish) in &request.publish {
-            if wish.container.as_ref().is_some_and(|container| container != name.as_str()) {
-                let message = format!("{} is about somebody else than {name}", wish.text);
-                return Err(Error::invalid(message).hint("write it without a name, as in 8080:80"));
-            }
-        }
-        let container = self.container_spec(&name, &request.container);
-        membership(&container)?;
-        ways::of_container(&container, &self.spec)?;
-        self.check_names(&name, &container)?;
-        let before = self.members.by_name().get(&name).copied();
-        let member = self.member(&name, wish_of(&container))?;
-        request.name = Some(name.clone());
-        self.pending.insert(name.clone(), before);
-        let has_outside = !self.spec.internal;
-        Ok(Offer {
-            network: self.name.clone(),
-            name,
-            member,
-            ipv4_prefix_len: self.config.ipv4.map(|plan| plan.subnet.prefix_len()),
-            ipv4_gateway: self.config.ipv4.filter(|_| has_outside).map(|plan| plan.gateway),
-            ipv6_gateway: self.config.ipv6.filter(|_| has_outside).map(|plan| plan.link_local),
-            nameserver: {
-                let ipv4 = self.config.ipv4.map(|plan| IpAddr::from(plan.dns));
-                ipv4.or(self.config.ipv6.map(|plan| plan.dns.into()))
-            },
-            search: self.config.search.clone(),
-            mtu: self.config.mtu_bytes,
-            workers,
-        })
-    }
-
-    /// Nobody was attached after all.
-    pub fn withdraw_offer(&mut self, name: &Name) {
-        if let Some(before) = self.pending.remove(name) {
-            self.members.restore(name, before);
-            self.reserve_members();
-        }
-    }
-
-    /// A name that nobody has or had, and that nothing is said of.
-    fn unused_name(&self) -> Result<Name, Error> {
-        let known = self.attached.keys().chain(self.pending.keys()).chain(self.members.by_name().keys());
-        let mut taken: BTreeSet<&str> = known.chain(self.spec.containers.keys()).map(Name::as_str).collect();
-        taken
-            .extend(self.publications.iter().filter_map(|publication| publication.info.container.as_deref()));
-        let mut names = (1..).map(|number| format!("c{number}"));
-        let free = names.find(|name| !taken.contains(name.as_str()));
-        Name::parse(&free.unwrap_or_default()).map_err(Error::invalid)
-    }
-
-    /// What holds for a container: what its own request says, else what the network's specification does.
-    fn container_spec(&self, name: &Name, own: &ContainerSpec) -> ContainerSpec {
-        let base = self.spec.containers.get(name).cloned().unwrap_or_default();
-        let either = |own: &[Name], base: Vec<Name>| {
-            let mut all = base;
-            all.extend(own.iter().filter(|name| !all.contains(name)).cloned().collect::<Vec<_>>());
-            all
-        };
-        ContainerSpec {
-            ipv4: own.ipv4.or(base.ipv4),
-            ipv6: own.ipv6.or(base.ipv6),
-            mac: own.mac.clone().or(base.mac),
-            aliases: either(&own.aliases, base.aliases),
-            vlan: own.vlan.or(base.vlan),
-            trunk: if own.trunk.is_empty() { base.trunk } else { own.trunk.clone() },
-            isolated: own.isolated.or(base.isolated),
-            allow: if own.allow.is_empty() { base.allow } else { own.allow.clone() },
-            outbound_ipv4: own.outbound_ipv4.or(base.outbound_ipv4),
-            outbound_ipv6: own.outbound_ipv6.or(base.outbound_ipv6),
-            outbound_interface: own.outbound_interface.clone().or(base.outbound_interface),
-        }
-    }
-
-    /// Attaches who has an offer.
-    ///
-    /// # Errors
-    /// The switch is full, a queue cannot be watched, or a port that is to be published is not to be had. Nothing is
-    /// attached then.
-    pub fn attach(
-        &mut self,
-        request: AttachRequest,
-        kind: PortKind,
-        queues: Vec<Device>,
-        leash: oneshot::Sender<Infallible>,
-        next_id: &mut u64,
-    ) -> Result<model::Port, Error> {
-        let Some(name) = request.name.clone().filter(|name| self.pending.contains_key(name)) else {
-            return Err(Error::invalid("there is no offer to that name"));
-        };
-        let container = self.container_spec(&name, &request.container);
-        let member = self.member(&name, wish_of(&container))?;
-        let storm = Arc::<StormControl>::default();
-        let policy = policy(&container, self, member, Arc::clone(&storm))?;
-        let id = self
-            .running()?
-            .attach(queues, Some(&Arc::new(policy)))
-            .map_err(|error| Error::new(Code::Exhausted, format!("{name} cannot be attached: {error}")))?;
-        self.pending.remove(&name);
-        self.members.seen(&name, seconds_since_1970());
-        let wishes = request.publish.clone();
-        let since = Instant::now();
-        let attached = Attached { id, kind, request, container, member, storm, since, _leash: Some(leash) };
-        self.attached.insert(name.clone(), attached);
-        self.forget_neighbors(member);
-        self.renew_zone();
-        self.renew_ways();
-        self.retarget(&name);
-        for Text(wish) in &wishes {
-            let wish = PortWish { container: Some(name.as_str().to_owned()), ..wish.clone() };
-            if let Err(error) = self.publish(&wish, &Origin::Port(name.clone()), next_id) {
-                self.detach(&name);
-                return Err(error);
-            }
-        }
-        self.port(&name).ok_or_else(|| Error::not_found(format!("{name} is gone again")))
-    }
-
-    /// Detaches a port, and what was published for it.
-    pub fn detach(&mut self, name: &Name) -> Option<Detached> {
-        let attached = self.attached.remove(name)?;
-        let unpublished =
-            self.unpublish_where(|publication| publication.origin == Origin::Port(name.clone()));
-        let devices = self.running.as_ref().map(|running| running.detach(attached.id)).unwrap_or_default();
-        self.forget_neighbors(attached.member);
-        self.renew_zone();
-        self.renew_ways();
-        Some(Detached { unpublished, devices })
-    }
-
-    /// Has the gateways look anew who is at a member's addresses: nobody is kept waiting for who has gone, and who has
-    /// come is not held to be absent because it was.
-    fn forget_neighbors(&self, member: Member) {
-        let addresses = member.list();
-        if let Some(running) = &self.running {
-            // A worker that is gone is told of elsewhere.
-            let _ = running.ask_all(move |worker, _| {
-                addresses.iter().for_each(|&address| worker.gateway.forget_neighbor(address));
-            });
-        }
-    }
-
-    /// Whether a port of this name is attached.
-    #[must_use]
-    pub fn is_attached(&self, name: &Name) -> bool {
-        self.attached.contains_key(name)
-    }
-
-    /// The name of the port with this id, as [`model::Port`] has it.
-    #[must_use]
-    pub fn name_of(&self, id: &str) -> Option<Name> {
-        self.attached.iter().find_map(|(name, attached)| (id_text(attached.id) == id).then(|| name.clone()))
     }
 
     /// Becomes what `spec` says, which [differs only in what can
