@@ -205,10 +205,11 @@ fn serve(
             drop(queues);
             tracing::info!("the sandbox is {} on network {}", port.name, port.network);
             let supervisor = Supervisor::new(init, channel, None)?;
+            let code = Code::find();
             if options.sandbox {
                 sandbox::confine(init, &resolv::directories(), None);
             }
-            supervisor.run(None)
+            supervisor.run(None, code)
         }
     }
 }
@@ -259,8 +260,7 @@ fn serve_here(
         claim.announce(plan.container());
         registry.publish_claim(claim)?;
     }
-    code.release();
-    supervisor.run(Some(Served { registry, door }))
+    supervisor.run(Some(Served { registry, door }), code)
 }
 
 fn say_degraded() {

@@ -142,7 +142,6 @@ fn serve(options: Options) -> Result<(), Failure> {
     let dataplane = dataplane::Options { ways, ..dataplane::Options::default() };
     let running = dataplane::start(config.clone(), 1, &dataplane).failed("data plane")?;
     running.attach(vec![guest.device], None).failed("data plane")?;
-    code.release();
     // Standard output may be the ready descriptor, where nothing else is to be read.
     let is_heard = !options.ready.as_ref().is_some_and(Inherited::is_stdout);
     if let Some(Inherited::Open(ready)) = options.ready {
@@ -151,6 +150,7 @@ fn serve(options: Options) -> Result<(), Failure> {
     if is_heard {
         print(&description);
     }
+    code.release();
     let address = plan::interface_address(options.cidr);
     let api = Api::new(Ports { running: &running, config, guest: address.into() }, address);
     let ends = Ends { exit: options.exit, guest: guest.life };

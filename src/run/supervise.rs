@@ -24,6 +24,7 @@ use super::{Error, Outcome};
 use crate::channel::Channel;
 use crate::control::registry::Registry;
 use crate::resolv::follow::Follower;
+use crate::sys::memory::Code;
 use crate::sys::signal::SignalFd;
 
 /// What this process serves the sandbox with, if no daemon does.
@@ -56,11 +57,13 @@ impl Supervisor {
     }
 
     /// Lets the command start and stays until it ended and everything in the sandbox with it.
-    pub(super) fn run(mut self, mut served: Option<Served>) -> Result<Outcome, Error> {
+    pub(super) fn run(mut self, mut served: Option<Served>, code: Code) -> Result<Outcome, Error> {
         // What changed since the file was read and covered, before the watch was there.
         self.resolv_conf_changed(served.as_ref());
         // If init is gone, the loop finds out.
         drop(self.channel.send(&ToInit::Go, &[]));
+        // Not before: what has to come back would keep the command waiting.
+        code.release();
         let outcome = loop {
             let ready = self.wait(served.as_ref())?;
             if ready.message
