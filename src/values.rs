@@ -127,9 +127,13 @@ pub(crate) fn hostname(text: &str) -> Result<String, String> {
 pub(crate) fn container(text: &str) -> Result<String, String> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     let is_label = (1..=63).contains(&text.len()) && text.bytes().all(fits);
-    if !is_label || text.starts_with('-') || !text.bytes().any(|byte| byte.is_ascii_alphabetic()) {
+    if !is_label
+        || text.starts_with('-')
+        || text.ends_with('-')
+        || !text.bytes().any(|byte| byte.is_ascii_alphabetic())
+    {
         return Err(format!(
-            "`{text}` is not a name; it has 1 to 63 letters, digits, - and _, at least one letter, and no - in front"
+            "`{text}` is not a name; it has 1 to 63 letters, digits, - and _, at least one letter, and no - in front or at the end"
         ));
     }
     Ok(text.to_ascii_lowercase())
@@ -173,7 +177,7 @@ mod tests {
     #[test]
     fn names_are_labels_with_a_letter() {
         assert_eq!(container("Web-1").unwrap(), "web-1");
-        for wrong in ["", "80", "8000-8009", "-web", "a.b", "a b", "caf\u{e9}", &"a".repeat(64)] {
+        for wrong in ["", "80", "8000-8009", "-web", "web-", "a.b", "a b", "caf\u{e9}", &"a".repeat(64)] {
             assert!(container(wrong).unwrap_err().contains("at least one letter"), "{wrong}");
         }
     }

@@ -27,7 +27,7 @@ use crate::netns::plan::NAT64_PREFIX;
 use crate::publish::wish;
 use crate::sys::tun::MAX_MTU;
 use crate::values;
-use wharf_stack::Zone;
+use wharf_stack::{Zone, ZoneError};
 
 /// The version of the file that this program reads.
 const VERSION: u32 = 1;
@@ -217,6 +217,18 @@ pub struct ContainerSpec {
     pub outbound_interface: Option<String>,
 }
 
+impl ContainerSpec {
+    /// Whether a container can be found by its name and its aliases.
+    ///
+    /// # Errors
+    /// The one by which it cannot.
+    pub fn check_names(&self, name: &Name) -> Result<(), ZoneError> {
+        // What a name may be does not depend on the domain.
+        let mut zone = Zone::builder("internal")?;
+        [name].into_iter().chain(&self.aliases).try_for_each(|name| zone.alias(name.as_str(), &[]).map(drop))
+    }
+}
+
 impl NetworkSpec {
     /// Whether its values go together.
     ///
@@ -248,12 +260,11 @@ impl NetworkSpec {
                 return Err(format!("publish {wish}: name the container, as in 8080:web:80"));
             }
         }
+        if let Some(Text(domain)) = &self.domain {
+            Zone::builder(&domain.0).map_err(|error| error.to_string())?;
+        }
         for (name, container) in &self.containers {
-            let names = || [name].into_iter().chain(&container.aliases).map(Name::as_str);
-            let mut zone = Zone::builder("internal").map_err(|error| error.to_string())?;
-            for label in names() {
-                zone.alias(label, &[]).map_err(|error| format!("container {name}: {error}"))?;
-            }
+            container.check_names(name).map_err(|error| format!("container {name}: {error}"))?;
             for vlan in container.vlan.iter().chain(&container.trunk) {
                 if !(1..=4094).contains(vlan) {
                     return Err(format!("container {name}: VLAN {vlan} is out of range: 1 to 4094"));
@@ -578,6 +589,7 @@ containers.db = { vlan = 5, trunk = [6, 7], isolated = true }
             ("version = 1\n[networks.a]\nmemory = \"1\"", &["line 3", "at least 1M"]),
             ("version = 1\n[networks.a]\ncontainers.b.aliases = [\"gateway\"]", &["container b", "reserved"]),
             ("version = 1\n[networks.a]\ncontainers.localhost = {}", &["container localhost", "reserved"]),
+            ("version = 1\n[networks.a]\ndomain = \"localhost\"", &["network a", "wharf.internal"]),
         ] {
             let error = File::parse(text).unwrap_err();
             assert!(hints.iter().all(|hint| error.contains(hint)), "{text}: {error}");

@@ -135,7 +135,7 @@ impl Network {
         let container = self.container_spec(&name, &request.container);
         membership(&container)?;
         ways::of_container(&container, &self.spec)?;
-        self.check_names(&name, &container)?;
+        container.check_names(&name).map_err(|error| Error::invalid(error.to_string()))?;
         let before = self.members.by_name().get(&name).copied();
         let member = self.member(&name, wish_of(&container))?;
         request.name = Some(name.clone());

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A network's names and leases: what the first worker's gateway is told of them, and tells.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use wharf_stack::{LeaseState, LeaseView, Zone, ZoneBuilder, ZoneError};
 use wharf_switch::Duration;
 
-use super::{ContainerSpec, Error, Member, Name, Network, seconds_since_1970};
+use super::{Member, Name, Network, seconds_since_1970};
 use crate::control::model;
 use crate::control::spec::Text;
 use crate::control::state::KeptLease;
@@ -16,39 +16,20 @@ use crate::control::state::KeptLease;
 /// The worker that has leases and names.
 const FIRST: usize = 0;
 
-/// Names of one container.
-fn enter(
-    zone: &mut ZoneBuilder,
-    name: &Name,
-    aliases: &[Name],
-    member: Option<&Member>,
-) -> Result<(), ZoneError> {
-    let addresses = member.map(Member::list).unwrap_or_default();
+/// Enters the names of one container.
+fn enter(zone: &mut ZoneBuilder, name: &Name, aliases: &[Name], member: &Member) -> Result<(), ZoneError> {
+    let addresses = member.list();
     zone.host(name.as_str(), &addresses)?;
-    for alias in aliases {
-        zone.alias(alias.as_str(), &addresses)?;
-    }
-    Ok(())
+    aliases.iter().try_for_each(|alias| zone.alias(alias.as_str(), &addresses).map(drop))
 }
 
 impl Network {
-    /// A zone without names, if the network has names.
-    fn zone(&self) -> Result<Option<ZoneBuilder>, Error> {
-        let zone = self.domain.as_deref().map(Zone::builder).transpose();
-        zone.map_err(|error| Error::invalid(error.to_string()))
-    }
-
-    /// Whether a container can have these names.
-    pub(super) fn check_names(&self, name: &Name, container: &ContainerSpec) -> Result<(), Error> {
-        let Some(mut zone) = self.zone()? else { return Ok(()) };
-        enter(&mut zone, name, &container.aliases, None).map_err(|error| Error::invalid(error.to_string()))
-    }
-
-    /// Lets the forwarder answer for whoever is attached now.
+    /// Lets the forwarder answer for whoever is attached now, if the network has names. They were
+    /// [checked](crate::control::spec::NetworkSpec::check).
     pub(super) fn renew_zone(&self) {
-        let Ok(Some(mut zone)) = self.zone() else { return };
+        let Some(Ok(mut zone)) = self.domain.as_deref().map(Zone::builder) else { return };
         for (name, attached) in &self.attached {
-            let entered = enter(&mut zone, name, &attached.container.aliases, Some(&attached.member));
+            let entered = enter(&mut zone, name, &attached.container.aliases, &attached.member);
             if let Err(error) = entered {
                 tracing::warn!("network {}: {name} is not found under all of its names: {error}", self.name);
             }
@@ -65,7 +46,7 @@ impl Network {
         let members = self.members.by_name().iter();
         let wanted = members
             .filter_map(|(name, member)| Some((member.mac, (member.ipv4?, name.clone()))))
-            .collect::<std::collections::BTreeMap<_, _>>();
+            .collect::<BTreeMap<_, _>>();
         let ended: Vec<_> = self.reserved.keys().filter(|mac| !wanted.contains_key(mac)).copied().collect();
         let new: Vec<_> = wanted
             .iter()
