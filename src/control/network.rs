@@ -330,13 +330,9 @@ impl Network {
         }
         self.renew_zone();
         self.renew_ways();
-        let published: BTreeSet<_> =
-            self.publications.iter().filter_map(|publication| publication.info.container.clone()).collect();
-        for name in published.iter().filter_map(|name| Name::parse(name).ok()) {
-            if !self.attached.contains_key(&name) {
-                self.retarget(&name);
-            }
-        }
+        let is_away = |name: &&Name| !self.attached.contains_key(*name);
+        let away: Vec<_> = self.members.by_name().keys().filter(is_away).cloned().collect();
+        away.iter().for_each(|name| self.retarget(name));
         self.unpublish_unspecified();
         errors.extend(self.publish_specified(next_id));
         if errors.is_empty() { Ok(()) } else { Err(errors) }

@@ -203,18 +203,18 @@ impl Network {
 
     /// Publishes what the specification names and is not published yet. Returns what is not to be had.
     pub fn publish_specified(&mut self, next_id: &mut u64) -> Vec<Error> {
-        let there = self.wishes(&Origin::File);
+        let there = self.specified();
         let wishes: Vec<_> = self.spec.publish.iter().map(|Text(wish)| wish.clone()).collect();
         let missing = wishes.iter().filter(|wish| !there.contains(&wish.text));
         missing.filter_map(|wish| self.publish(wish, &Origin::File, next_id).err()).collect()
     }
 
-    /// The wishes of this origin that are granted, in their own words.
-    pub(super) fn wishes(&self, origin: &Origin) -> Vec<String> {
+    /// What the specification names and is published, in its own words.
+    fn specified(&self) -> Vec<String> {
         let mut wishes: Vec<_> = self
             .publications
             .iter()
-            .filter(|publication| publication.origin == *origin)
+            .filter(|publication| publication.origin == Origin::File)
             .map(|publication| publication.wish.clone())
             .collect();
         wishes.dedup();
