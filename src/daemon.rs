@@ -38,7 +38,7 @@ use crate::control::attach;
 use crate::control::error::Error as Refusal;
 use crate::control::model::Mode;
 use crate::control::network::Surroundings;
-use crate::control::registry::{Registry, Told};
+use crate::control::registry::{DEFAULT_NETWORK, Registry, Told};
 use crate::control::runtime_dir::{self, API_SOCKET, ATTACH_SOCKET};
 use crate::control::spec::{File, FileError, Name, NetworkSpec};
 use crate::control::state::State;
@@ -142,7 +142,7 @@ pub fn up(options: &Options) -> Result<(), Error> {
 }
 
 fn default_file() -> File {
-    let networks = Name::parse("default").map(|name| (name, NetworkSpec::default()));
+    let networks = Name::parse(DEFAULT_NETWORK).map(|name| (name, NetworkSpec::default()));
     File { version: 1, networks: networks.into_iter().collect() }
 }
 
@@ -265,7 +265,9 @@ async fn serve(
             ready = wait_for(changed.as_ref()) => {
                 ready.doing("watching resolv.conf")?;
                 if follower.changed() && let Some(servers) = follower.news() {
-                    registry.set_nameservers(servers);
+                    let registry = Arc::clone(registry);
+                    // As above, while somebody has the registry's lock.
+                    let _ = tokio::task::spawn_blocking(move || registry.set_nameservers(servers)).await;
                 }
             }
         }

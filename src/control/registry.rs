@@ -25,8 +25,8 @@ use crate::dataplane::{Notice, Notify};
 use crate::port::Device;
 use crate::publish::{Claim, End, Request};
 
-/// The network that is meant when none is named and there are several.
-const DEFAULT_NETWORK: &str = "default";
+/// The network that is meant when none is named and there are several, and that there is without a file.
+pub const DEFAULT_NETWORK: &str = "default";
 
 /// A [`Notice`] of a network.
 pub type Told = (Name, Notice);
@@ -347,15 +347,16 @@ impl Registry {
         let mut inner = self.lock();
         let name = inner.meant(request.network.as_ref())?;
         request.network = Some(name.clone());
-        let offer = inner.network(&name)?.offer(request)?;
-        inner.save(&name);
-        Ok(offer)
+        inner.network(&name)?.offer(request)
     }
 
     /// Nobody is attached after all.
     pub fn withdraw_offer(&self, offer: &Offer) {
-        if let Ok(network) = self.lock().network(&offer.network) {
+        let mut inner = self.lock();
+        if let Ok(network) = inner.network(&offer.network) {
             network.withdraw_offer(&offer.name);
+            // Somebody else's attachment may have been kept in between.
+            inner.save(&offer.network);
         }
     }
 
