@@ -13,14 +13,15 @@ mod proxy;
 mod train;
 mod way;
 
+use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrAny, SocketFlags, SocketType, getpeername,
-    getsockname, ipproto, sockopt,
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketAddrAny, SocketFlags,
+    SocketType, getpeername, getsockname, ipproto, sockopt,
 };
 use rustix::process::{Resource, Rlimit, setrlimit};
 use wharf_stack::host::{
@@ -66,6 +67,18 @@ struct Slot {
     takes_trains: bool,
 }
 
+/// How everything is sent.
+const AT_ONCE: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
+
+/// What came of sending stream data.
+fn sent(result: Result<usize, Errno>) -> Io<usize> {
+    match result {
+        Ok(sent) => Io::Done(sent),
+        Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS) => Io::Blocked,
+        Err(_) => Io::Broken,
+    }
+}
+
 /// A train may meet the errors of several earlier datagrams.
 const TRAIN_ATTEMPTS: usize = 8;
 
@@ -94,10 +107,7 @@ impl Slot {
         match from {
             Some(_) => socket::send_datagrams(self.fd.as_fd(), data, None, to, from)
                 .map_err(|error| io_errno(&error)),
-            None => {
-                let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-                rustix::net::sendto(&self.fd, data, flags, &to).map(drop)
-            }
+            None => rustix::net::sendto(&self.fd, data, AT_ONCE, &to).map(drop),
         }
     }
 
@@ -432,11 +442,12 @@ impl Host for Sockets {
 
     fn tcp_send(&mut self, socket: SocketId, data: &[u8]) -> Io<usize> {
         let Some(slot) = self.slot(socket) else { return Io::Broken };
-        match rustix::net::send(&slot.fd, data, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
-            Ok(sent) => Io::Done(sent),
-            Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS) => Io::Blocked,
-            Err(_) => Io::Broken,
-        }
+        sent(rustix::net::send(&slot.fd, data, AT_ONCE))
+    }
+
+    fn tcp_send_vectored(&mut self, socket: SocketId, pieces: &[IoSlice<'_>]) -> Io<usize> {
+        let Some(slot) = self.slot(socket) else { return Io::Broken };
+        sent(rustix::net::sendmsg(&slot.fd, pieces, &mut SendAncillaryBuffer::default(), AT_ONCE))
     }
 
     fn tcp_recv(&mut self, socket: SocketId, buffer: &mut [u8]) -> StreamRead {

@@ -18,6 +18,9 @@ use super::exchange::{Exchange, Owned};
 
 /// Frames taken from one port in one turn.
 pub const BURST: usize = 32;
+/// Bytes that are gathered for the gateway before it gets them: they are copied once more from there, and should still be
+/// in the processor's cache then.
+const GATHERED_BYTES: usize = 256 * 1024;
 
 /// What a turn leaves to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +51,8 @@ pub struct Worker<P, H: Host> {
     closed: Vec<(PortId, P)>,
     /// The frame being received, kept between turns.
     frame: Frame,
+    /// Frames for the gateway.
+    gathered: Gathered,
     /// Clients being accepted, kept for its memory.
     clients: Vec<Inbound<H::Stream>>,
 }
@@ -95,6 +100,41 @@ impl Ready {
     }
 }
 
+/// Frames for the gateway in the order in which they came, so that it sees what belongs together.
+#[derive(Debug, Default)]
+struct Gathered {
+    /// The first `count` are meant, the others are kept for their memory.
+    frames: Vec<Frame>,
+    count: usize,
+    bytes: usize,
+}
+
+impl Gathered {
+    /// Takes in what is in `frame`, and leaves an empty one.
+    fn push(&mut self, frame: &mut Frame, pool: &Pool) {
+        if self.frames.len() == self.count {
+            self.frames.push(pool.large());
+        }
+        self.bytes += frame.len();
+        if let Some(place) = self.frames.get_mut(self.count) {
+            std::mem::swap(place, frame);
+            self.count += 1;
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.count == BURST || self.bytes >= GATHERED_BYTES
+    }
+
+    fn frames(&self) -> &[Frame] {
+        self.frames.get(..self.count).unwrap_or_default()
+    }
+
+    fn clear(&mut self) {
+        (self.count, self.bytes) = (0, 0);
+    }
+}
+
 /// The way out of the gateway: the forwarding decision, then a port.
 struct Exit<'a, P> {
     switch: &'a mut Switch<P>,
@@ -132,6 +172,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             ready: Ready::default(),
             closed: Vec::new(),
             frame,
+            gathered: Gathered::default(),
             clients: Vec::new(),
         }
     }
@@ -237,6 +278,7 @@ impl<P: Port, H: Host> Worker<P, H> {
                 }
                 taken += 1;
             };
+            self.enter_gateway(now);
             worked |= taken > 0;
             if exhausted {
                 self.ready.remove_at(at);
@@ -261,7 +303,7 @@ impl<P: Port, H: Host> Worker<P, H> {
     /// Sees to it that the owner's gateway gets what is in `frame`.
     fn hand_to_owner(&mut self, now: Instant) {
         match self.exchange.addressee(&self.frame) {
-            Addressee::Worker(number) if number == self.exchange.number() => self.enter_gateway(now),
+            Addressee::Worker(number) if number == self.exchange.number() => self.gather(now),
             Addressee::Worker(number) => {
                 let frame = std::mem::replace(&mut self.frame, self.pool.large());
                 self.hand_over(number, frame);
@@ -273,7 +315,7 @@ impl<P: Port, H: Host> Worker<P, H> {
                     self.switch.tally.replicated += 1;
                     self.hand_over(number, copy);
                 }
-                self.enter_gateway(now);
+                self.gather(now);
             }
         }
     }
@@ -284,18 +326,36 @@ impl<P: Port, H: Host> Worker<P, H> {
         }
     }
 
-    /// Gives the gateway what is in `frame`.
-    fn enter_gateway(&mut self, now: Instant) {
-        let mut out = Exit { switch: &mut self.switch, now };
-        match self.gateway.handle_frame(now, &self.frame, &mut self.host, &mut out) {
-            Ok(()) => self.switch.tally.absorbed += 1,
-            Err(_) => self.switch.tally.dropped += 1,
+    /// Keeps what is in `frame` for the gateway, until there is enough.
+    fn gather(&mut self, now: Instant) {
+        self.gathered.push(&mut self.frame, &self.pool);
+        if self.gathered.is_full() {
+            self.enter_gateway(now);
         }
-        if let Some(whole) = self.gateway.take_whole() {
-            // Its fragments are absorbed; the whole is a new frame.
-            self.switch.tally.originated += 1;
-            self.frame = whole;
-            self.hand_to_owner(now);
+    }
+
+    /// Gives the gateway what was gathered.
+    fn enter_gateway(&mut self, now: Instant) {
+        while self.gathered.count > 0 {
+            let mut gathered = std::mem::take(&mut self.gathered);
+            let mut frames = gathered.frames();
+            while !frames.is_empty() {
+                let mut out = Exit { switch: &mut self.switch, now };
+                let (count, result) = self.gateway.handle_frames(now, frames, &mut self.host, &mut out);
+                match result {
+                    Ok(()) => self.switch.tally.absorbed += count as u64,
+                    Err(_) => self.switch.tally.dropped += count as u64,
+                }
+                frames = frames.get(count..).unwrap_or_default();
+            }
+            gathered.clear();
+            self.gathered = gathered;
+            while let Some(whole) = self.gateway.take_whole() {
+                // Its fragments are absorbed; the whole is a new frame.
+                self.switch.tally.originated += 1;
+                self.frame = whole;
+                self.hand_to_owner(now);
+            }
         }
     }
 
@@ -305,9 +365,10 @@ impl<P: Port, H: Host> Worker<P, H> {
         while collected < BURST {
             let Some(frame) = self.exchange.receive() else { break };
             self.frame = frame;
-            self.enter_gateway(now);
+            self.gather(now);
             collected += 1;
         }
+        self.enter_gateway(now);
         for _ in 0..BURST {
             let Some(client) = self.exchange.receive_client() else { break };
             self.open_inbound(now, client);

@@ -11,6 +11,7 @@
 //! [`Gateway::exhale`], and by [`Gateway::handle_timers`] for what is due.
 
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv6Message, IpProtocol};
@@ -27,7 +28,7 @@ use crate::transit::Transit;
 use crate::transit::fragments::Reassembly;
 use crate::transit::listing::FlowView;
 use crate::transit::publish::{PublicationId, PublishedPort};
-use crate::transit::tcp::Inbound;
+use crate::transit::tcp::{Inbound, Stretch};
 use crate::wire::Packet;
 use crate::{Config, DropReason};
 
@@ -40,7 +41,7 @@ pub struct Gateway {
     transit: Transit,
     reassembly: Reassembly,
     /// A packet that its last fragment completed; its owner may be another worker.
-    whole: Option<Frame>,
+    wholes: VecDeque<Frame>,
 }
 
 /// How full the gateway is.
@@ -67,27 +68,32 @@ impl Gateway {
             local: Local::new(&config, number == 0),
             transit: Transit::new(&config),
             reassembly: Reassembly::default(),
-            whole: None,
+            wholes: VecDeque::new(),
             env: Env::new(config, pool),
         }
     }
 
-    /// Takes a frame that the switch decided is for the gateway.
-    ///
-    /// # Errors
-    /// Why it went no further; it is counted already.
-    pub fn handle_frame<H: Host, O: Outbox>(
+    /// Takes the first of `frames` that the switch decided are for the gateway, and those behind it that continue it.
+    /// Returns how many they were, and why they went no further, if so; that is counted already.
+    pub fn handle_frames<H: Host, O: Outbox>(
         &mut self,
         now: Instant,
-        frame: &Frame,
+        frames: &[Frame],
         host: &mut H,
         out: &mut O,
-    ) -> Result<(), DropReason> {
-        let result = self.route(now, frame, host, out);
+    ) -> (usize, Result<(), DropReason>) {
+        let (count, result) = match (Stretch::find(frames), frames.first()) {
+            (Some(stretch), _) if self.transit.expects(&stretch) => {
+                let cx = &mut Cx { now, host, out, env: &mut self.env };
+                (stretch.count(), self.transit.handle_stretch(cx, &stretch))
+            }
+            (_, Some(frame)) => (1, self.route(now, frame, host, out)),
+            (_, None) => (0, Ok(())),
+        };
         if let Err(reason) = result {
-            self.env.drops.count(reason);
+            self.env.drops.count_many(reason, count as u64);
         }
-        result
+        (count, result)
     }
 
     fn route<H: Host, O: Outbox>(
@@ -120,13 +126,13 @@ impl Gateway {
             return Err(DropReason::SourceAddressInvalid);
         }
         let cx = &mut Cx { now, host, out, env: &mut self.env };
-        self.whole = self.reassembly.add(cx, &packet, fragment, frame)?;
+        self.wholes.extend(self.reassembly.add(cx, &packet, fragment, frame)?);
         Ok(())
     }
 
-    /// The packet that the last frame completed: to be handed to its owner like any frame.
+    /// A packet that the last frames completed: to be handed to its owner like any frame.
     pub fn take_whole(&mut self) -> Option<Frame> {
-        self.whole.take()
+        self.wholes.pop_front()
     }
 
     /// Asks a whole IP packet the three questions.

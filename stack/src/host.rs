@@ -7,6 +7,7 @@
 //! [`Io::Blocked`]. No call blocks. The production implementation is on epoll, the simulator's is a script.
 
 use core::net::{IpAddr, SocketAddr};
+use std::io::IoSlice;
 
 /// A socket of the host, as long as it is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -310,6 +311,20 @@ pub trait Host {
 
     /// Sends what the socket takes of `data`, more than zero bytes.
     fn tcp_send(&mut self, socket: SocketId, data: &[u8]) -> Io<usize>;
+
+    /// Sends what the socket takes of `pieces`, one behind the other. None of them is empty.
+    fn tcp_send_vectored(&mut self, socket: SocketId, pieces: &[IoSlice<'_>]) -> Io<usize> {
+        let mut taken = 0;
+        for piece in pieces {
+            match self.tcp_send(socket, piece) {
+                Io::Done(sent) if sent == piece.len() => taken += sent,
+                Io::Done(sent) => return Io::Done(taken + sent),
+                end if taken == 0 => return end,
+                Io::Blocked | Io::Broken => break,
+            }
+        }
+        Io::Done(taken)
+    }
 
     /// Receives into `buffer`, which is not empty.
     fn tcp_recv(&mut self, socket: SocketId, buffer: &mut [u8]) -> StreamRead;

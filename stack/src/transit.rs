@@ -30,7 +30,7 @@ use self::icmp_error::Cause;
 use self::listing::FlowView;
 use self::publish::{PublicationId, Publications, PublishedPort};
 use self::quoted::QuotedSegment;
-use self::tcp::Inbound;
+use self::tcp::{Inbound, Stretch};
 use crate::env::{Cx, Outbox};
 use crate::host::{Host, HostError, HostEvent, Owner, Token};
 use crate::link::Link;
@@ -136,6 +136,20 @@ impl Transit {
                 Err(DropReason::ProtocolUnknown)
             }
         }
+    }
+
+    /// Whether these segments are of a connection that goes through.
+    pub(crate) fn expects(&self, stretch: &Stretch<'_>) -> bool {
+        self.tcp.expects(stretch)
+    }
+
+    /// Segments that continue each other, of a connection that goes through.
+    pub(crate) fn handle_stretch<H: Host, O: Outbox>(
+        &mut self,
+        cx: &mut Cx<'_, H, O>,
+        stretch: &Stretch<'_>,
+    ) -> Result<(), DropReason> {
+        self.tcp.handle_stretch(cx, stretch)
     }
 
     pub(crate) fn handle_host<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>, event: HostEvent) {

@@ -11,6 +11,7 @@
 //! |---|---|
 //! | `handshake` | when a SYN is answered: not before the host connected |
 //! | `inbound` | the way from a published port: our SYN to the container, and what it answers |
+//! | `coalesce` | which segments of a burst are taken as one |
 //! | `upload` | container to host: what a socket does not take is queued, never dropped |
 //! | `download` | host to container: frames stay queued until acknowledged |
 //! | `recovery` | what was lost, and when to send it again |
@@ -35,6 +36,7 @@
 //! RFC 5382 (timeouts behind a NAT), RFC 8985 (loss by transmission order).
 
 mod close;
+mod coalesce;
 mod download;
 mod handshake;
 mod inbound;
@@ -44,14 +46,17 @@ mod seq;
 mod upload;
 
 pub(crate) use self::close::refuse;
+pub(crate) use self::coalesce::Stretch;
 pub use self::inbound::Inbound;
 pub(crate) use self::seq::Seq;
 
 use core::hash::BuildHasher;
+use std::io::IoSlice;
 
 use smoltcp::wire::{EthernetAddress, TcpControl, TcpPacket, TcpRepr};
 use wharf_switch::{Duration, Frame, Instant};
 
+use self::coalesce::Payload;
 use self::download::Download;
 use self::upload::Upload;
 use crate::env::{Cx, Env, Outbox};
@@ -188,6 +193,26 @@ impl Relay {
                 Err(DropReason::TcpNoSuchFlow)
             }
         }
+    }
+
+    /// Whether the connection is there and open that these segments are of.
+    pub(crate) fn expects(&self, stretch: &Stretch<'_>) -> bool {
+        let flow = self.flows.find(&stretch.key).and_then(|id| self.flows.get(id));
+        flow.is_some_and(|flow| flow.phase == Phase::Open)
+    }
+
+    /// Segments of an open connection that continue each other.
+    pub(crate) fn handle_stretch<H: Host, O: Outbox>(
+        &mut self,
+        cx: &mut Cx<'_, H, O>,
+        stretch: &Stretch<'_>,
+    ) -> Result<(), DropReason> {
+        let Some(id) = self.flows.find(&stretch.key) else { return Err(DropReason::TcpNoSuchFlow) };
+        let Some(flow) = self.flows.get_mut(id) else { return Ok(()) };
+        flow.container_mac = stretch.packet.src_mac;
+        let (fate, result) = flow.handle_segment_in_sequence(cx, &stretch.last, &stretch.payload());
+        self.settle(cx, id, fate);
+        result
     }
 
     /// A socket of a connection became usable.
@@ -337,7 +362,14 @@ impl Flow {
         match self.phase {
             Phase::Connecting => self.handle_segment_while_connecting(cx, segment),
             Phase::SynSent => self.handle_segment_after_syn(cx, packet, segment),
-            Phase::Answered | Phase::Open => self.handle_segment_in_sequence(cx, segment),
+            Phase::Answered | Phase::Open => {
+                let payload = Payload {
+                    seq: segment.seq_number.into(),
+                    len: u32::from(emit::len16(segment.payload.len())),
+                    pieces: &[IoSlice::new(segment.payload)],
+                };
+                self.handle_segment_in_sequence(cx, segment, &payload)
+            }
             Phase::Linger => {
                 if segment.control == TcpControl::Fin {
                     self.upload.owe_ack();
@@ -347,13 +379,15 @@ impl Flow {
         }
     }
 
-    /// RFC 9293 section 3.10.7.4, "other states", in its order: sequence, RST, SYN, ACK, data, FIN.
+    /// RFC 9293 section 3.10.7.4, "other states", in its order: sequence, RST, SYN, ACK, data, FIN. `payload` is the
+    /// segment's own, behind that of those before it that it continues.
     fn handle_segment_in_sequence<H: Host, O: Outbox>(
         &mut self,
         cx: &mut Cx<'_, H, O>,
         segment: &TcpRepr<'_>,
+        payload: &Payload<'_>,
     ) -> (Fate, Result<(), DropReason>) {
-        let seq = Seq::from(segment.seq_number);
+        let &Payload { seq, len, .. } = payload;
         if segment.control == TcpControl::Rst {
             return self.handle_reset(cx, seq);
         }
@@ -369,8 +403,7 @@ impl Flow {
         let Some(ack) = segment.ack_number else {
             return (Fate::Lives, Err(DropReason::TcpWithoutAck));
         };
-        let len = emit::len16(segment.payload.len());
-        if !self.upload.is_acceptable(seq, u32::from(len) + u32::from(segment.control == TcpControl::Fin)) {
+        if !self.upload.is_acceptable(seq, len + u32::from(segment.control == TcpControl::Fin)) {
             // RFC 9293 section 3.10.7.4: an acknowledgment should be sent in reply, and the segment dropped.
             self.upload.owe_ack();
             // RFC 9293 section 3.8.4: a keep-alive repeats the number before the next one.
@@ -393,13 +426,13 @@ impl Flow {
             self.phase = Phase::Open;
         }
         self.heard_at = cx.now;
-        self.download.handle_ack(cx.now, cx.env, seq, ack, segment);
+        self.download.handle_ack(cx.now, cx.env, segment.seq_number.into(), ack, segment);
         let mut result = Ok(());
-        if !segment.payload.is_empty() {
-            result = self.upload.accept(cx, self.socket, seq, segment.payload);
+        if len > 0 {
+            result = self.upload.accept(cx, self.socket, payload);
         }
         if segment.control == TcpControl::Fin {
-            self.upload.note_fin(seq + u32::from(len));
+            self.upload.note_fin(seq + len);
         }
         (self.carry_on(cx), result)
     }

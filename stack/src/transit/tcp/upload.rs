@@ -16,6 +16,7 @@
 
 use std::collections::VecDeque;
 
+use super::coalesce::Payload;
 use super::seq::Seq;
 use super::{Cx, Env};
 use crate::DropReason;
@@ -214,8 +215,74 @@ impl Upload {
         }
     }
 
-    /// Takes in the payload of an acceptable segment.
+    /// Takes in acceptable payload.
+    ///
+    /// # Errors
+    /// Why a piece of it was not taken.
     pub(super) fn accept<H: Host, O>(
+        &mut self,
+        cx: &mut Cx<'_, H, O>,
+        socket: Option<SocketId>,
+        payload: &Payload<'_>,
+    ) -> Result<(), DropReason> {
+        let mut pieces = payload.pieces;
+        let mut seq = payload.seq;
+        if let Some(socket) = socket.filter(|_| pieces.len() > 1 && self.passes_on(payload)) {
+            return self.deliver_together(cx, socket, payload);
+        }
+        let mut result = Ok(());
+        while let Some((piece, others)) = pieces.split_first() {
+            result = result.and(self.accept_piece(cx, socket, seq, piece));
+            seq = seq + u32::try_from(piece.len()).unwrap_or(0);
+            pieces = others;
+        }
+        result
+    }
+
+    /// All of it is new, next, inside the window, and has nothing to wait for.
+    fn passes_on(&self, payload: &Payload<'_>) -> bool {
+        payload.seq == self.next
+            && payload.len <= self.edge.since(self.next)
+            && self.fin.is_none()
+            && self.pieces.is_empty()
+            && self.queue.is_empty()
+            && !self.blocked
+    }
+
+    /// Sends several pieces at once. What the socket does not take goes the way of single ones.
+    fn deliver_together<H: Host, O>(
+        &mut self,
+        cx: &mut Cx<'_, H, O>,
+        socket: SocketId,
+        payload: &Payload<'_>,
+    ) -> Result<(), DropReason> {
+        self.ack_owed = true;
+        let sent = match cx.host.tcp_send_vectored(socket, payload.pieces) {
+            Io::Done(sent) => sent,
+            Io::Blocked => {
+                self.blocked = true;
+                0
+            }
+            // The first piece finds out.
+            Io::Broken => 0,
+        };
+        self.grow(cx.env, sent);
+        self.advance(sent);
+        let mut skipped = sent;
+        let mut result = Ok(());
+        for piece in payload.pieces {
+            let rest = piece.get(skipped..).unwrap_or_default();
+            skipped = skipped.saturating_sub(piece.len());
+            if !rest.is_empty() {
+                result = result.and(self.deliver(cx, Some(socket), rest));
+            }
+        }
+        self.drain(cx, Some(socket));
+        result
+    }
+
+    /// Takes in the payload of one segment.
+    fn accept_piece<H: Host, O>(
         &mut self,
         cx: &mut Cx<'_, H, O>,
         socket: Option<SocketId>,
