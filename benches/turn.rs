@@ -6,10 +6,8 @@
 mod rig;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
+use rig::stages::TURNS;
 use rig::{Stand, assert_allocates_nothing};
-
-/// Payload bytes per segment, and segments the container sends per turn.
-const SIZES: [(usize, usize); 3] = [(64, 32), (1460, 32), (65_000, 1)];
 
 fn upload(stand: &mut Stand, frames: usize) {
     stand.turn(frames, false);
@@ -23,7 +21,7 @@ fn download(stand: &mut Stand) {
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     let mut group = criterion.benchmark_group("turn");
-    for (bytes, frames) in SIZES {
+    for (bytes, frames) in TURNS {
         let mut stand = Stand::new(bytes, false);
         let before = stand.worker.host.taken;
         assert_allocates_nothing(&format!("upload of {bytes} B"), || upload(&mut stand, frames));

@@ -16,6 +16,8 @@
     reason = "a test stand may panic, and not every bench uses all of it"
 )]
 
+pub mod stages;
+
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
