@@ -198,6 +198,12 @@ impl Gateway {
         self.transit.publish(host, port, listener)
     }
 
+    /// Has a published TCP port lead to another container's end from now on: who is accepted already stays where it is. A
+    /// UDP port stays as it is.
+    pub fn redirect(&mut self, id: PublicationId, target: SocketAddr) {
+        self.transit.redirect(id, target);
+    }
+
     /// Ends a [`publish`](Self::publish): whoever waits to be accepted is reset, and open connections go on.
     pub fn withdraw<H: Host>(&mut self, host: &mut H, id: PublicationId) {
         self.transit.withdraw(host, &mut self.env.timers, id);

@@ -79,6 +79,11 @@ impl Transit {
         self.publications.publish(host, port, listener)
     }
 
+    /// Has a published TCP port lead elsewhere.
+    pub(crate) fn redirect(&mut self, id: PublicationId, target: SocketAddr) {
+        self.publications.redirect(id, target);
+    }
+
     /// Ends that.
     pub(crate) fn withdraw<H: Host>(&mut self, host: &mut H, timers: &mut Timers, id: PublicationId) {
         self.publications.withdraw(host, timers, id);

@@ -71,6 +71,15 @@ impl Publications {
         token.map(PublicationId)
     }
 
+    /// Has a listener lead elsewhere. The clients of a UDP port are of the worker that owns its flows, and do not move.
+    pub(crate) fn redirect(&mut self, PublicationId(token): PublicationId, target: SocketAddr) {
+        if token.owner == Owner::Listener
+            && let Some(listener) = self.listeners.get_mut(token.flow)
+        {
+            listener.target = target;
+        }
+    }
+
     /// Closes the socket. What its clients, events and deadlines still have to say finds nobody.
     pub(crate) fn withdraw<H: Host>(
         &mut self,
