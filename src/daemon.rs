@@ -5,6 +5,7 @@
 //! ```text
 //! read the file, the host's routes and nameservers
 //! take the runtime directory: lock, api.sock, attach.sock
+//! open the unix sockets that are published
 //! confine this process, while it has one thread
 //! start the networks (threads from here on), as the file says and as they were
 //! tell the service manager
@@ -38,18 +39,20 @@ use crate::control::attach;
 use crate::control::error::Error as Refusal;
 use crate::control::model::Mode;
 use crate::control::network::Surroundings;
-use crate::control::registry::{DEFAULT_NETWORK, Registry, Told};
+use crate::control::registry::{self, DEFAULT_NETWORK, Registry, Told};
 use crate::control::runtime_dir::{self, API_SOCKET, ATTACH_SOCKET};
 use crate::control::spec::{File, FileError, Name, NetworkSpec};
 use crate::control::state::State;
 use crate::host;
 use crate::netns::Netlink;
+use crate::publish::Opened;
 use crate::resolv::follow::Follower;
 use crate::resolv::{self, ResolvConf};
 use crate::sandbox::{self, Files};
 use crate::sys::memory::Code;
 use crate::sys::readiness;
 use crate::sys::signal::{Mask, SignalFd};
+use crate::unix;
 use service::Service;
 
 /// Clients that may wait.
@@ -125,12 +128,13 @@ pub fn up(options: &Options) -> Result<(), Error> {
     let _ = Mask::block_all();
     let signals = SignalFd::new().doing("listening to signals")?;
     let code = Code::find();
+    let opened = Opened::at(registry::sockets(&file, &state));
     if options.sandbox {
         confine(options, &doors);
     }
     let (notices, told) = unbounded_channel();
     let registry = Arc::new(Registry::new(Mode::Daemon, around, state, notices));
-    registry.restore(options.config.clone(), file)?;
+    registry.restore(options.config.clone(), file, opened)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().doing("starting")?;
     code.release();
     let served = runtime.block_on(serve(&doors, &registry, told, &signals, follower, &service));
@@ -220,7 +224,7 @@ fn listening(directory: &Path, name: &str, kind: SocketType) -> Result<OwnedFd, 
     let path = directory.join(name);
     // A daemon that was killed has left it; whoever runs holds the lock.
     let _ = std::fs::remove_file(&path);
-    runtime_dir::listen(&path, kind, BACKLOG).doing(format!("listening at {}", path.display()))
+    unix::listen(&path, kind, BACKLOG).doing(format!("listening at {}", path.display()))
 }
 
 /// Serves until a signal or a client ends it.

@@ -38,7 +38,7 @@ use self::worker::Worker;
 use crate::bell::Bell;
 use crate::host::{Sockets, Ways};
 use crate::port::Device;
-use crate::publish::Publication;
+use crate::publish::{Publication, SocketFile};
 
 /// A worker as it runs.
 pub type LiveWorker = Worker<Device, Sockets>;
@@ -101,6 +101,8 @@ pub struct Published {
     /// The number of the worker that watches it.
     worker: usize,
     id: PublicationId,
+    /// The name of its unix socket, which goes with it.
+    file: Option<SocketFile>,
 }
 
 impl Running {
@@ -191,15 +193,27 @@ impl Running {
     ///
     /// # Errors
     /// Its socket cannot be watched, and is closed.
-    pub fn publish(&self, Publication { listener, port }: Publication) -> io::Result<Published> {
+    pub fn publish(&self, Publication { listener, port, file }: Publication) -> io::Result<Published> {
         let worker = self.ownership.of_port(&port);
         let id = self.worker(worker)?.ask(move |driver| driver.worker.publish(port, listener))?;
-        id.map(|id| Published { worker, id })
+        id.map(|id| Published { worker, id, file })
             .map_err(|error| io::Error::other(format!("a published port cannot be watched: {error:?}")))
     }
 
+    /// Has a published TCP port lead elsewhere from now on. Its clients find it open all the time.
+    pub fn redirect(&self, published: &Published, target: SocketAddr) {
+        let &Published { worker, id, .. } = published;
+        // Else the worker is gone, and the socket with it.
+        let redirect = move |driver: &mut Driver| driver.worker.gateway.redirect(id, target);
+        let _ = self.worker(worker).and_then(|worker| worker.ask(redirect));
+    }
+
     /// Ends a port's publication. When this returns, the host's port is free.
-    pub fn withdraw(&self, Published { worker, id }: Published) {
+    pub fn withdraw(&self, Published { worker, id, file }: Published) {
+        // As long as its socket listens nobody else takes the name.
+        if let Some(file) = file {
+            file.remove();
+        }
         // Else the worker is gone, and the socket with it.
         let _ = self.worker(worker).and_then(|worker| worker.ask(move |driver| driver.worker.withdraw(id)));
     }

@@ -51,7 +51,10 @@ pub struct Sockets {
 #[derive(Debug)]
 struct Slot {
     fd: OwnedFd,
-    family: Family,
+    /// None of a unix socket.
+    family: Option<Family>,
+    /// Clients that a unix listener has had, as far as 16 bits count.
+    clients: u16,
     /// What is read before what has come to the socket.
     ahead: Vec<u8>,
     /// A listener whose streams begin with a header of the PROXY protocol.
@@ -146,7 +149,7 @@ impl Slot {
 
     /// Makes the socket send as `outgoing` says. Where that is as before, it costs no call.
     fn prepare(&mut self, outgoing: Outgoing) {
-        let is_ipv6 = self.family == Family::V6;
+        let is_ipv6 = self.family == Some(Family::V6);
         let Outgoing { hop_limit, dont_fragment, .. } = outgoing;
         if self.hop_limit != Some(hop_limit)
             && socket::set_hop_limit(self.fd.as_fd(), is_ipv6, hop_limit.into()).is_ok()
@@ -237,7 +240,7 @@ impl Sockets {
         &mut self,
         token: Token,
         fd: OwnedFd,
-        family: Family,
+        family: Option<Family>,
         flags: epoll::EventFlags,
     ) -> Result<SocketId, HostError> {
         self.watch(token, &fd, flags)?;
@@ -248,10 +251,11 @@ impl Sockets {
         epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token.pack()), flags).map_err(host_error)
     }
 
-    fn insert(&mut self, fd: OwnedFd, family: Family) -> Result<SocketId, HostError> {
+    fn insert(&mut self, fd: OwnedFd, family: Option<Family>) -> Result<SocketId, HostError> {
         let slot = Some(Slot {
             fd,
             family,
+            clients: 0,
             ahead: Vec::new(),
             tells_clients: false,
             source: Source::Open,
@@ -326,7 +330,7 @@ impl Sockets {
         // Without these only error translation and hop limits suffer.
         let _ = socket::queue_errors(fd.as_fd(), is_ipv6, true);
         let _ = socket::report_hop_limits(fd.as_fd(), is_ipv6);
-        self.keep(token, fd, family, INPUT_EVENTS)
+        self.keep(token, fd, Some(family), INPUT_EVENTS)
     }
 }
 
@@ -373,7 +377,7 @@ impl Host for Sockets {
     }
 
     fn tcp_accept(&mut self, listener: SocketId) -> Accept<Stream> {
-        self.slot(listener).map_or(Accept::Blocked, Slot::accept)
+        self.slot_mut(listener).map_or(Accept::Blocked, Slot::accept)
     }
 
     fn tcp_adopt(&mut self, token: Token, stream: Stream) -> Result<SocketId, HostError> {
@@ -417,7 +421,7 @@ impl Host for Sockets {
             rustix::net::bind(&fd, &source).map_err(host_error)?;
         }
         match rustix::net::connect(&fd, &to) {
-            Ok(()) | Err(Errno::INPROGRESS) => self.keep(token, fd, family, STREAM_EVENTS),
+            Ok(()) | Err(Errno::INPROGRESS) => self.keep(token, fd, Some(family), STREAM_EVENTS),
             Err(errno) => Err(host_error(errno)),
         }
     }
@@ -431,7 +435,8 @@ impl Host for Sockets {
 
     fn tcp_established(&mut self, socket: SocketId) {
         let Some(slot) = self.slot(socket) else { return };
-        let is_ipv6 = slot.family == Family::V6;
+        let Some(family) = slot.family else { return };
+        let is_ipv6 = family == Family::V6;
         let _ = socket::queue_errors(slot.fd.as_fd(), is_ipv6, false);
         let _ = socket::set_hop_limit(slot.fd.as_fd(), is_ipv6, -1);
     }
@@ -481,7 +486,7 @@ impl Host for Sockets {
 
     fn udp_listen(&mut self, token: Token, listener: Listener) -> Result<SocketId, HostError> {
         let Listener { fd, family, is_wildcard, .. } = listener;
-        let socket = self.keep_datagram(token, fd, family)?;
+        let socket = self.keep_datagram(token, fd, family.unwrap_or(Family::V4))?;
         if let Some(slot) = self.slot_mut(socket) {
             slot.source = if is_wildcard { Source::EachItsOwn } else { Source::Bound };
             slot.takes_trains = true;
@@ -545,9 +550,11 @@ impl Host for Sockets {
 
     fn icmp_report(&mut self, socket: SocketId) -> Option<IcmpReport> {
         let slot = self.slot(socket)?;
+        // A unix socket has no such queue: its stream would be read.
+        let family = slot.family?;
         loop {
             let error = socket::receive_error(slot.fd.as_fd()).ok()?;
-            if let Some(report) = error.and_then(|error| report(&error, slot.family)) {
+            if let Some(report) = error.and_then(|error| report(&error, family)) {
                 return Some(report);
             }
         }

@@ -23,4 +23,5 @@ pub mod resolv;
 pub mod run;
 pub mod sandbox;
 pub mod sys;
+pub mod unix;
 mod values;

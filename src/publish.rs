@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Published ports: which ports of the host lead into the sandbox, and their sockets.
+//! Published ports: which ports and unix sockets of the host lead into the sandbox, and their sockets.
 //!
 //! # How it works
 //! [`bind`] makes every socket before anything is connected, so that either all ports are published or none. Without an
 //! address a port is published on both wildcards, IPv4 and IPv6 each with a socket of its own (`IPV6_V6ONLY`): a client's
 //! family is then that of its socket, and so [`Claim::target`] knows where it goes. On one interface it is the same, with
-//! sockets that only that interface's clients find (`SO_BINDTODEVICE`).
+//! sockets that only that interface's clients find (`SO_BINDTODEVICE`). Unix sockets have a file system to live in, which
+//! the gateway cannot reach: they are [`Opened`] by whoever can.
 //!
 //! # Bounds
 //! One descriptor per port and family; of TCP a backlog of [`BACKLOG`] clients each, as far as `net.core.somaxconn` goes, of
@@ -13,12 +14,15 @@
 
 mod end;
 pub mod holder;
+mod keeper;
+mod opened;
 pub(crate) mod wish;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
 
 use rustix::io::Errno;
 use rustix::net::{
@@ -28,10 +32,13 @@ use rustix::net::{
 use wharf_stack::PublishedPort;
 use wharf_stack::host::{Family, Transport};
 
-pub use self::end::{End, Place};
+pub use self::end::{End, HostAddress, Place};
 use self::holder::Holder;
+pub use self::keeper::SocketFile;
+pub use self::opened::Opened;
 use crate::host::Listener;
 use crate::sys::socket::{bind_to_interface, report_own_addresses};
+use crate::unix;
 
 /// Clients that may wait for the gateway.
 pub const BACKLOG: i32 = 4096;
@@ -45,7 +52,7 @@ pub const NOTICE: &str = "notice";
 pub struct Request {
     /// The host's addresses.
     pub place: Place,
-    /// The host's first port; 0 is any that is free, for each port of the sandbox.
+    /// The host's first port; 0 is any that is free, for each port of the sandbox, and where there are no ports.
     pub first: u16,
     /// The sandbox's ports.
     pub ports: RangeInclusive<u16>,
@@ -62,9 +69,10 @@ impl Request {
         self.ports.clone().map(move |port| (host(port), port))
     }
 
-    /// The host's ends that are asked for by number.
+    /// The host's ends that are asked for by number, or by path.
     pub(crate) fn ends(&self) -> impl Iterator<Item = End> + '_ {
-        let numbers = self.pairs().map(|(port, _)| port).filter(|port| *port != 0);
+        let is_named = |port: &u16| *port != 0 || self.place.path().is_some();
+        let numbers = self.pairs().map(|(port, _)| port).filter(is_named);
         numbers.flat_map(|port| {
             let (first, second) = self.place.ends(port);
             [first].into_iter().chain(second)
@@ -106,10 +114,20 @@ impl Error {
         format!("cannot publish {end}{}: {}", suffix(*transport), why(end, source))
     }
 
-    /// Who has the port, or what shows it.
+    /// Who has the port, or what shows it; and who can do what this process cannot.
     pub(crate) fn hint(&self) -> Option<String> {
-        let of = if self.transport == Transport::Tcp { 't' } else { 'u' };
-        let shows = || format!("`ss -l{of}np sport = :{}` shows by whom", self.end.at.port());
+        if self.source.kind() == io::ErrorKind::Unsupported {
+            return Some(
+                "`wharf publish` makes such a socket, and so does `wharf up` when it starts".to_owned(),
+            );
+        }
+        let shows = || match &self.end.at {
+            HostAddress::Inet(at) => {
+                let of = if self.transport == Transport::Tcp { 't' } else { 'u' };
+                format!("`ss -l{of}np sport = :{}` shows by whom", at.port())
+            }
+            HostAddress::Unix(path) => format!("`ss -lxp src {}` shows by whom", path.display()),
+        };
         self.is_in_use().then(|| self.holder.as_ref().map_or_else(shows, Holder::hint))
     }
 }
@@ -123,8 +141,24 @@ const fn suffix(transport: Transport) -> &'static str {
 }
 
 fn why(end: &End, error: &io::Error) -> String {
-    let port = end.at.port();
-    match (Errno::from_io_error(error), &end.interface) {
+    match &end.at {
+        HostAddress::Inet(at) => why_no_port(*at, end.interface.as_ref(), error),
+        HostAddress::Unix(_) => why_no_socket(error),
+    }
+}
+
+fn why_no_socket(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "somebody listens there".to_owned(),
+        io::ErrorKind::AlreadyExists => "what is there is no socket, and stays".to_owned(),
+        io::ErrorKind::NotFound => "there is no such directory".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+fn why_no_port(at: SocketAddr, interface: Option<&String>, error: &io::Error) -> String {
+    let port = at.port();
+    match (Errno::from_io_error(error), interface) {
         (Some(Errno::ADDRINUSE), _) => "the port is in use".to_owned(),
         (Some(Errno::NODEV), Some(interface)) => {
             format!("the host has no interface {interface}, nor is that an address")
@@ -134,7 +168,7 @@ fn why(end: &End, error: &io::Error) -> String {
             "ports below net.ipv4.ip_unprivileged_port_start are for root; publish a higher one, or let everybody use it: \
              sudo sysctl -w net.ipv4.ip_unprivileged_port_start={port}"
         ),
-        (Some(Errno::ADDRNOTAVAIL), _) => format!("the host has no address {}", end.at.ip()),
+        (Some(Errno::ADDRNOTAVAIL), _) => format!("the host has no address {}", at.ip()),
         _ => error.to_string(),
     }
 }
@@ -146,6 +180,8 @@ pub struct Bound {
     transport: Transport,
     /// The host's end.
     end: End,
+    /// A unix socket's name.
+    file: Option<SocketFile>,
 }
 
 /// A port of the host that is bound for one of the sandbox's.
@@ -176,49 +212,68 @@ pub struct Publication {
     pub listener: Listener,
     /// What it is to be.
     pub port: PublishedPort,
+    /// The name of its unix socket.
+    pub file: Option<SocketFile>,
 }
 
 impl Bound {
-    /// Takes an end of the host.
+    /// Takes an end of the host. For a unix socket the process must have one thread, and be free to make files.
     ///
     /// # Errors
     /// It is not to be had.
     pub fn new(transport: Transport, end: impl Into<End>) -> Result<Self, Error> {
-        let end = end.into();
-        let bound = open(transport, &end).and_then(|socket| {
-            // Port 0 has become another one.
-            let at = SocketAddr::try_from(getsockname(&socket)?)?;
-            Ok((socket, at))
-        });
-        match bound {
-            Ok((socket, at)) => Ok(Self { socket, transport, end: End { at, ..end } }),
-            Err(errno) => Err(Error { transport, end, source: errno.into(), holder: None }),
-        }
+        let End { at, interface } = end.into();
+        let bound = match &at {
+            HostAddress::Inet(at) => Self::at_port(transport, *at, interface.clone()),
+            HostAddress::Unix(path) => unix::listen_anew(path, SocketType::STREAM, BACKLOG)
+                .and_then(|socket| Ok(Self::at_path(socket, path.clone(), SocketFile::keep(path)?))),
+        };
+        bound.map_err(|source| Error { transport, end: End { at, interface }, source, holder: None })
+    }
+
+    fn at_port(transport: Transport, at: SocketAddr, interface: Option<String>) -> io::Result<Self> {
+        let socket = open(transport, at, interface.as_deref())?;
+        // Port 0 has become another one.
+        let at = SocketAddr::try_from(getsockname(&socket)?)?.into();
+        Ok(Self { socket, transport, end: End { at, interface }, file: None })
+    }
+
+    /// A unix socket that listens.
+    fn at_path(socket: OwnedFd, path: PathBuf, file: SocketFile) -> Self {
+        Self { socket, transport: Transport::Tcp, end: path.into(), file: Some(file) }
     }
 
     /// Makes it lead to a container's port.
     #[must_use]
     pub fn leading_to(self, target: SocketAddr) -> Publication {
-        let address = self.end.at.ip();
-        let (family, is_wildcard) = (Family::of(address), address.is_unspecified());
+        let address = self.end.at.inet().map(|at| at.ip());
+        let family = address.map(Family::of);
         let port = PublishedPort {
             transport: self.transport,
-            outside: family,
+            // Who comes by a unix socket counts as the host's loopback.
+            outside: family.unwrap_or(Family::V4),
             target,
-            is_local: address.is_loopback() || self.end.interface.is_some(),
+            is_local: address.is_none_or(|address| address.is_loopback()) || self.end.interface.is_some(),
         };
+        let is_wildcard = address.is_some_and(|address| address.is_unspecified());
         let listener = Listener { fd: self.socket, family, is_wildcard, tells_clients: false };
-        Publication { listener, port }
+        Publication { listener, port, file: self.file }
     }
 }
 
 impl Claim {
-    /// Takes this very end for a port of a container.
+    /// Takes this very end for a port of a container, a unix socket from those that are `opened`.
     ///
     /// # Errors
     /// It is not to be had.
-    pub fn exactly(transport: Transport, end: End, port: u16, tells_clients: bool) -> Result<Self, Error> {
-        let bound = Bound::new(transport, end)?;
+    pub fn exactly(
+        transport: Transport,
+        end: End,
+        port: u16,
+        tells_clients: bool,
+        opened: &mut Opened,
+    ) -> Result<Self, Error> {
+        let bound = claim(transport, end, opened)?;
         Ok(Self { bound, port, tells_clients, chosen: false })
     }
 
@@ -240,43 +295,44 @@ impl Claim {
         self.bound.transport
     }
 
-    /// The container's end: in the family of the listener's clients where the container has it, else in the other.
+    /// The container's end.
     #[must_use]
     pub fn target(&self, container: Addresses) -> Option<SocketAddr> {
-        let (ipv4, ipv6) = (container.ipv4.map(IpAddr::from), container.ipv6.map(IpAddr::from));
-        let address = if self.bound.end.at.is_ipv4() { ipv4.or(ipv6) } else { ipv6.or(ipv4) };
-        Some(SocketAddr::new(address?, self.port))
+        Some(SocketAddr::new(self.bound.end.led_to(container)?, self.port))
     }
 
     /// Makes it lead to a container's end.
     #[must_use]
     pub fn leading_to(self, target: SocketAddr) -> Publication {
-        let Publication { listener, port } = self.bound.leading_to(target);
-        Publication { listener: Listener { tells_clients: self.tells_clients, ..listener }, port }
+        let publication = self.bound.leading_to(target);
+        let listener = Listener { tells_clients: self.tells_clients, ..publication.listener };
+        Publication { listener, ..publication }
     }
 
     /// Says where the port leads; aloud when nobody asked for it by number.
     pub fn announce(&self, container: Addresses) {
         let Some(target) = self.target(container) else { return };
         let (at, suffix) = (&self.bound.end, suffix(self.bound.transport));
+        let what = if at.at.inet().is_some() { "port" } else { "socket" };
         if self.chosen {
-            tracing::warn!(target: NOTICE, "port {at}{suffix} of the host leads to {target}");
+            tracing::warn!(target: NOTICE, "{what} {at}{suffix} of the host leads to {target}");
         } else {
-            tracing::info!("port {at}{suffix} of the host leads to {target}");
+            tracing::info!("{what} {at}{suffix} of the host leads to {target}");
         }
     }
 }
 
-/// Takes every port of the wishes.
+/// Takes every port of the wishes, and unix sockets from those that are `opened`.
 ///
 /// # Errors
-/// The first port that is not to be had; then none is taken.
-pub fn bind(requests: &[Request]) -> Result<Vec<Claim>, Error> {
+/// The first that is not to be had; then none is taken.
+pub fn bind(requests: &[Request], opened: &mut Opened) -> Result<Vec<Claim>, Error> {
     let mut claims = Vec::new();
     for request in requests {
         for (host_port, port) in request.pairs() {
-            let bound = take(request.transport, &request.place, host_port)?;
-            let (chosen, tells_clients) = (host_port == 0, request.tells_clients);
+            let bound = take(request.transport, &request.place, host_port, opened)?;
+            let chosen = host_port == 0 && request.place.path().is_none();
+            let tells_clients = request.tells_clients;
             claims.extend(bound.into_iter().map(|bound| Claim { bound, port, tells_clients, chosen }));
         }
     }
@@ -284,13 +340,12 @@ pub fn bind(requests: &[Request]) -> Result<Vec<Claim>, Error> {
 }
 
 /// A port of a place, under one number in both families.
-fn take(transport: Transport, place: &Place, port: u16) -> Result<Vec<Bound>, Error> {
+fn take(transport: Transport, place: &Place, port: u16, opened: &mut Opened) -> Result<Vec<Bound>, Error> {
     let mut tries = 0;
     loop {
-        let (first, second) = place.ends(port);
-        let first = Bound::new(transport, first)?;
-        let Some(mut second) = second else { return Ok(vec![first]) };
-        second.at.set_port(first.end.at.port());
+        let first = claim(transport, place.ends(port).0, opened)?;
+        let found = first.end.at.inet().map_or(port, |at| at.port());
+        let (_, Some(second)) = place.ends(found) else { return Ok(vec![first]) };
         match Bound::new(transport, second) {
             Ok(second) => return Ok(vec![first, second]),
             Err(error) if has_no_ipv6(&error) => return Ok(vec![first]),
@@ -300,12 +355,19 @@ fn take(transport: Transport, place: &Place, port: u16) -> Result<Vec<Bound>, Er
     }
 }
 
+/// An end of the host; a unix socket is `opened` already.
+fn claim(transport: Transport, end: End, opened: &mut Opened) -> Result<Bound, Error> {
+    match end.at.path() {
+        Some(path) => opened.take(path),
+        None => Bound::new(transport, end),
+    }
+}
+
 fn has_no_ipv6(error: &Error) -> bool {
     matches!(Errno::from_io_error(&error.source), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
 }
 
-fn open(transport: Transport, end: &End) -> Result<OwnedFd, Errno> {
-    let at = end.at;
+fn open(transport: Transport, at: SocketAddr, interface: Option<&str>) -> io::Result<OwnedFd> {
     let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let kind = match transport {
         Transport::Tcp => SocketType::STREAM,
@@ -321,10 +383,10 @@ fn open(transport: Transport, end: &End) -> Result<OwnedFd, Errno> {
     }
     if transport == Transport::Udp && at.ip().is_unspecified() {
         // Before anything can have come: every datagram says to which address.
-        report_own_addresses(socket.as_fd(), at.is_ipv6()).map_err(|error| errno(&error))?;
+        report_own_addresses(socket.as_fd(), at.is_ipv6())?;
     }
-    if let Some(interface) = &end.interface {
-        bind_to_interface(socket.as_fd(), interface).map_err(|error| errno(&error))?;
+    if let Some(interface) = interface {
+        bind_to_interface(socket.as_fd(), interface)?;
     }
     bind_socket(&socket, &at)?;
     if transport == Transport::Tcp {
@@ -333,16 +395,16 @@ fn open(transport: Transport, end: &End) -> Result<OwnedFd, Errno> {
     Ok(socket)
 }
 
-fn errno(error: &io::Error) -> Errno {
-    Errno::from_io_error(error).unwrap_or(Errno::IO)
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, UdpSocket};
 
     use super::*;
     use crate::netns::plan::{Families, Plan, Wishes};
+
+    fn bind(requests: &[Request]) -> Result<Vec<Claim>, Error> {
+        super::bind(requests, &mut Opened::default())
+    }
 
     fn request(address: &str, first: u16, ports: RangeInclusive<u16>) -> Request {
         let place = Place::Address(address.parse().unwrap());
@@ -378,7 +440,7 @@ mod tests {
     fn a_udp_port_is_nobody_elses_while_it_is_published() {
         let wish = Request { transport: Transport::Udp, ..request("127.0.0.1", 0, 53..=53) };
         let claim = bind(&[wish]).unwrap().remove(0);
-        let at = claim.bound.end.at;
+        let at = claim.bound.end.at.inet().unwrap();
         assert!(UdpSocket::bind(at).is_err());
         // TCP has ports of its own.
         drop(TcpListener::bind(at).unwrap());
@@ -435,10 +497,11 @@ mod tests {
         let wish = Request { place: Place::Everywhere, ..request("0.0.0.0", 0, 80..=81) };
         let claims = bind(&[wish]).unwrap();
         let (first, second): (Vec<_>, Vec<_>) = claims.iter().partition(|claim| claim.port == 80);
-        assert_ne!(first[0].bound.end.at.port(), second[0].bound.end.at.port());
+        let number = |claim: &Claim| claim.bound.end.at.inet().unwrap().port();
+        assert_ne!(number(first[0]), number(second[0]));
         for pair in [first, second] {
-            let port = pair[0].bound.end.at.port();
-            assert!(pair.iter().all(|claim| claim.bound.end.at.port() == port && claim.chosen));
+            let port = number(pair[0]);
+            assert!(pair.iter().all(|claim| number(claim) == port && claim.chosen));
         }
     }
 

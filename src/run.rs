@@ -54,7 +54,7 @@ use crate::host;
 use crate::netns::plan::{Plan, Wishes};
 use crate::netns::{DeviceChoice, DeviceKind, INTERFACE};
 use crate::port::{Device, Tap};
-use crate::publish;
+use crate::publish::{self, Opened};
 use crate::resolv::{self, ResolvConf};
 use crate::sandbox;
 use crate::sys::memory::Code;
@@ -224,7 +224,9 @@ fn serve_here(
     init: Pid,
     channel: Channel,
 ) -> Result<Outcome, Error> {
-    let claims = publish::bind(&options.publish).map_err(publish::Error::naming_holder)?;
+    let claims =
+        Opened::of(&options.publish).and_then(|mut opened| publish::bind(&options.publish, &mut opened));
+    let claims = claims.map_err(publish::Error::naming_holder)?;
     if tracing::enabled!(tracing::Level::INFO) {
         say_degraded();
     }

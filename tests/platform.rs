@@ -354,7 +354,7 @@ fn clients_of_a_listener_are_told_of_once_and_accepted_one_by_one() {
     let mut clients: Vec<_> = (0..3).map(|_| TcpStream::connect("127.0.0.1:4010").unwrap()).collect();
     let mut sockets = sockets();
     let listener =
-        Listener { fd: listener.into(), family: Family::V4, is_wildcard: false, tells_clients: false };
+        Listener { fd: listener.into(), family: Some(Family::V4), is_wildcard: false, tells_clients: false };
     let listener = sockets.tcp_listen(token(Owner::Listener), listener).unwrap();
     assert!(next_event(&sockets, PATIENCE).unwrap().contains(epoll::EventFlags::IN));
     assert_eq!(next_event(&sockets, Duration::ZERO), None, "one edge for all of them");
@@ -378,7 +378,7 @@ fn an_accepted_client_is_adopted_with_what_it_has_said_or_reset() {
     listener.set_nonblocking(true).unwrap();
     let mut sockets = sockets();
     let listener =
-        Listener { fd: listener.into(), family: Family::V4, is_wildcard: false, tells_clients: false };
+        Listener { fd: listener.into(), family: Some(Family::V4), is_wildcard: false, tells_clients: false };
     let listener = sockets.tcp_listen(token(Owner::Listener), listener).unwrap();
     let accept = |sockets: &mut Sockets| {
         let mut client = TcpStream::connect("127.0.0.1:4011").unwrap();
@@ -407,7 +407,7 @@ fn a_header_of_the_proxy_protocol_is_read_in_any_portions_and_with_what_follows(
     listener.set_nonblocking(true).unwrap();
     let mut sockets = sockets();
     let listener =
-        Listener { fd: listener.into(), family: Family::V4, is_wildcard: false, tells_clients: true };
+        Listener { fd: listener.into(), family: Some(Family::V4), is_wildcard: false, tells_clients: true };
     let listener = sockets.tcp_listen(token(Owner::Listener), listener).unwrap();
     let mut client = TcpStream::connect("127.0.0.1:4012").unwrap();
     client.write_all(b"hello").unwrap();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The conversation with the daemon about one container.
+//! The conversation with the daemon about one container, or one unix socket.
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -8,10 +8,10 @@ use std::path::Path;
 use super::Error;
 use crate::channel::Channel;
 use crate::control::attach::{Answer, Handed, Request};
-use crate::control::model::Port;
+use crate::control::model::{Port, Publication, PublishRequest};
 use crate::control::network::{AttachRequest, Offer};
 use crate::control::spec::Text;
-use crate::publish::{self, holder};
+use crate::publish::{self, Opened, holder};
 
 /// Somebody who has an offer. Dropping it gives the offer back.
 #[derive(Debug)]
@@ -27,11 +27,30 @@ impl Client {
     /// # Errors
     /// There is no daemon, or it refuses.
     pub fn ask(socket: &Path, request: AttachRequest) -> Result<(Self, Offer), Error> {
-        let daemon = Channel::connect(socket)
-            .map_err(|source| Error::NoDaemon { socket: socket.to_owned(), source })?;
-        let wishes = request.publish.iter().map(|Text(wish)| wish.request.clone()).collect();
-        match say(&daemon, &Request::Offer(Box::new(request)), &[])? {
+        let daemon = connect(socket)?;
+        let wishes: Vec<_> = request.publish.iter().map(|Text(wish)| wish.request.clone()).collect();
+        let opened = Opened::of(&wishes)?;
+        let fds: Vec<_> = opened.descriptors().collect();
+        match say(&daemon, &Request::Offer(Box::new(request)), &fds)? {
             Answer::Offer(offer) => Ok((Self { daemon, wishes }, *offer)),
+            _ => Err(Error::Misunderstood),
+        }
+    }
+
+    /// Has the daemon that listens at `socket` publish a unix socket, which is made here.
+    ///
+    /// # Errors
+    /// It cannot be made, there is no daemon, or it refuses.
+    pub fn publish(
+        socket: &Path,
+        request: PublishRequest,
+        wish: &publish::Request,
+    ) -> Result<Vec<Publication>, Error> {
+        let daemon = connect(socket)?;
+        let opened = Opened::of([wish])?;
+        let fds: Vec<_> = opened.descriptors().collect();
+        match say(&daemon, &Request::Publish(request), &fds)? {
+            Answer::Published(published) => Ok(published),
             _ => Err(Error::Misunderstood),
         }
     }
@@ -59,6 +78,10 @@ impl Client {
             Err(error) => Err(error),
         }
     }
+}
+
+fn connect(socket: &Path) -> Result<Channel, Error> {
+    Channel::connect(socket).map_err(|source| Error::NoDaemon { socket: socket.to_owned(), source })
 }
 
 fn say(daemon: &Channel, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Answer, Error> {

@@ -5,6 +5,8 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::control::error::{Code, Error as Refusal};
+use crate::control::network::refusal;
+use crate::publish;
 
 /// Why a container could not be attached.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +22,9 @@ pub enum Error {
     /// The daemon refused.
     #[error("{0}")]
     Refused(Refusal),
+    /// A unix socket cannot be made.
+    #[error("{0}")]
+    Publish(#[from] publish::Error),
     /// The daemon is gone.
     #[error("the daemon does not answer: {0}")]
     Daemon(io::Error),
@@ -70,6 +75,7 @@ impl Error {
         let code = match self {
             Self::Interrupted(signal) => return u8::try_from(128 + signal).unwrap_or(u8::MAX),
             Self::Refused(refusal) => refusal.code,
+            Self::Publish(error) => refusal(error).code,
             Self::NoTarget { .. } | Self::NoDaemon { .. } => Code::NotFound,
             Self::NotOurs { .. } => Code::Forbidden,
             Self::Daemon(_) | Self::Misunderstood | Self::Listening { .. } | Self::Interface { .. } => {

@@ -8,7 +8,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -16,8 +15,8 @@ use rustix::net::{SocketFlags, SocketType, accept_with};
 
 use super::{Client, Done, Error, Handed, Life, Options, PortKind, request};
 use crate::control::network::Offer;
-use crate::control::runtime_dir;
 use crate::sys::signal::{Mask, SignalFd};
+use crate::unix;
 
 pub(super) fn attach(options: &Options, path: &Path, waiting: impl FnOnce(&Offer)) -> Result<Done, Error> {
     let (client, offer) =
@@ -52,12 +51,8 @@ struct Listener {
 
 impl Listener {
     fn new(path: &Path) -> io::Result<Self> {
-        if is_left_over(path) {
-            // Another may have taken it away.
-            let _ = std::fs::remove_file(path);
-        }
         // One machine is let in.
-        let socket = runtime_dir::listen(path, SocketType::STREAM, 0)?;
+        let socket = unix::listen_anew(path, SocketType::STREAM, 0)?;
         Ok(Self { socket, path: path.to_owned() })
     }
 
@@ -93,11 +88,4 @@ impl Drop for Listener {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
     }
-}
-
-/// Whether there is a socket that nobody listens at any more.
-fn is_left_over(path: &Path) -> bool {
-    std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
-        && std::os::unix::net::UnixStream::connect(path)
-            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }

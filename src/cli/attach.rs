@@ -15,8 +15,9 @@ use crate::control::error::Code;
 use crate::control::model::{self, PortKind};
 use crate::control::network::{AttachRequest, Offer};
 use crate::control::runtime_dir::{ATTACH_SOCKET, runtime_dir};
-use crate::control::spec::{ContainerSpec, Name, PortWish, Text, Value as _};
+use crate::control::spec::{ContainerSpec, Name, PortWish, Text};
 use crate::netns::DeviceChoice;
+use crate::publish::wish;
 use crate::sys::process::inherited;
 use crate::values;
 
@@ -71,7 +72,7 @@ pub(super) struct AttachArgs {
     #[arg(long, value_name = "NAME")]
     outbound_interface: Option<String>,
     /// Publish a port of it as long as it is attached, as `wharf run -p` does; may be repeated
-    #[arg(short, long, value_name = "[IP:|IFACE:]HOSTPORT[-END]:PORT[-END][/udp|/tcp+proxy]", value_parser = PortWish::parse)]
+    #[arg(short, long, value_name = "[[IP:|IFACE:]HOSTPORT[-END]|unix:PATH]:PORT[-END][/udp|/tcp+proxy]", value_parser = wish::typed)]
     publish: Vec<PortWish>,
     /// The kind of device: auto takes a veth pair where there is no /dev/net/tun
     #[arg(long, value_name = "KIND", default_value = "auto", conflicts_with = "ExistingArgs")]

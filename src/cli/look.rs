@@ -19,6 +19,7 @@ use clap::{Args, Subcommand};
 
 use self::list::Listed;
 use super::{EXIT_FAILURE, fail};
+use crate::attach;
 use crate::control::client::{self, Client, Target, Whom};
 use crate::control::model::{Lease, Network, Port, Publication, Stats};
 
@@ -46,7 +47,7 @@ pub(super) enum Look {
     /// List the published ports
     #[command(after_help = EXIT_STATUS)]
     Ports(ListArgs),
-    /// Publish ports of a container, which are published again after a restart
+    /// Publish ports of a container, on ports or unix sockets of the host, which are published again after a restart
     ///
     /// All of them or none; what is published now is printed, with the ports that were found for 0. Ports need not be of a
     /// container that is attached already: a name has the same addresses whenever it comes back.
@@ -138,6 +139,8 @@ enum Failure {
     Client(#[from] client::Error),
     #[error("cannot write: {0}")]
     Output(#[from] io::Error),
+    #[error(transparent)]
+    Attach(#[from] attach::Error),
 }
 
 pub(super) fn main(command: Look) -> ExitCode {
@@ -152,6 +155,7 @@ pub(super) fn main(command: Look) -> ExitCode {
             tracing::error!("{failure}");
             ExitCode::from(match failure {
                 Failure::Client(error) => error.exit_status(),
+                Failure::Attach(error) => error.exit_status(),
                 Failure::Output(_) => EXIT_FAILURE,
             })
         }

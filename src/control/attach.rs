@@ -10,7 +10,8 @@
 //! device: queues, life (descriptors) ------>  attaches it
 //!   <--------------------- attached: the port
 //! ```
-//! One connection attaches one container. One that ends in between has set nothing aside.
+//! One connection attaches one container. One that ends in between has set nothing aside. Unix sockets that are to be
+//! published come with the offer, or with a request of their own.
 //!
 //! # How it works
 //! SOCK_SEQPACKET: a message is a packet of JSON, with descriptors beside it. An open TAP pins its namespace and never hangs
@@ -28,20 +29,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl, inotify};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with, sockopt};
+use rustix::net::{SocketFlags, accept_with, sockopt};
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 use super::error::Error;
-use super::model::{Port, PortKind};
+use super::model::{Port, PortKind, Publication, PublishRequest};
 use super::network::{AttachRequest, Offer};
 use super::registry::Registry;
 use super::spec::Name;
 use crate::channel::Channel;
 use crate::port::{Device, Stream, Tap};
+use crate::publish::Opened;
 use crate::sys::readiness::watch;
+use crate::unix::is_stream;
 
 /// Connections at once.
 pub const MAX_CONNECTIONS: usize = 64;
@@ -54,10 +57,12 @@ const OFFER_TIME: Duration = Duration::from_secs(3600);
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
-    /// To be attached.
+    /// To be attached; the unix sockets that it publishes come as descriptors ([`Opened`]).
     Offer(Box<AttachRequest>),
     /// This device, on what was offered; its queues come as descriptors, and then its life.
     Device(Handed),
+    /// To have a unix socket published, which comes as descriptors.
+    Publish(PublishRequest),
 }
 
 /// A device that is handed over.
@@ -97,6 +102,8 @@ pub enum Answer {
     Offer(Box<Offer>),
     /// It is attached.
     Attached(Box<Port>),
+    /// It is published.
+    Published(Vec<Publication>),
     /// It cannot be done.
     Error(Error),
 }
@@ -131,16 +138,24 @@ pub async fn serve(listener: OwnedFd, registry: Arc<Registry>) -> io::Result<()>
     }
 }
 
+/// What is set aside for a client.
+struct Offered {
+    request: AttachRequest,
+    offer: Offer,
+    /// What it publishes.
+    opened: Opened,
+}
+
 /// A client.
 struct Connection {
     socket: Option<OwnedFd>,
     registry: Arc<Registry>,
-    offered: Option<(AttachRequest, Offer)>,
+    offered: Option<Offered>,
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if let Some((_, offer)) = self.offered.take() {
+        if let Some(Offered { offer, .. }) = self.offered.take() {
             self.registry.withdraw_offer(&offer);
         }
     }
@@ -180,15 +195,19 @@ impl Connection {
 
     async fn answer(&mut self, request: Request, fds: Vec<OwnedFd>) -> Answer {
         let answer = match request {
-            Request::Offer(request) => self.offer(*request).await.map(|offer| Answer::Offer(Box::new(offer))),
+            Request::Offer(request) => {
+                self.offer(*request, fds).await.map(|offer| Answer::Offer(Box::new(offer)))
+            }
             Request::Device(handed) => {
                 self.attach(handed, fds).await.map(|port| Answer::Attached(Box::new(port)))
             }
+            Request::Publish(request) => self.publish(request, fds).await.map(Answer::Published),
         };
         answer.unwrap_or_else(Answer::Error)
     }
 
-    async fn offer(&mut self, mut request: AttachRequest) -> Result<Offer, Error> {
+    async fn offer(&mut self, mut request: AttachRequest, fds: Vec<OwnedFd>) -> Result<Offer, Error> {
+        let opened = received(fds)?;
         if self.offered.is_some() {
             return Err(Error::invalid("one connection attaches one container"));
         }
@@ -198,12 +217,17 @@ impl Connection {
                 Ok((request, offer))
             })
             .await?;
-        self.offered = Some((request, offer.clone()));
+        self.offered = Some(Offered { request, offer: offer.clone(), opened });
         Ok(offer)
     }
 
+    async fn publish(&self, request: PublishRequest, fds: Vec<OwnedFd>) -> Result<Vec<Publication>, Error> {
+        let opened = received(fds)?;
+        self.in_registry(move |registry| registry.publish(&request, opened)).await
+    }
+
     async fn attach(&mut self, handed: Handed, mut fds: Vec<OwnedFd>) -> Result<Port, Error> {
-        let Some((mut request, offer)) = self.offered.take() else {
+        let Some(Offered { mut request, offer, opened }) = self.offered.take() else {
             return Err(Error::invalid("a device without an offer to it"));
         };
         request.interface.clone_from(&handed.interface);
@@ -212,7 +236,9 @@ impl Connection {
         let (leash, off_the_leash) = oneshot::channel();
         let attached = match devices {
             Ok(devices) => {
-                self.in_registry(move |registry| registry.attach(request, handed.kind, devices, leash)).await
+                let attach =
+                    move |registry: &Registry| registry.attach(request, handed.kind, devices, leash, opened);
+                self.in_registry(attach).await
             }
             Err(error) => Err(error),
         };
@@ -242,6 +268,11 @@ impl Connection {
     }
 }
 
+/// The unix sockets behind these descriptors.
+fn received(fds: Vec<OwnedFd>) -> Result<Opened, Error> {
+    Opened::received(fds).map_err(|error| Error::invalid(error.to_string()))
+}
+
 /// The device behind these descriptors, for a link whose packets have at most `mtu_bytes`.
 fn devices(handed: &Handed, mut queues: Vec<OwnedFd>, mtu_bytes: usize) -> Result<Vec<Device>, Error> {
     if queues.is_empty() {
@@ -267,11 +298,6 @@ fn devices(handed: &Handed, mut queues: Vec<OwnedFd>, mtu_bytes: usize) -> Resul
             _ => Err(Error::invalid("a stream is one connected unix socket of that type")),
         },
     }
-}
-
-fn is_stream(socket: &OwnedFd) -> bool {
-    sockopt::socket_domain(socket) == Ok(AddressFamily::UNIX)
-        && sockopt::socket_type(socket) == Ok(SocketType::STREAM)
 }
 
 /// A container whose end is waited for.

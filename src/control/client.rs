@@ -19,7 +19,7 @@ use tokio::net::UnixStream;
 
 use super::api::percent::encode;
 use super::error::{Body, Error as Refusal};
-use super::runtime_dir::{API_SOCKET, of_run, of_run_in, runs_in, runtime_dir};
+use super::runtime_dir::{API_SOCKET, ATTACH_SOCKET, of_run, of_run_in, runs_in, runtime_dir};
 
 /// The socket that is asked where none is named.
 const SOCKET_VARIABLE: &str = "WHARF_SOCKET";
@@ -95,6 +95,12 @@ impl Client {
             Ok(_) => Ok(Self { socket }),
             Err(error) => Err(Error::NoAnswer(socket, error)),
         }
+    }
+
+    /// Where the same daemon takes descriptors.
+    #[must_use]
+    pub fn attach_socket(&self) -> PathBuf {
+        self.socket.with_file_name(ATTACH_SOCKET)
     }
 
     /// The daemon with its sockets in this directory, else the only sandbox beside it.

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::publish::End;
+use crate::publish::{End, HostAddress};
 
 /// The process that answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -235,7 +235,7 @@ impl From<Transport> for wharf_stack::host::Transport {
     }
 }
 
-/// A port of the host that leads to a container.
+/// A port or a unix socket of the host that leads to a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publication {
     /// Its number, which no other had.
@@ -244,8 +244,8 @@ pub struct Publication {
     pub network: String,
     /// What is spoken there.
     pub transport: Transport,
-    /// The host's end.
-    pub host: SocketAddr,
+    /// The host's end; of a unix socket `unix:` and its path.
+    pub host: HostAddress,
     /// The only interface of the host whose clients come there.
     #[serde(default)]
     pub interface: Option<String>,
@@ -262,7 +262,7 @@ impl Publication {
     /// The host's end, with its interface.
     #[must_use]
     pub fn end(&self) -> End {
-        End { at: self.host, interface: self.interface.clone() }
+        End { at: self.host.clone(), interface: self.interface.clone() }
     }
 }
 
@@ -273,7 +273,8 @@ pub struct PublishRequest {
     /// The network; by default the only one there is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
-    /// As on the command line: `[IP:|INTERFACE:]HOSTPORT[-END]:[NAME:]PORT[-END][/tcp|/udp|/tcp+proxy]`.
+    /// As on the command line: `[IP:|INTERFACE:]HOSTPORT[-END]:[NAME:]PORT[-END][/tcp|/udp|/tcp+proxy]`, or
+    /// `unix:PATH:[NAME:]PORT[/tcp+proxy]` where the socket comes with the wish.
     pub ports: String,
 }
 

@@ -25,11 +25,13 @@ use super::spec::{ContainerSpec, Name, NetworkSpec, Text};
 use super::state::Kept;
 use crate::dataplane::{self, Running};
 use crate::host::Ways;
+use crate::publish::Opened;
 use attached::Attached;
 pub use attached::{AttachRequest, Detached, Offer};
 use plan::configuration;
 use policy::{policy, wish_of};
 use published::Publication;
+pub(crate) use published::refusal;
 
 /// Where a network or a publication comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -334,7 +336,8 @@ impl Network {
         let away: Vec<_> = self.members.by_name().keys().filter(is_away).cloned().collect();
         away.iter().for_each(|name| self.retarget(name));
         self.unpublish_unspecified();
-        errors.extend(self.publish_specified(next_id));
+        // A running daemon makes no unix sockets.
+        errors.extend(self.publish_specified(next_id, &mut Opened::default()));
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 

@@ -5,7 +5,7 @@
 //! One lock, since the control plane is asked seldom; whoever holds it may wait for a turn of a worker, not longer. What
 //! workers tell without being asked ([`Notice`]) goes through a channel, as its handling takes the lock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,7 +23,7 @@ use super::spec::{File, Name, NetworkSpec, PortWish, Text, Value as _};
 use super::state::State;
 use crate::dataplane::{Notice, Notify};
 use crate::port::Device;
-use crate::publish::{Claim, End, Request};
+use crate::publish::{Claim, End, Opened, Request};
 
 /// The network that is meant when none is named and there are several, and that there is without a file.
 pub const DEFAULT_NETWORK: &str = "default";
@@ -171,21 +171,21 @@ impl Registry {
 
     // ---- networks ----
 
-    /// Starts the networks of a file and those that were made through the API. A port that cannot be published is told,
-    /// and its network works.
+    /// Starts the networks of a file and those that were made through the API, with the unix sockets that are `opened` for
+    /// them ([`sockets`]). A port that cannot be published is told, and its network works.
     ///
     /// # Errors
     /// A network of the file cannot be started.
-    pub fn restore(&self, path: Option<PathBuf>, file: File) -> Result<(), Error> {
+    pub fn restore(&self, path: Option<PathBuf>, file: File, mut opened: Opened) -> Result<(), Error> {
         let mut inner = self.lock();
         inner.file = path;
         for (name, spec) in file.networks {
-            self.start(&mut inner, &name, spec, Origin::File)?;
+            self.start(&mut inner, &name, spec, Origin::File, &mut opened)?;
         }
         for name in inner.state.networks() {
             let made_as = inner.state.load(&name).made_as;
             if let Some(spec) = made_as.filter(|_| !inner.networks.contains_key(&name))
-                && let Err(error) = self.start(&mut inner, &name, spec, Origin::Api)
+                && let Err(error) = self.start(&mut inner, &name, spec, Origin::Api, &mut opened)
             {
                 tracing::warn!("network {name} is not there again: {error}");
             }
@@ -193,15 +193,22 @@ impl Registry {
         Ok(())
     }
 
-    fn start(&self, inner: &mut Inner, name: &Name, spec: NetworkSpec, origin: Origin) -> Result<(), Error> {
+    fn start(
+        &self,
+        inner: &mut Inner,
+        name: &Name,
+        spec: NetworkSpec,
+        origin: Origin,
+        opened: &mut Opened,
+    ) -> Result<(), Error> {
         let kept = inner.state.load(name);
         let publications = kept.publications.clone();
         let around = inner.around();
         let mut network = Network::start(name.clone(), spec, origin, kept, &around, self.notify(name))?;
-        for error in network.publish_specified(&mut inner.next_id) {
+        for error in network.publish_specified(&mut inner.next_id, opened) {
             tracing::warn!("network {name}: {error}");
         }
-        network.restore_publications(publications, &mut inner.next_id);
+        network.restore_publications(publications, &mut inner.next_id, opened);
         inner.networks.insert(name.clone(), network);
         inner.save(name);
         self.events.tell(name.as_str(), EventKind::NetworkUp);
@@ -228,7 +235,7 @@ impl Registry {
         if inner.networks.contains_key(&name) {
             return Err(Error::new(Code::Exists, format!("there is a network {name} already")));
         }
-        self.start(&mut inner, &name, request.spec, Origin::Api)?;
+        self.start(&mut inner, &name, request.spec, Origin::Api, &mut Opened::default())?;
         Ok(inner.network(&name)?.describe_network())
     }
 
@@ -299,7 +306,7 @@ impl Registry {
             if inner.networks.contains_key(&name) {
                 continue;
             }
-            if let Err(error) = self.start(&mut inner, &name, spec, Origin::File) {
+            if let Err(error) = self.start(&mut inner, &name, spec, Origin::File, &mut Opened::default()) {
                 let started = reloaded.created.iter().filter_map(|name| Name::parse(name).ok());
                 let undone: Vec<_> = started.filter_map(|name| self.remove(&mut inner, &name)).collect();
                 drop(inner);
@@ -370,6 +377,7 @@ impl Registry {
         kind: PortKind,
         queues: Vec<Device>,
         leash: oneshot::Sender<Infallible>,
+        opened: Opened,
     ) -> Result<model::Port, Error> {
         let mut inner = self.lock();
         let name = inner.meant(request.network.as_ref())?;
@@ -378,7 +386,7 @@ impl Registry {
             networks.get_mut(&name).ok_or_else(|| Error::not_found(format!("there is no network {name}")))?;
         let wishes: Vec<_> = request.publish.iter().map(|Text(wish)| wish.request.clone()).collect();
         let port = network
-            .attach(request, kind, queues, leash, next_id)
+            .attach(request, kind, queues, leash, next_id, opened)
             .map_err(|refusal| inner.naming_publication(refusal, &wishes))?;
         inner.save(&name);
         let addresses = port.ipv4.map(Into::into).into_iter().chain(port.ipv6.map(Into::into)).collect();
@@ -486,11 +494,15 @@ impl Registry {
 
     // ---- published ports ----
 
-    /// Publishes ports, which are published again after a restart.
+    /// Publishes ports, or a unix socket that is `opened`, which are published again after a restart.
     ///
     /// # Errors
     /// See [`Network::publish`].
-    pub fn publish(&self, request: &model::PublishRequest) -> Result<Vec<model::Publication>, Error> {
+    pub fn publish(
+        &self,
+        request: &model::PublishRequest,
+        mut opened: Opened,
+    ) -> Result<Vec<model::Publication>, Error> {
         let wish = PortWish::parse(&request.ports).map_err(Error::invalid)?;
         let network = request.network.as_deref().map(Name::parse).transpose().map_err(Error::invalid)?;
         let mut inner = self.lock();
@@ -499,7 +511,7 @@ impl Registry {
         let Inner { networks, next_id, .. } = &mut *inner;
         let Some(network) = networks.get_mut(&name) else { return Ok(Vec::new()) };
         let made = network
-            .publish(&wish, &Origin::Api, next_id)
+            .publish(&wish, &Origin::Api, next_id, &mut opened)
             .map_err(|refusal| inner.naming_publication(refusal, &[wish.request]))?;
         inner.save(&name);
         for publication in &made {
@@ -581,6 +593,15 @@ impl Registry {
             None => Ok(inner.networks.values().flat_map(list).collect()),
         }
     }
+}
+
+/// The unix sockets that a daemon with this file and this state will publish: to be opened while it may make files.
+pub fn sockets(file: &File, state: &State) -> impl Iterator<Item = PathBuf> {
+    let kept: Vec<_> = state.networks().iter().map(|name| state.load(name)).collect();
+    let specs = file.networks.values().chain(kept.iter().filter_map(|kept| kept.made_as.as_ref()));
+    let wished = specs.flat_map(|spec| &spec.publish).filter_map(|Text(wish)| wish.request.place.path());
+    let published = kept.iter().flat_map(|kept| &kept.publications).filter_map(|before| before.host.path());
+    wished.chain(published).map(PathBuf::from).collect::<BTreeSet<_>>().into_iter()
 }
 
 #[cfg(test)]

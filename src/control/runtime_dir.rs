@@ -2,11 +2,7 @@
 //! Where the sockets of a process are: a directory of its user's alone.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-
-use rustix::fs::Mode;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
 
 /// The API's socket in it.
 pub const API_SOCKET: &str = "api.sock";
@@ -59,17 +55,4 @@ pub fn make(directory: &Path) -> io::Result<()> {
         return Err(io::Error::other("it belongs to somebody else, or others may write to it"));
     }
     Ok(())
-}
-
-/// A listening socket at `path` that only its owner may connect to.
-///
-/// # Errors
-/// `EADDRINUSE` when there is something at the path, or what else the system says.
-pub fn listen(path: &Path, kind: SocketType, backlog: i32) -> io::Result<OwnedFd> {
-    let socket = socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
-    // Before it has a name, so that nobody comes in between.
-    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-    bind(&socket, &SocketAddrUnix::new(path)?)?;
-    rustix::net::listen(&socket, backlog)?;
-    Ok(socket)
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Connections that come in: the clients of published ports.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
@@ -10,13 +10,16 @@ use wharf_stack::host::{Accept, Family, StreamRead};
 
 use super::{Slot, address_of, proxy};
 
+/// RFC 6335 section 6: the Dynamic Ports are 49152 to 65535.
+const FIRST_DYNAMIC_PORT: u16 = 0xc000;
+
 /// A socket of a published port, made by [`publish`](crate::publish): of TCP it listens.
 #[derive(Debug)]
 pub struct Listener {
     /// The socket, non-blocking.
     pub fd: OwnedFd,
-    /// The family of its address and of its clients.
-    pub family: Family,
+    /// The family of its address and of its clients; none of a unix socket.
+    pub family: Option<Family>,
     /// It has every address of the host.
     pub is_wildcard: bool,
     /// The streams of its clients begin with a header of the PROXY protocol, which says who they are.
@@ -27,7 +30,7 @@ pub struct Listener {
 #[derive(Debug)]
 pub struct Stream {
     pub(super) fd: OwnedFd,
-    pub(super) family: Family,
+    pub(super) family: Option<Family>,
     /// What is to be read before what the client sends.
     pub(super) ahead: Vec<u8>,
 }
@@ -35,9 +38,10 @@ pub struct Stream {
 impl Stream {
     /// A client of `listener`; `None` when it is gone.
     fn of_client(listener: &Slot, fd: OwnedFd, from: SocketAddr) -> Option<Self> {
-        let ahead = match listener.tells_clients {
-            true => proxy::header(from, getsockname(&fd).ok().and_then(address_of)?),
-            false => Vec::new(),
+        let ahead = match (listener.tells_clients, listener.family) {
+            (false, _) => Vec::new(),
+            (true, None) => proxy::header_of_nobody(),
+            (true, Some(_)) => proxy::header(from, getsockname(&fd).ok().and_then(address_of)?),
         };
         Some(Self { fd, family: listener.family, ahead })
     }
@@ -45,10 +49,14 @@ impl Stream {
 
 impl Slot {
     /// Takes a client from a listener.
-    pub(super) fn accept(&self) -> Accept<Stream> {
+    pub(super) fn accept(&mut self) -> Accept<Stream> {
         match rustix::net::acceptfrom_with(&self.fd, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok((fd, from)) => {
-                let client = from.and_then(address_of).and_then(|from| {
+                let from = match self.family {
+                    Some(_) => from.and_then(address_of),
+                    None => Some(self.stand_in()),
+                };
+                let client = from.and_then(|from| {
                     Some(Accept::Client { stream: Stream::of_client(self, fd, from)?, from })
                 });
                 client.unwrap_or(Accept::Gone)
@@ -71,6 +79,13 @@ impl Slot {
             // Out of descriptors or memory; anything else must not be tried again at once either.
             Err(_) => Accept::Exhausted,
         }
+    }
+
+    /// What stands for the address of the next client of a unix socket, which has none: the host's loopback, and a port that
+    /// the last ones did not have.
+    fn stand_in(&mut self) -> SocketAddr {
+        self.clients = self.clients.wrapping_add(1);
+        (Ipv4Addr::LOCALHOST, FIRST_DYNAMIC_PORT | self.clients).into()
     }
 
     /// Reads what is ahead of the stream and, since an event may have told of it already, what follows.

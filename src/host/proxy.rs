@@ -8,9 +8,14 @@ use std::net::SocketAddr;
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Version 2, command PROXY: the stream is on behalf of somebody else.
-const VERSION_AND_COMMAND: u8 = 0x21;
+const PROXY: u8 = 0x21;
+/// Version 2, command LOCAL: "the receiver must accept this connection as valid and must use the real connection
+/// endpoints".
+const LOCAL: u8 = 0x20;
 const TCP_OVER_IPV4: u8 = 0x11;
 const TCP_OVER_IPV6: u8 = 0x21;
+/// "The sender should use this family when sending LOCAL commands".
+const UNSPECIFIED: u8 = 0x00;
 
 /// The header of a connection from `client` to `host`, which are of one family.
 pub(super) fn header(client: SocketAddr, host: SocketAddr) -> Vec<u8> {
@@ -26,7 +31,12 @@ pub(super) fn header(client: SocketAddr, host: SocketAddr) -> Vec<u8> {
         ends.extend(end.port().to_be_bytes());
     }
     let len = u16::try_from(ends.len()).unwrap_or(0).to_be_bytes();
-    [SIGNATURE, &[VERSION_AND_COMMAND, family], &len, &ends].concat()
+    [SIGNATURE, &[PROXY, family], &len, &ends].concat()
+}
+
+/// The header of a connection from a client that has no address.
+pub(super) fn header_of_nobody() -> Vec<u8> {
+    [SIGNATURE, &[LOCAL, UNSPECIFIED], &[0, 0]].concat()
 }
 
 #[cfg(test)]
@@ -42,6 +52,11 @@ mod tests {
         let ends = [192, 0, 2, 1, 198, 51, 100, 2, 0x12, 0x34, 0x1f, 0x90];
         let expected = [&START[..], &[0x11, 0, 12], &ends].concat();
         assert_eq!(header("192.0.2.1:4660", "198.51.100.2:8080"), expected);
+    }
+
+    #[test]
+    fn a_client_without_an_address_is_told_of_by_a_header_without_any() {
+        assert_eq!(super::header_of_nobody(), [&START[..12], &[0x20, 0, 0, 0]].concat());
     }
 
     #[test]

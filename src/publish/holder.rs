@@ -35,7 +35,8 @@ impl Holder {
     /// Who has a port that is about to be `end`.
     #[must_use]
     pub fn of(transport: Transport, end: &End) -> Option<Self> {
-        let tables = match (transport, end.at.is_ipv4()) {
+        let at = end.at.inet()?;
+        let tables = match (transport, at.is_ipv4()) {
             (Transport::Tcp, true) => &["tcp", "tcp6"][..],
             (Transport::Tcp, false) => &["tcp6"],
             (Transport::Udp, true) => &["udp", "udp6"],
@@ -47,7 +48,7 @@ impl Holder {
             table
                 .lines()
                 .filter_map(Socket::parse)
-                .find(|socket| socket.keeps(transport, end.at))
+                .find(|socket| socket.keeps(transport, at))
                 .map(|s| s.inode)
         })?;
         processes().find(|process| process.has_open(&format!("socket:[{inode}]")))

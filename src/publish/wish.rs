@@ -1,24 +1,36 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A wish for published ports as text:
-//! `[IP:|INTERFACE:]HOSTPORT[-END]:[NAME:]PORT[-END][/tcp|/udp|/tcp+proxy]`.
+//! `[IP:|INTERFACE:]HOSTPORT[-END]:[NAME:]PORT[-END][/tcp|/udp|/tcp+proxy]`, or `unix:PATH:[NAME:]PORT[/tcp|/tcp+proxy]`.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 
 use wharf_stack::host::Transport;
 
+use super::end::UNIX;
 use super::{Place, Request};
 use crate::control::spec::{PortWish, Value as _};
+use crate::unix;
 use crate::values;
 
-const EXAMPLES: &str = "write it as 8080:80, 127.0.0.1:8080:80, [::1]:8080:80, eth0:8080:80, 8000-8009:9000-9009, 5353:53/udp or \
-     8080:80/tcp+proxy";
+const EXAMPLES: &str = "write it as 8080:80, 127.0.0.1:8080:80, [::1]:8080:80, eth0:8080:80, 8000-8009:9000-9009, 5353:53/udp, \
+     8080:80/tcp+proxy or unix:/run/web.sock:80";
 /// How long an interface's name may be, in bytes: `IFNAMSIZ` less its end.
 const MAX_INTERFACE: usize = 15;
 
-/// A wish of somebody who has one sandbox and no name for it.
+/// A wish of somebody who is here: a path may begin in the current directory.
+pub(crate) fn typed(text: &str) -> Result<PortWish, String> {
+    let absolute = text.strip_prefix(UNIX).filter(|path| !path.starts_with('/')).map(|path| {
+        let path = std::path::absolute(path).map_err(|error| format!("`{path}`: {error}"))?;
+        Ok::<_, String>(format!("{UNIX}{}", path.display()))
+    });
+    PortWish::parse(absolute.transpose()?.as_deref().unwrap_or(text))
+}
+
+/// The same of somebody who has one sandbox and no name for it.
 pub(crate) fn own_port(text: &str) -> Result<PortWish, String> {
-    let wish = PortWish::parse(text)?;
+    let wish = typed(text)?;
     match &wish.container {
         None => Ok(wish),
         Some(name) => Err(format!("`{name}` is no port, and there is but one sandbox; {EXAMPLES}")),
@@ -27,22 +39,19 @@ pub(crate) fn own_port(text: &str) -> Result<PortWish, String> {
 
 /// A wish, with the name of the container that it is about.
 pub(crate) fn parse(text: &str) -> Result<(Option<String>, Request), String> {
+    if let Some(rest) = text.strip_prefix(UNIX) {
+        return parse_socket(rest);
+    }
     let (ends, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     let (transport, tells_clients) = self::protocol(protocol)?;
     let (rest, ports) = ends.rsplit_once(':').ok_or(EXAMPLES)?;
-    let (rest, name) = match rest.rsplit_once(':') {
-        Some((rest, name)) if is_name(name) => (rest, Some(values::container(name)?)),
-        _ => (rest, None),
-    };
+    let (rest, name) = split_name(rest)?;
     let (place, host) = match rest.rsplit_once(':') {
         None => (Place::Everywhere, rest),
         Some((interface, host)) if is_interface(interface) => (Place::Interface(interface.to_owned()), host),
         Some((address, host)) => (Place::Address(self::address(address)?), host),
     };
-    let (host, ports) = (range(host)?, range(ports)?);
-    if *ports.start() == 0 {
-        return Err("nobody in the sandbox can listen on port 0".to_owned());
-    }
+    let (host, ports) = (range(host)?, inner_range(ports)?);
     // Port 0 stands for any free port, as many as are wanted.
     if host != (0..=0) {
         if *host.start() == 0 {
@@ -54,6 +63,53 @@ pub(crate) fn parse(text: &str) -> Result<(Option<String>, Request), String> {
         }
     }
     Ok((name, Request { place, first: *host.start(), ports, transport, tells_clients }))
+}
+
+/// A wish for a unix socket, behind what says that it is one.
+fn parse_socket(text: &str) -> Result<(Option<String>, Request), String> {
+    let (rest, ends) = text.rsplit_once(':').ok_or(EXAMPLES)?;
+    let (port, protocol) = ends.split_once('/').unwrap_or((ends, "tcp"));
+    let (transport, tells_clients) = self::protocol(protocol)?;
+    let (path, name) = split_name(rest)?;
+    let ports = inner_range(port)?;
+    if transport == Transport::Udp || ports.len() != 1 {
+        return Err("a unix socket leads to one port, of TCP".to_owned());
+    }
+    let place = Place::Socket(socket_path(path)?);
+    Ok((name, Request { place, first: 0, ports, transport, tells_clients }))
+}
+
+/// The path of a unix socket.
+pub(crate) fn socket_path(text: &str) -> Result<PathBuf, String> {
+    if !text.starts_with('/') || text.ends_with('/') {
+        return Err(format!(
+            "`{text}` is no path from the root directory to a socket, such as /run/web.sock"
+        ));
+    }
+    if text.len() > unix::MAX_PATH {
+        return Err(format!("the path of a unix socket has at most {} bytes: {text}", unix::MAX_PATH));
+    }
+    if text.bytes().any(|byte| byte.is_ascii_control()) {
+        return Err(format!("{text:?} has characters that no path should have"));
+    }
+    Ok(Path::new(text).to_owned())
+}
+
+/// What stands before a container's name, and the name.
+fn split_name(text: &str) -> Result<(&str, Option<String>), String> {
+    match text.rsplit_once(':') {
+        Some((rest, name)) if is_name(name) => Ok((rest, Some(values::container(name)?))),
+        _ => Ok((text, None)),
+    }
+}
+
+/// Ports of the sandbox.
+fn inner_range(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let ports = range(text)?;
+    if *ports.start() == 0 {
+        return Err("nobody in the sandbox can listen on port 0".to_owned());
+    }
+    Ok(ports)
 }
 
 /// What is spoken, and whether servers are told of their clients by the PROXY protocol.
@@ -175,6 +231,35 @@ mod tests {
     }
 
     #[test]
+    fn a_unix_socket_may_stand_in_the_place_of_a_port() {
+        for (text, path, name, port, tells_clients) in [
+            ("unix:/run/web.sock:80", "/run/web.sock", None, 80, false),
+            ("unix:/run/a:b/c:web:80/tcp+proxy", "/run/a:b/c", Some("web"), 80, true),
+            ("unix:/tmp/8080:80/tcp", "/tmp/8080", None, 80, false),
+        ] {
+            let (named, request) = parse(text).unwrap();
+            assert_eq!((named.as_deref(), request.place.path()), (name, Some(Path::new(path))), "{text}");
+            assert_eq!((request.ports, request.tells_clients), (port..=port, tells_clients), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_is_typed_may_begin_here() {
+        let here = std::env::current_dir().unwrap();
+        let wish = typed("unix:web.sock:web:80").unwrap();
+        assert_eq!(wish.request.place.path(), Some(here.join("web.sock").as_path()));
+        assert_eq!(PortWish::parse(&wish.text).unwrap(), wish);
+        assert!(PortWish::parse("unix:web.sock:80").unwrap_err().contains("from the root directory"));
+    }
+
+    #[test]
+    fn a_path_has_room_in_a_sockets_address() {
+        let path = |len: usize| format!("unix:/{}:80", "a".repeat(len - 1));
+        assert!(own_port(&path(107)).is_ok());
+        assert!(own_port(&path(108)).unwrap_err().contains("at most 107 bytes"));
+    }
+
+    #[test]
     fn wrong_wishes_are_answered_with_what_would_be_right() {
         for (wrong, hint) in [
             ("80", "8080:80"),
@@ -199,6 +284,13 @@ mod tests {
             ("8000-8009:80", "10 ports of the host cannot lead to 1"),
             ("8009-8000:80-89", "did you mean 8000-8009"),
             ("5353:53/UDP", "tcp"),
+            ("unix:/run/web.sock", "unix:/run/web.sock:80"),
+            ("unix:/run/web.sock:80-81", "one port"),
+            ("unix:/run/web.sock:53/udp", "one port, of TCP"),
+            ("unix:/run/web.sock:0", "port 0"),
+            ("unix:/run/web.sock:http", "not a port"),
+            ("unix:/run/:80", "no path"),
+            ("unix:/run/a\nb:80", "characters"),
         ] {
             let error = own_port(wrong).unwrap_err();
             assert!(error.contains(hint), "{wrong}: {error}");

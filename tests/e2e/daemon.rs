@@ -25,6 +25,7 @@ mod reach;
 mod refusals;
 mod reload;
 mod restart;
+mod sockets;
 mod workers;
 
 use std::fs;

@@ -17,6 +17,7 @@ mod proxy_protocol;
 mod published;
 mod published_udp;
 mod slirp4netns;
+mod sockets;
 mod streams;
 mod surface;
 mod tools;

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use crate::lab::{Lab, Running, eventually, scratch};
 
 /// Answers with what the header has said: client, host, port of the host.
-const HAPROXY: &str = r#"
+pub(crate) const HAPROXY: &str = r#"
 defaults
     mode http
     timeout connect 20s

@@ -10,10 +10,12 @@ use tokio::time::timeout;
 
 use super::list::Listed as _;
 use super::{Failure, OutputArgs, WhomArgs, print_line, show};
-use crate::control::client::{Error, Target};
-use crate::control::model::{Info, Publication, PublishRequest, Reloaded};
-use crate::control::spec::{PortWish, Value as _};
-use crate::publish::holder;
+use crate::attach;
+use crate::control::client::{Client, Error, Target};
+use crate::control::error::{Code, Error as Refusal};
+use crate::control::model::{Info, Mode, Publication, PublishRequest, Reloaded};
+use crate::control::spec::PortWish;
+use crate::publish::{Request, holder, wish};
 use crate::sys::readiness;
 
 /// How long a daemon that ends is waited for.
@@ -22,9 +24,9 @@ const DOWN: Duration = Duration::from_secs(30);
 #[derive(Debug, Args)]
 pub(in crate::cli) struct PublishArgs {
     /// Ports of the host, and of the container that they lead to; without IP on all the host's addresses, with IFACE only
-    /// through that interface; 0 is any free port; with +proxy the server is told who its clients are (PROXY protocol,
-    /// version 2)
-    #[arg(value_name = "[IP:|IFACE:]HOSTPORT[-END]:[NAME:]PORT[-END][/udp|/tcp+proxy]", value_parser = PortWish::parse)]
+    /// through that interface; 0 is any free port; unix:PATH is a unix socket of the host; with +proxy the server is told
+    /// who its clients are (PROXY protocol, version 2)
+    #[arg(value_name = "[[IP:|IFACE:]HOSTPORT[-END]|unix:PATH]:[NAME:]PORT[-END][/udp|/tcp+proxy]", value_parser = wish::typed)]
     ports: PortWish,
     /// The network [default: the only one there is, or the one called default]
     #[arg(short, long, value_name = "NAME")]
@@ -57,6 +59,13 @@ pub(in crate::cli) struct DetachArgs {
 pub(super) async fn publish(args: PublishArgs) -> Result<(), Failure> {
     let client = args.output.whom.client().await?;
     let request = PublishRequest { network: args.network, ports: args.ports.text };
+    if args.ports.request.place.path().is_some() {
+        let published = publish_socket(&client, request, &args.ports.request).await?;
+        return match args.output.json {
+            true => print_line(&serde_json::to_vec(&published).unwrap_or_default()),
+            false => show(&published),
+        };
+    }
     let answer = match client.post(&Target::new(Publication::PATH), &request).await {
         Err(Error::Refused(refusal)) => Err(holder::named(refusal, &[args.ports.request]).into()),
         answer => answer,
@@ -66,6 +75,21 @@ pub(super) async fn publish(args: PublishArgs) -> Result<(), Failure> {
     } else {
         show::<Publication>(&client.parse::<Vec<_>>(&answer)?)
     }
+}
+
+/// Makes a unix socket for the daemon, which makes no files.
+async fn publish_socket(
+    client: &Client,
+    request: PublishRequest,
+    wish: &Request,
+) -> Result<Vec<Publication>, Failure> {
+    let info: Info = client.get(&Target::new("/v1/info")).await?;
+    if info.mode == Mode::Run {
+        let refusal =
+            Refusal::new(Code::Unsupported, "a `wharf run` that runs takes no unix sockets any more");
+        return Err(Error::Refused(refusal.hint("give it its own: `wharf run -p unix:...`")).into());
+    }
+    Ok(attach::Client::publish(&client.attach_socket(), request, wish)?)
 }
 
 pub(super) async fn unpublish(args: &UnpublishArgs) -> Result<(), Failure> {

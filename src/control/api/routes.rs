@@ -12,6 +12,7 @@ use crate::control::error::Error;
 use crate::control::metrics;
 use crate::control::model::{CreateNetwork, Flow, PublishRequest};
 use crate::control::registry::Registry;
+use crate::publish::Opened;
 
 /// The description of this API for clients.
 const OPENAPI: &str = include_str!("../../../docs/openapi.json");
@@ -169,7 +170,10 @@ fn publications(registry: &Registry, request: &Request) -> Result<Answer, Error>
 }
 
 fn publish(registry: &Registry, request: &Request) -> Result<Answer, Error> {
-    answer::json(StatusCode::CREATED, &registry.publish(&request.json::<PublishRequest>()?)?)
+    answer::json(
+        StatusCode::CREATED,
+        &registry.publish(&request.json::<PublishRequest>()?, Opened::default())?,
+    )
 }
 
 fn unpublish(registry: &Registry, request: &Request) -> Result<Answer, Error> {

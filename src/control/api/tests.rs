@@ -22,6 +22,7 @@ use crate::control::network::{AttachRequest, Surroundings};
 use crate::control::spec::{File, Name, NetworkSpec, Size, Text};
 use crate::control::state::State;
 use crate::port::{Device, Messages};
+use crate::publish::Opened;
 
 /// A process with the network `default`, where `web` is published, and attached if the process attaches anybody.
 struct Stage {
@@ -40,7 +41,7 @@ fn attach_web(registry: &Registry) -> OwnedFd {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let (ours, cable) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
     let queues = vec![Device::from(Messages::new(ours))];
-    registry.attach(request, PortKind::Stream, queues, oneshot::channel().0).unwrap();
+    registry.attach(request, PortKind::Stream, queues, oneshot::channel().0, Opened::default()).unwrap();
     cable
 }
 
@@ -50,9 +51,10 @@ impl Stage {
         let registry = Arc::new(Registry::new(mode, around, State::default(), unbounded_channel().0));
         let spec = NetworkSpec { memory: Text(Size(1 << 20)), ..NetworkSpec::default() };
         let networks = [(Name::parse("default").unwrap(), spec)].into();
-        registry.restore(None, File { version: 1, networks }).unwrap();
+        registry.restore(None, File { version: 1, networks }, Opened::default()).unwrap();
         let cable = (mode == Mode::Daemon).then(|| attach_web(&registry));
-        registry.publish(&PublishRequest { network: None, ports: "127.0.0.1:0:web:80".to_owned() }).unwrap();
+        let wish = PublishRequest { network: None, ports: "127.0.0.1:0:web:80".to_owned() };
+        registry.publish(&wish, Opened::default()).unwrap();
         let ending = Ending::default();
         let shared = Arc::new(Shared::new(Arc::clone(&registry), ending.clone()));
         Self { registry, ending, shared, _cable: cable }
@@ -109,6 +111,13 @@ async fn what_makes_no_sense_is_told_so_and_the_next_is_served() {
         ("POST", "/v1/networks", r#"{"name":"a","spec":{"mtu":"x"}}"#, 400, ["invalid", "expected usize"]),
         ("POST", "/v1/networks", r#"{"name":"default"}"#, 409, ["exists", "default"]),
         ("POST", "/v1/publications", r#"{"ports":"80"}"#, 400, ["invalid", "8080:80"]),
+        (
+            "POST",
+            "/v1/publications",
+            r#"{"ports":"unix:/tmp/nobody-makes-this:web:80"}"#,
+            501,
+            ["unsupported", "`wharf publish` makes such a socket"],
+        ),
         ("POST", "/v1/reload", "", 400, ["invalid", "--config"]),
     ] {
         let (got, answer) = stage.ask(method, path, body).await;

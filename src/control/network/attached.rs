@@ -21,6 +21,7 @@ use crate::control::model::{self, PortKind};
 use crate::control::spec::{ContainerSpec, PortWish, Text};
 use crate::netns::{Interface, Side};
 use crate::port::Device;
+use crate::publish::Opened;
 
 /// A wish to be attached.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -200,7 +201,7 @@ impl Network {
         }
     }
 
-    /// Attaches who has an offer.
+    /// Attaches who has an offer, with the unix sockets that it publishes and has `opened`.
     ///
     /// # Errors
     /// The switch is full, a queue cannot be watched, or a port that is to be published is not to be had. Nothing is
@@ -212,6 +213,7 @@ impl Network {
         queues: Vec<Device>,
         leash: oneshot::Sender<Infallible>,
         next_id: &mut u64,
+        mut opened: Opened,
     ) -> Result<model::Port, Error> {
         let Some(name) = request.name.clone().filter(|name| self.pending.contains_key(name)) else {
             return Err(Error::invalid("there is no offer to that name"));
@@ -236,7 +238,7 @@ impl Network {
         self.retarget(&name);
         for Text(wish) in &wishes {
             let wish = PortWish { container: Some(name.as_str().to_owned()), ..wish.clone() };
-            if let Err(error) = self.publish(&wish, &Origin::Port(name.clone()), next_id) {
+            if let Err(error) = self.publish(&wish, &Origin::Port(name.clone()), next_id, &mut opened) {
                 self.detach(&name);
                 return Err(error);
             }

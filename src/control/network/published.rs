@@ -6,7 +6,7 @@ use crate::control::error::Code;
 use crate::control::model;
 use crate::control::spec::{PortWish, Text};
 use crate::dataplane::Published;
-use crate::publish::{self, Claim};
+use crate::publish::{self, Claim, Opened};
 
 /// Something published.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub(super) struct Publication {
 }
 
 impl Network {
-    /// Publishes ports, all that the wish names or none.
+    /// Publishes ports, all that the wish names or none, and a unix socket if it is `opened`.
     ///
     /// # Errors
     /// It names nobody, or a port is not to be had.
@@ -27,13 +27,15 @@ impl Network {
         wish: &PortWish,
         origin: &Origin,
         next_id: &mut u64,
+        opened: &mut Opened,
     ) -> Result<Vec<model::Publication>, Error> {
         if self.spec.internal {
             let message = format!("network {} is internal: nobody outside reaches it", self.name);
             return Err(Error::new(Code::Forbidden, message));
         }
         let name = self.published_name(wish)?;
-        let claims = publish::bind(std::slice::from_ref(&wish.request)).map_err(|error| refusal(&error))?;
+        let claims = publish::bind(std::slice::from_ref(&wish.request), opened);
+        let claims = claims.map_err(|error| refusal(&error))?;
         self.publish_claims(claims, &name, &wish.text, origin, next_id)
     }
 
@@ -77,10 +79,12 @@ impl Network {
         before: &model::Publication,
         wish: String,
         origin: Origin,
+        opened: &mut Opened,
     ) -> Result<(), Error> {
         let name = before.container.as_deref().map(Name::parse).transpose().map_err(Error::invalid)?;
         let name = name.ok_or_else(|| Error::invalid("a published port of nobody"))?;
-        let claim = Claim::exactly(before.transport.into(), before.end(), before.target.port(), before.proxy);
+        let (transport, port) = (before.transport.into(), before.target.port());
+        let claim = Claim::exactly(transport, before.end(), port, before.proxy, opened);
         let claim = claim.map_err(|error| refusal(&error))?;
         let addresses = self.member(&name, Wish::default())?.addresses();
         let (info, published) = self.publish_one(claim, addresses, &name, before.id)?;
@@ -90,11 +94,16 @@ impl Network {
 
     /// Publishes what was published by command when the network ran last. What somebody else has now is kept for the next
     /// time.
-    pub fn restore_publications(&mut self, kept: Vec<model::Publication>, next_id: &mut u64) {
+    pub fn restore_publications(
+        &mut self,
+        kept: Vec<model::Publication>,
+        next_id: &mut u64,
+        opened: &mut Opened,
+    ) {
         for before in kept {
             let again = model::Publication { id: *next_id, ..before };
             *next_id += 1;
-            if let Err(error) = self.publish_again(&again, String::new(), Origin::Api) {
+            if let Err(error) = self.publish_again(&again, String::new(), Origin::Api, opened) {
                 tracing::warn!("network {}: {error}", self.name);
                 self.unbound.push(again);
             }
@@ -109,21 +118,41 @@ impl Network {
 
     /// Has published ports lead to where their container is now.
     pub(super) fn retarget(&mut self, name: &Name) {
-        let Some(addresses) = self.members.by_name().get(name).map(Member::list) else { return };
+        let Some(addresses) = self.members.by_name().get(name).map(Member::addresses) else { return };
         let is_stale = |publication: &Publication| {
+            let seen_at = Some(publication.info.target.ip());
             publication.info.container.as_deref() == Some(name.as_str())
-                && !addresses.contains(&publication.info.target.ip())
+                && seen_at != addresses.ipv4.map(Into::into)
+                && seen_at != addresses.ipv6.map(Into::into)
         };
         let (stale, right): (Vec<_>, _) =
             std::mem::take(&mut self.publications).into_iter().partition(is_stale);
         self.publications = right;
         for publication in stale {
-            let (info, wish, origin) =
-                (publication.info.clone(), publication.wish.clone(), publication.origin.clone());
-            self.withdraw(publication);
-            if let Err(error) = self.publish_again(&info, wish, origin) {
-                tracing::warn!("network {}: {error}", self.name);
+            match publication.info.transport {
+                model::Transport::Tcp => self.redirect(publication, addresses),
+                model::Transport::Udp => self.replace(publication),
             }
+        }
+    }
+
+    /// Has a TCP port lead to other addresses. Its listener stays.
+    fn redirect(&mut self, mut publication: Publication, addresses: publish::Addresses) {
+        let info = &mut publication.info;
+        if let (Some(running), Some(address)) = (&self.running, info.end().led_to(addresses)) {
+            info.target.set_ip(address);
+            running.redirect(&publication.published, info.target);
+        }
+        self.publications.push(publication);
+    }
+
+    /// Publishes a UDP port anew: another worker may have its container now.
+    fn replace(&mut self, publication: Publication) {
+        let (info, wish, origin) =
+            (publication.info.clone(), publication.wish.clone(), publication.origin.clone());
+        self.withdraw(publication);
+        if let Err(error) = self.publish_again(&info, wish, origin, &mut Opened::default()) {
+            tracing::warn!("network {}: {error}", self.name);
         }
     }
 
@@ -153,7 +182,7 @@ impl Network {
             id,
             network: self.name.to_string(),
             transport: claim.transport().into(),
-            host: claim.host().at,
+            host: claim.host().at.clone(),
             interface: claim.host().interface.clone(),
             proxy: claim.tells_clients(),
             container: Some(name.to_string()),
@@ -202,11 +231,11 @@ impl Network {
     }
 
     /// Publishes what the specification names and is not published yet. Returns what is not to be had.
-    pub fn publish_specified(&mut self, next_id: &mut u64) -> Vec<Error> {
+    pub fn publish_specified(&mut self, next_id: &mut u64, opened: &mut Opened) -> Vec<Error> {
         let there = self.specified();
         let wishes: Vec<_> = self.spec.publish.iter().map(|Text(wish)| wish.clone()).collect();
         let missing = wishes.iter().filter(|wish| !there.contains(&wish.text));
-        missing.filter_map(|wish| self.publish(wish, &Origin::File, next_id).err()).collect()
+        missing.filter_map(|wish| self.publish(wish, &Origin::File, next_id, opened).err()).collect()
     }
 
     /// What the specification names and is published, in its own words.
@@ -222,9 +251,12 @@ impl Network {
     }
 }
 
-fn refusal(error: &publish::Error) -> Error {
+/// What a client is told of a port that is not to be had.
+pub(crate) fn refusal(error: &publish::Error) -> Error {
     let code = match error.source.kind() {
         std::io::ErrorKind::AddrInUse => Code::InUse,
+        std::io::ErrorKind::AlreadyExists => Code::Exists,
+        std::io::ErrorKind::Unsupported => Code::Unsupported,
         std::io::ErrorKind::PermissionDenied => Code::Forbidden,
         _ => Code::Invalid,
     };

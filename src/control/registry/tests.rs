@@ -42,7 +42,7 @@ impl Daemon {
         let registry = Registry::new(Mode::Daemon, around, state, notices);
         let path = directory.join("wharf.toml");
         let file = File::read(&path).unwrap();
-        registry.restore(Some(path), file).unwrap();
+        registry.restore(Some(path), file, Opened::default()).unwrap();
         Self { registry, directory }
     }
 
@@ -66,7 +66,7 @@ impl Daemon {
         // Nobody sends, and the port stays.
         std::mem::forget(theirs);
         let queue = Device::Tap(Tap::new(ours, Offloads::NONE));
-        self.registry.attach(request, PortKind::Tap, vec![queue], oneshot::channel().0)
+        self.registry.attach(request, PortKind::Tap, vec![queue], oneshot::channel().0, Opened::default())
     }
 
     fn attach_named(&self, text: &str, ipv4: Option<&str>) -> Result<model::Port, Error> {
@@ -81,13 +81,13 @@ impl Daemon {
 
     fn publish(&self, ports: &str) -> Vec<model::Publication> {
         let request = PublishRequest { network: None, ports: ports.to_owned() };
-        self.registry.publish(&request).unwrap()
+        self.registry.publish(&request, Opened::default()).unwrap()
     }
 
     /// The host's ports that lead somewhere, and where.
     fn published(&self) -> Vec<(SocketAddr, SocketAddr)> {
         let all = self.registry.publications(None).unwrap();
-        all.into_iter().map(|publication| (publication.host, publication.target)).collect()
+        all.into_iter().map(|publication| (publication.host.inet().unwrap(), publication.target)).collect()
     }
 
     fn networks(&self) -> Vec<String> {
@@ -124,7 +124,7 @@ fn the_file_has_its_way_with_the_addresses_of_who_is_away() {
 fn who_is_attached_keeps_its_addresses_until_it_comes_back() {
     let daemon = Daemon::new("attached", &two_containers("192.0.2.70", "192.0.2.71"));
     daemon.attach_named("web", None).unwrap();
-    let there = daemon.publish("127.0.0.1:0:web:80")[0].host;
+    let there = daemon.publish("127.0.0.1:0:web:80")[0].host.inet().unwrap();
     daemon.reload(&two_containers("192.0.2.72", "192.0.2.71")).unwrap();
     assert_eq!(daemon.attach_named("evil", Some("192.0.2.70")).unwrap_err().code, Code::InUse);
     assert_eq!(daemon.published(), [(there, "192.0.2.70:80".parse().unwrap())]);
@@ -138,7 +138,7 @@ fn what_was_published_by_command_is_published_again_port_by_port() {
     let daemon = Daemon::new("again", NETWORK);
     daemon.attach_named("web", None).unwrap();
     let ports = daemon.publish("127.0.0.1:0:90-92");
-    let hosts: Vec<_> = ports.iter().map(|publication| publication.host).collect();
+    let hosts: Vec<_> = ports.iter().map(|publication| publication.host.inet().unwrap()).collect();
     daemon.registry.unpublish(ports[0].id).unwrap();
     let Daemon { registry, directory } = daemon;
     drop(registry);

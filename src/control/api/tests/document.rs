@@ -13,6 +13,7 @@ use crate::control::model::{
     Allow, CreateNetwork, Drops, Event, Flow, Info, Lease, Lost, LostTag, Network, Port, Publication,
     Reloaded, Stats, Subnet, Traffic, Transport,
 };
+use crate::publish::HostAddress;
 
 fn document() -> Value {
     serde_json::from_str(include_str!("../../../../docs/openapi.json")).unwrap()
@@ -252,7 +253,7 @@ fn publication(transport: Transport) -> Publication {
         id: 1,
         network: "default".to_owned(),
         transport,
-        host: ([127, 0, 0, 1], 8080).into(),
+        host: HostAddress::Inet(([127, 0, 0, 1], 8080).into()),
         interface: Some("lo".to_owned()),
         proxy: true,
         container: Some("web".to_owned()),

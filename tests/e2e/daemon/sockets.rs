@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Unix sockets of the host that lead to containers of the daemon, which is confined and makes none itself.
+
+use std::path::Path;
+
+use super::published::serve;
+use super::reach::fixed_network;
+use super::{Container, Daemon};
+use crate::lab::{Lab, eventually};
+use crate::sockets::{client, socket_path};
+
+/// Whether a socket leads to a server.
+fn answers(daemon: &Daemon, socket: &str) -> bool {
+    daemon.lab.on_host(&format!("{}/ip", client(socket))).status == Some(0)
+}
+
+fn exists(socket: &str) -> bool {
+    Path::new(socket).exists()
+}
+
+#[test]
+fn sockets_of_the_file_of_an_attachment_and_of_a_command_lead_to_a_container() {
+    for workers in [1, 2] {
+        let [file, port, command] =
+            ["file", "port", "command"].map(|name| socket_path(&format!("{name}{workers}")));
+        let daemon = Daemon::up(
+            Lab::new(),
+            &(fixed_network(workers) + &format!("publish = [\"unix:{file}:web:80\"]\n")),
+        );
+        let web = daemon.attached(&format!("--name web -p unix:{port}:80"));
+        let _server = serve(&web);
+        let here = Path::new(&command).parent().unwrap().display();
+        let publish = format!(
+            "cd {here} && $WHARF publish unix:command{workers}.sock:web:80 --json --socket {}/wharf/api.sock",
+            daemon.home.display()
+        );
+        let made = daemon.lab.by_user(&publish).text().to_owned();
+        assert!(made.contains(&format!("\"host\":\"unix:{command}\"")), "{made}");
+        let listed = daemon.command("ports").text().to_owned();
+        for socket in [&file, &port, &command] {
+            let seen = daemon.lab.on_host(&format!("{}/ip", client(socket)));
+            assert_eq!(seen.text(), "::ffff:10.0.2.2", "{socket}");
+            assert!(listed.contains(&format!(" tcp       unix:{socket} ")), "{listed}");
+        }
+        let ids: Vec<_> =
+            listed.lines().skip(1).map(|line| line.split_whitespace().next().unwrap()).collect();
+        daemon.command(&format!("unpublish {}", ids[2])).text();
+        assert!(!exists(&command), "it is gone when it is withdrawn");
+        daemon.command("detach web").text();
+        assert!(!exists(&port) && exists(&file));
+        drop(daemon);
+        eventually("it is gone with the daemon", || !exists(&file));
+    }
+}
+
+#[test]
+fn a_socket_that_is_not_to_be_had_is_named_and_nothing_is_published() {
+    let daemon = Daemon::up(Lab::new(), &fixed_network(1));
+    let _web = daemon.attached("--name web");
+    let (live, other) = (socket_path("refused-live"), socket_path("refused-other"));
+    daemon.command(&format!("publish unix:{live}:web:80")).text();
+    let in_use = format!("cannot publish unix:{live}: somebody listens there");
+    let container = Container::new(&daemon.lab);
+    let both = format!("-p unix:{other}:80 -p unix:{live}:81 -p 127.0.0.1:8080:80");
+    for refused in
+        [daemon.command(&format!("publish unix:{live}:web:81")), daemon.attach(container.pid(), &both)]
+    {
+        assert_eq!(refused.status, Some(4), "{refused:?}");
+        assert!(refused.stderr.contains(&in_use), "{refused:?}");
+    }
+    // Bound by the client already when the daemon refuses.
+    let refused = daemon.command(&format!("publish unix:{other}:web:80 --network none"));
+    assert_eq!(refused.status, Some(3), "{refused:?}");
+    eventually("nothing stays of it", || !exists(&other));
+    assert_eq!(daemon.command("ports").text().lines().count(), 2);
+    let by_hand = format!(
+        "curl -sS -m 20 --unix-socket {}/wharf/api.sock http://wharf/v1/publications --json '{{\"ports\":\"unix:{other}:web:80\"}}'",
+        daemon.home.display()
+    );
+    let answer = daemon.lab.by_user(&by_hand);
+    assert!(
+        answer.text().contains("\"unsupported\"") && answer.text().contains("`wharf publish`"),
+        "{answer:?}"
+    );
+}
+
+#[test]
+fn a_running_daemon_that_is_given_a_socket_by_its_file_says_who_can_make_it() {
+    let socket = socket_path("reloaded");
+    let daemon = Daemon::up(Lab::new(), &fixed_network(1));
+    let web = daemon.attached("--name web");
+    let _server = serve(&web);
+    let said = daemon.reload(&(fixed_network(1) + &format!("publish = [\"unix:{socket}:web:80\"]\n")));
+    assert!(
+        said.contains(&format!("cannot publish unix:{socket}: ")) && said.contains("`wharf publish`"),
+        "{said}"
+    );
+    daemon.command(&format!("publish unix:{socket}:web:80")).text();
+    assert!(answers(&daemon, &socket));
+}
+
+#[test]
+fn after_kill_9_sockets_are_there_again_and_lead_where_their_container_is() {
+    let (file, command) = (socket_path("again-file"), socket_path("again-command"));
+    let networks = fixed_network(1) + &format!("publish = [\"unix:{file}:web:80\"]\n");
+    let mut daemon = Daemon::up(Lab::new(), &networks);
+    let web = daemon.attached("--name web");
+    daemon.command(&format!("publish unix:{command}:web:80")).text();
+    daemon.kill();
+    drop(web);
+    daemon.start();
+    // It comes back at another address, and the sockets stay what they are.
+    let web = daemon.attached("--name web --ip 10.0.2.77");
+    let _server = serve(&web);
+    assert!(daemon.command("ports").text().contains("10.0.2.77:80"));
+    assert!(answers(&daemon, &file) && answers(&daemon, &command));
+}
+
+#[test]
+fn a_sandbox_that_joins_the_daemon_brings_its_socket() {
+    let socket = socket_path("joined");
+    let daemon = Daemon::up(Lab::new(), &fixed_network(1));
+    let script = format!("exec python3 {}", crate::lab::script("server.py"));
+    let mut joined = daemon.run(&format!("--network default --name web -p unix:{socket}:80"), &script);
+    let server = crate::lab::Running::start(joined.stderr(std::process::Stdio::null()));
+    eventually("the server answers", || answers(&daemon, &socket));
+    drop(server);
+    eventually("the socket is gone with the sandbox", || !exists(&socket));
+}
