@@ -52,6 +52,25 @@ fn clients_of_one_port_become_flows_of_every_worker() {
     assert!(flows.iter().all(|&count| count > 20), "{flows:?}");
 }
 
+/// Every worker gets a copy of what the link answers, and goes on receiving into a frame that is large enough for all.
+#[test]
+fn a_worker_that_was_handed_a_small_frame_receives_large_ones_whole() {
+    let mut stage = Stage::with(config(), 2, Offloads::ALL);
+    let with_vnet_header = |frame: Vec<u8>| [vec![0; 10], frame].concat();
+    let answer = frames::arp(2, CONTAINER_MAC, [10, 0, 2, 100], [10, 0, 2, 2]);
+    let (from, to) = ("10.0.2.100:5000".parse().unwrap(), "198.51.100.7:53".parse().unwrap());
+    for (told, receives) in [(0, 1), (1, 0)] {
+        stage.receive_raw(told, with_vnet_header(answer.clone()));
+        stage.settle();
+        let dropped =
+            |stage: &Stage| stage.workers.iter().map(|worker| worker.switch.tally.dropped).sum::<u64>();
+        let before = dropped(&stage);
+        stage.receive_raw(receives, with_vnet_header(frames::udp(from, to, 64, &[7; 30_000])));
+        stage.settle();
+        assert_eq!(dropped(&stage), before, "worker {receives}");
+    }
+}
+
 /// A client whose port is taken gets another one, and that too must lead the container's answers to its worker.
 #[test]
 fn a_client_with_a_taken_port_stays_its_workers() {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use wharf_stack::host::{Host, HostError, HostEvent};
 use wharf_stack::{Addressee, Config, Gateway, Inbound, Outbox, PublicationId, PublishedPort};
+use wharf_switch::frame::LARGE_BUFFER_LEN;
 use wharf_switch::{Fdb, Frame, Instant, Policy, Pool, Port, PortId, Received, Switch, TooManyPorts};
 
 use super::exchange::{Exchange, Owned};
@@ -110,7 +111,7 @@ struct Gathered {
 }
 
 impl Gathered {
-    /// Takes in what is in `frame`, and leaves an empty one.
+    /// Takes in what is in `frame`, and leaves an empty one that anything can be received into.
     fn push(&mut self, frame: &mut Frame, pool: &Pool) {
         if self.frames.len() == self.count {
             self.frames.push(pool.large());
@@ -119,6 +120,10 @@ impl Gathered {
         if let Some(place) = self.frames.get_mut(self.count) {
             std::mem::swap(place, frame);
             self.count += 1;
+        }
+        // What another worker handed over may be small, and was kept.
+        if frame.buffer_len() < LARGE_BUFFER_LEN {
+            *frame = pool.large();
         }
     }
 
