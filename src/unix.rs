@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -20,9 +20,42 @@ use rustix::net::{
 /// How long a path may be, in bytes: `sun_path` less its end.
 pub const MAX_PATH: usize = 107;
 
-fn socket(kind: SocketType) -> io::Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    Ok(socket_with(AddressFamily::UNIX, kind, flags, None)?)
+/// Reads the path of a socket.
+///
+/// # Errors
+/// What would be right.
+pub fn path(text: &str) -> Result<PathBuf, String> {
+    if !text.starts_with('/') || text.ends_with('/') {
+        return Err(format!(
+            "`{text}` is no path from the root directory to a socket, such as /run/web.sock"
+        ));
+    }
+    if text.len() > MAX_PATH {
+        return Err(format!("the path of a unix socket has at most {MAX_PATH} bytes: {text}"));
+    }
+    if text.bytes().any(|byte| byte.is_ascii_control()) {
+        return Err(format!("{text:?} has characters that no path should have"));
+    }
+    Ok(PathBuf::from(text))
+}
+
+/// A path that may begin in the current directory, from the root directory.
+///
+/// # Errors
+/// It is empty, or there is no current directory.
+pub fn absolute(text: &str) -> Result<String, String> {
+    let absolute = std::path::absolute(text).map_err(|error| format!("`{text}`: {error}"))?;
+    // Else it would end in a directory no more.
+    let end = if text.ends_with('/') { "/" } else { "" };
+    Ok(format!("{}{end}", absolute.display().to_string().trim_end_matches('/')))
+}
+
+/// A socket that is used where nobody may wait.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn socket(kind: SocketType) -> Result<OwnedFd, Errno> {
+    socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
 }
 
 /// A listening socket at `path` that only its owner may connect to.
@@ -43,7 +76,7 @@ pub fn listen(path: &Path, kind: SocketType, backlog: i32) -> io::Result<OwnedFd
 /// # Errors
 /// `EADDRINUSE` when somebody listens there, `EEXIST` when it is no socket, or what else the system says.
 pub fn listen_anew(path: &Path, kind: SocketType, backlog: i32) -> io::Result<OwnedFd> {
-    if is_left_over(path, kind) {
+    if is_left_over(path) {
         // Another may have taken it away.
         let _ = fs::remove_file(path);
     }
@@ -59,9 +92,9 @@ fn is_socket(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
-/// Whether there is a socket that nobody listens at. Whoever listens may see a client that is gone at once.
-fn is_left_over(path: &Path, kind: SocketType) -> bool {
-    let ask = || connect(&socket(kind).ok()?, &SocketAddrUnix::new(path).ok()?).err();
+/// Whether there is a socket that nobody has open any more. To one that listens this is of the wrong type, and no client.
+fn is_left_over(path: &Path) -> bool {
+    let ask = || connect(&socket(SocketType::DGRAM).ok()?, &SocketAddrUnix::new(path).ok()?).err();
     is_socket(path) && ask() == Some(Errno::CONNREFUSED)
 }
 
@@ -74,11 +107,9 @@ pub fn is_stream(socket: impl AsFd) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use std::os::unix::fs::PermissionsExt as _;
     use std::os::unix::net::{UnixListener, UnixStream};
-    use std::path::PathBuf;
-
-    use super::*;
 
     fn scratch(name: &str) -> PathBuf {
         let path = std::env::temp_dir().join(format!("wharf-unix-{}-{name}", std::process::id()));
@@ -103,8 +134,10 @@ mod tests {
     #[test]
     fn one_that_somebody_listens_at_stays() {
         let path = scratch("live");
-        let _somebody = UnixListener::bind(&path).unwrap();
+        let somebody = UnixListener::bind(&path).unwrap();
         assert_eq!(listen_at(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        somebody.set_nonblocking(true).unwrap();
+        assert_eq!(somebody.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock, "it sees no client");
         UnixStream::connect(&path).unwrap();
         fs::remove_file(path).unwrap();
     }

@@ -4,7 +4,6 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
 
 use wharf_stack::host::Transport;
 
@@ -21,11 +20,10 @@ const MAX_INTERFACE: usize = 15;
 
 /// A wish of somebody who is here: a path may begin in the current directory.
 pub(crate) fn typed(text: &str) -> Result<PortWish, String> {
-    let absolute = text.strip_prefix(UNIX).filter(|path| !path.starts_with('/')).map(|path| {
-        let path = std::path::absolute(path).map_err(|error| format!("`{path}`: {error}"))?;
-        Ok::<_, String>(format!("{UNIX}{}", path.display()))
-    });
-    PortWish::parse(absolute.transpose()?.as_deref().unwrap_or(text))
+    match text.strip_prefix(UNIX) {
+        Some(rest) => PortWish::parse(&format!("{UNIX}{}", unix::absolute(rest)?)),
+        None => PortWish::parse(text),
+    }
 }
 
 /// The same of somebody who has one sandbox and no name for it.
@@ -75,24 +73,8 @@ fn parse_socket(text: &str) -> Result<(Option<String>, Request), String> {
     if transport == Transport::Udp || ports.len() != 1 {
         return Err("a unix socket leads to one port, of TCP".to_owned());
     }
-    let place = Place::Socket(socket_path(path)?);
+    let place = Place::Socket(unix::path(path)?);
     Ok((name, Request { place, first: 0, ports, transport, tells_clients }))
-}
-
-/// The path of a unix socket.
-pub(crate) fn socket_path(text: &str) -> Result<PathBuf, String> {
-    if !text.starts_with('/') || text.ends_with('/') {
-        return Err(format!(
-            "`{text}` is no path from the root directory to a socket, such as /run/web.sock"
-        ));
-    }
-    if text.len() > unix::MAX_PATH {
-        return Err(format!("the path of a unix socket has at most {} bytes: {text}", unix::MAX_PATH));
-    }
-    if text.bytes().any(|byte| byte.is_ascii_control()) {
-        return Err(format!("{text:?} has characters that no path should have"));
-    }
-    Ok(Path::new(text).to_owned())
 }
 
 /// What stands before a container's name, and the name.
@@ -167,6 +149,8 @@ fn range(text: &str) -> Result<RangeInclusive<u16>, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn own_port(text: &str) -> Result<Request, String> {
