@@ -39,7 +39,7 @@ use crate::control::attach;
 use crate::control::error::Error as Refusal;
 use crate::control::model::Mode;
 use crate::control::network::Surroundings;
-use crate::control::registry::{self, DEFAULT_NETWORK, Registry, Told};
+use crate::control::registry::{DEFAULT_NETWORK, Registry, Told, UnixSockets};
 use crate::control::runtime_dir::{self, API_SOCKET, ATTACH_SOCKET};
 use crate::control::spec::{File, FileError, Name, NetworkSpec};
 use crate::control::state::State;
@@ -69,6 +69,8 @@ pub struct Options {
     pub state: Option<PathBuf>,
     /// Where the sockets are.
     pub runtime: PathBuf,
+    /// Networks that are made while it runs may lead to unix sockets of the host beneath these.
+    pub host_sockets: Vec<PathBuf>,
     /// The process is confined.
     pub sandbox: bool,
 }
@@ -123,14 +125,16 @@ pub fn up(options: &Options) -> Result<(), Error> {
         None => State::default(),
     };
     let host = ResolvConf::read(Path::new(resolv::PATH)).unwrap_or_default();
-    let around = surroundings(&host);
+    let UnixSockets { published, connectable } = UnixSockets::of(&file, &state);
+    let connectable = connectable.into_iter().chain(options.host_sockets.iter().cloned());
+    let around = Surroundings { connectable: connectable.collect(), ..surroundings(&host) };
     let follower = Follower::new(Some(host.nameservers));
     let _ = Mask::block_all();
     let signals = SignalFd::new().doing("listening to signals")?;
     let code = Code::find();
-    let opened = Opened::at(registry::sockets(&file, &state));
+    let opened = Opened::at(published);
     if options.sandbox {
-        confine(options, &doors);
+        confine(options, &doors, &around.connectable);
     }
     let (notices, told) = unbounded_channel();
     let registry = Arc::new(Registry::new(Mode::Daemon, around, state, notices));
@@ -161,10 +165,11 @@ fn surroundings(host: &ResolvConf) -> Surroundings {
         search: host.search.clone(),
         has_ipv6: host::has_ipv6(),
         max_sockets: host::raise_open_files(rustix::process::getrlimit(Resource::Nofile)),
+        connectable: Vec::new(),
     }
 }
 
-fn confine(options: &Options, doors: &Doors) {
+fn confine(options: &Options, doors: &Doors, connectable: &[PathBuf]) {
     let mut readable = resolv::directories();
     let config = options.config.as_deref().and_then(Path::parent).map(|parent| match parent {
         parent if parent.as_os_str().is_empty() => PathBuf::from("."),
@@ -175,6 +180,7 @@ fn confine(options: &Options, doors: &Doors) {
     sandbox::confine_daemon(Files {
         readable: &readable,
         writable: &writable,
+        connectable,
         removable: Some(doors.directory.as_fd()),
         ..Files::default()
     });

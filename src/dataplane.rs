@@ -36,7 +36,7 @@ use self::mailbox::Mailbox;
 use self::remarks::Remarks;
 use self::worker::Worker;
 use crate::bell::Bell;
-use crate::host::{Sockets, Ways};
+use crate::host::{HostSockets, Sockets, Ways};
 use crate::port::Device;
 use crate::publish::{Publication, SocketFile};
 
@@ -50,6 +50,8 @@ pub struct Options {
     pub poll: PollMode,
     /// By what way the network's traffic leaves the host.
     pub ways: Ways,
+    /// What ports of the gateway lead to.
+    pub host_sockets: HostSockets,
     /// What is said to the operator when there is reason to.
     pub remarks: Arc<Remarks>,
     /// Who hears of a [`Notice`]. Without anybody a lost worker ends the process, and with it the sandbox: a command whose
@@ -59,8 +61,10 @@ pub struct Options {
 
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { poll, ways, .. } = self;
-        f.debug_struct("Options").field("poll", poll).field("ways", ways).finish_non_exhaustive()
+        let Self { poll, ways, host_sockets, .. } = self;
+        let mut options = f.debug_struct("Options");
+        options.field("poll", poll).field("ways", ways).field("host_sockets", host_sockets);
+        options.finish_non_exhaustive()
     }
 }
 

@@ -9,6 +9,7 @@
 //! One descriptor per socket. `RLIMIT_NOFILE` is the limit; running into it is [`HostError::Exhausted`].
 
 mod inbound;
+mod local;
 mod proxy;
 mod train;
 mod way;
@@ -30,8 +31,10 @@ use wharf_stack::host::{
 };
 
 use crate::sys::socket;
+use crate::unix;
 
 pub use self::inbound::{Listener, Stream};
+pub use self::local::{HostSocket, HostSockets};
 use self::train::{Kind, Train};
 pub use self::way::{Sources, Way, Ways};
 
@@ -41,6 +44,8 @@ pub struct Sockets {
     epoll: OwnedFd,
     /// For what is opened from now on.
     pub ways: Ways,
+    /// What ports of the gateway lead to.
+    pub host_sockets: HostSockets,
     slots: Vec<Option<Slot>>,
     free: Vec<u32>,
     train: Train,
@@ -198,7 +203,15 @@ impl Sockets {
     /// Sockets whose readiness goes to `epoll`.
     #[must_use]
     pub fn new(epoll: OwnedFd, ways: Ways) -> Self {
-        Self { epoll, ways, slots: Vec::new(), free: Vec::new(), train: Train::default(), lost: 0 }
+        Self {
+            epoll,
+            ways,
+            host_sockets: HostSockets::default(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            train: Train::default(),
+            lost: 0,
+        }
     }
 
     /// The epoll instance.
@@ -424,6 +437,13 @@ impl Host for Sockets {
             Ok(()) | Err(Errno::INPROGRESS) => self.keep(token, fd, Some(family), STREAM_EVENTS),
             Err(errno) => Err(host_error(errno)),
         }
+    }
+
+    fn socket_connect(&mut self, token: Token, port: u16) -> Result<SocketId, HostError> {
+        let Some(address) = self.host_sockets.get(port) else { return Err(HostError::Refused) };
+        let fd = unix::socket(SocketType::STREAM).map_err(host_error)?;
+        rustix::net::connect(&fd, address).map_err(local::connect_error)?;
+        self.keep(token, fd, None, STREAM_EVENTS)
     }
 
     fn tcp_error(&mut self, socket: SocketId) -> Option<HostError> {

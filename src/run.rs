@@ -50,13 +50,13 @@ use crate::control::network::{AttachRequest, Network, Sandbox};
 use crate::control::registry::Registry;
 use crate::dataplane::{self, PollMode, remarks::Remarks};
 use crate::doctor::{self, advice};
-use crate::host;
+use crate::host::{self, HostSocket, HostSockets};
 use crate::netns::plan::{Plan, Wishes};
 use crate::netns::{DeviceChoice, DeviceKind, INTERFACE};
 use crate::port::{Device, Tap};
 use crate::publish::{self, Opened};
 use crate::resolv::{self, ResolvConf};
-use crate::sandbox;
+use crate::sandbox::{self, Files};
 use crate::sys::memory::Code;
 use crate::sys::process::{Cloned, clone_into_namespaces};
 use crate::sys::signal::{Mask, default_child_signal};
@@ -82,6 +82,8 @@ pub struct Options {
     pub publish: Vec<publish::Request>,
     /// The gateway's address leads to the host's loopback.
     pub host_loopback: bool,
+    /// Ports of the gateway that lead to unix sockets of the host.
+    pub host_sockets: Vec<HostSocket>,
     /// 169.254.0.0/16 is reachable.
     pub allow_link_local: bool,
     /// User and group ids inside.
@@ -207,7 +209,7 @@ fn serve(
             let supervisor = Supervisor::new(init, channel, None)?;
             let code = Code::find();
             if options.sandbox {
-                sandbox::confine(init, &resolv::directories(), None);
+                sandbox::confine(init, Files { readable: &resolv::directories(), ..Files::default() });
             }
             supervisor.run(None, code)
         }
@@ -239,10 +241,21 @@ fn serve_here(
     let code = Code::find();
     // Everything that the next would forbid is open now, and there is still one thread.
     if options.sandbox {
-        sandbox::confine(init, &resolv::directories(), door.as_ref().map(Door::runtime));
+        let connectable: Vec<_> =
+            options.host_sockets.iter().map(|socket| socket.directory().to_owned()).collect();
+        sandbox::confine(
+            init,
+            Files {
+                readable: &resolv::directories(),
+                clearable: door.as_ref().map(Door::runtime),
+                connectable: &connectable,
+                ..Files::default()
+            },
+        );
     }
     let dataplane = dataplane::Options {
         poll: options.poll,
+        host_sockets: HostSockets::new(&options.host_sockets).doing("leading to the host's sockets")?,
         remarks: Arc::new(remarks),
         ..dataplane::Options::default()
     };
@@ -252,6 +265,7 @@ fn serve_here(
         running,
         config,
         has_own_dns: !options.dns.is_empty(),
+        host_sockets: options.host_sockets.clone(),
         port,
         kind: kind.into(),
         member: plan.member(),

@@ -24,8 +24,6 @@ pub mod root;
 pub mod syscalls;
 
 use std::io;
-use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
 
 use rustix::process::{DumpableBehavior, Pid, set_dumpable_behavior};
 use rustix::thread::{
@@ -37,14 +35,14 @@ pub use files::Files;
 
 use crate::sys::seccomp;
 
-/// Gives up what the gateway does not need for the rest of its life. `init` is the one process it may still signal;
-/// beneath `readable` it may still open files, and take from `clearable` what it has put there.
-pub fn confine(init: Pid, readable: &[PathBuf], clearable: Option<BorrowedFd<'_>>) {
+/// Gives up what the gateway does not need for the rest of its life. `init` is the one process it may still signal, and
+/// `files` are what it may still do with files.
+pub fn confine(init: Pid, files: Files<'_>) {
     told("core dumps", set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(io::Error::from));
     drop_capabilities(CapabilitySet::empty());
     no_new_privileges();
-    told("files", files::allow(Files { readable, clearable, ..Files::default() }));
-    told("system calls", filter_system_calls(init, syscalls::RUN));
+    told("files", files::allow(files));
+    told("system calls", filter_system_calls(init, &[syscalls::RUN, calls_for(files)].concat()));
 }
 
 /// The same for a daemon, which has nobody to signal, but sockets that others talk to and a directory of its own.
@@ -53,7 +51,13 @@ pub fn confine_daemon(files: Files<'_>) {
     drop_capabilities(CapabilitySet::NET_BIND_SERVICE);
     no_new_privileges();
     told("files", files::allow(files));
-    told("system calls", filter_system_calls(rustix::process::getpid(), syscalls::DAEMON));
+    let calls = [syscalls::DAEMON, calls_for(files)].concat();
+    told("system calls", filter_system_calls(rustix::process::getpid(), &calls));
+}
+
+/// What connecting to the host's sockets takes, where there are any.
+fn calls_for(files: Files<'_>) -> &'static [syscalls::Group] {
+    if files.connectable.is_empty() { &[] } else { syscalls::HOST_SOCKETS }
 }
 
 /// Gives up all privileges but those of `keep`, and all files but those of `files`.

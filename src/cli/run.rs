@@ -13,6 +13,7 @@ use crate::control::network::AttachRequest;
 use crate::control::runtime_dir::{ATTACH_SOCKET, runtime_dir};
 use crate::control::spec::{Name, PortWish, Text};
 use crate::dataplane::PollMode;
+use crate::host::HostSocket;
 use crate::netns::DeviceChoice;
 use crate::netns::plan::{Families, NAT64_PREFIX, Wishes};
 use crate::publish::wish;
@@ -55,7 +56,7 @@ struct JoinArgs {
     /// Join this network of `wharf up` instead of making one
     #[arg(long, value_name = "NAME", value_parser = Name::parse, conflicts_with_all = [
         "mtu", "cidr", "ipv6_prefix", "ipv4_only", "ipv6_only", "nat64_prefix", "dns", "search", "host_loopback",
-        "allow_link_local", "workers", "poll", "memory",
+        "host_socket", "allow_link_local", "workers", "poll", "memory",
     ])]
     network: Option<Name>,
     /// What the sandbox is called there [default: c1, c2, ...]
@@ -123,6 +124,9 @@ struct ReachArgs {
     /// Let the gateway's addresses lead to the host's 127.0.0.1 and ::1
     #[arg(long)]
     host_loopback: bool,
+    /// Let this port of the gateway lead to a unix socket of the host; may be repeated
+    #[arg(long, value_name = "PORT:PATH", value_parser = HostSocket::typed)]
+    host_socket: Vec<HostSocket>,
     /// Let the sandbox reach 169.254.0.0/16, where clouds keep their metadata services
     #[arg(long)]
     allow_link_local: bool,
@@ -257,6 +261,7 @@ impl RunArgs {
             hostname: self.names.hostname,
             publish: self.reach.publish.iter().map(|wish| wish.request.clone()).collect(),
             host_loopback: self.reach.host_loopback,
+            host_sockets: self.reach.host_socket,
             allow_link_local: self.reach.allow_link_local,
             ids,
             workers: self.engine.workers,

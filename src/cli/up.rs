@@ -21,6 +21,9 @@ pub(super) struct UpArgs {
     /// Have the sockets in this directory [default: $XDG_RUNTIME_DIR/wharf]
     #[arg(long, value_name = "DIR")]
     runtime_dir: Option<PathBuf>,
+    /// Let networks that are made while it runs lead to unix sockets of the host beneath this directory; may be repeated
+    #[arg(long, value_name = "DIR")]
+    host_sockets: Vec<PathBuf>,
     /// Do not confine the process
     #[arg(long)]
     no_sandbox: bool,
@@ -41,6 +44,7 @@ pub(super) fn main(args: UpArgs) -> ExitCode {
         config: args.config.or_else(own_config),
         state: args.state_dir.or_else(|| user_dir("XDG_STATE_HOME", ".local/state")),
         runtime: args.runtime_dir.unwrap_or_else(runtime_dir),
+        host_sockets: args.host_sockets,
         sandbox: !args.no_sandbox,
     };
     match daemon::up(&options) {

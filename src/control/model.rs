@@ -57,6 +57,9 @@ pub struct Network {
     pub isolated: bool,
     /// The gateway's address leads to the host's loopback.
     pub host_loopback: bool,
+    /// Ports of the gateway that lead to unix sockets of the host: `PORT:PATH`.
+    #[serde(default)]
+    pub host_sockets: Vec<String>,
     /// Ports attached now.
     pub ports: usize,
     /// It works; if not, a worker is lost.

@@ -11,6 +11,7 @@ mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -24,7 +25,7 @@ use super::model::{self, PortKind};
 use super::spec::{ContainerSpec, Name, NetworkSpec, Text};
 use super::state::Kept;
 use crate::dataplane::{self, Running};
-use crate::host::Ways;
+use crate::host::{HostSocket, HostSockets, Ways};
 use crate::publish::Opened;
 use attached::Attached;
 pub use attached::{AttachRequest, Detached, Offer};
@@ -57,6 +58,28 @@ pub struct Surroundings {
     pub has_ipv6: bool,
     /// Sockets that the network may open.
     pub max_sockets: usize,
+    /// Unix sockets beneath these directories may be connected to.
+    pub connectable: Vec<PathBuf>,
+}
+
+impl Surroundings {
+    /// The host's sockets that a network leads to.
+    ///
+    /// # Errors
+    /// This process may not connect to one of them.
+    fn host_sockets(&self, name: &Name, spec: &NetworkSpec) -> Result<HostSockets, Error> {
+        let sockets = || spec.host_sockets.iter().map(|Text(socket)| socket);
+        let is_closed =
+            |socket: &&HostSocket| !self.connectable.iter().any(|open| socket.path.starts_with(open));
+        if let Some(closed) = sockets().find(is_closed) {
+            let path = closed.path.display();
+            let message = format!("network {name} cannot lead to {path}: this daemon has given that up");
+            let directory = closed.directory().display();
+            let hint = format!("start it with the network in its file, or with --host-sockets {directory}");
+            return Err(Error::new(Code::Forbidden, message).hint(hint));
+        }
+        HostSockets::new(sockets()).map_err(|error| Error::internal(&error))
+    }
 }
 
 /// The only container of a network that is its own: that of `wharf run`, which runs already.
@@ -68,6 +91,8 @@ pub struct Sandbox {
     pub config: Config,
     /// The host's nameservers are not followed.
     pub has_own_dns: bool,
+    /// What ports of the gateway lead to.
+    pub host_sockets: Vec<HostSocket>,
     /// Its port.
     pub port: PortId,
     /// What kind of device that is.
@@ -125,6 +150,7 @@ impl Network {
         let config = configuration(&name, &spec, &kept, around, seed);
         let options = dataplane::Options {
             ways: Ways { network: ways::of_network(&spec)?, ..Ways::default() },
+            host_sockets: around.host_sockets(&name, &spec)?,
             notify: Some(notify),
             ..dataplane::Options::default()
         };
@@ -159,12 +185,13 @@ impl Network {
     #[must_use]
     pub fn of_sandbox(sandbox: Sandbox) -> Self {
         let name = Name::sandbox();
-        let Sandbox { running, config, has_own_dns, port, kind, member, interface } = sandbox;
+        let Sandbox { running, config, has_own_dns, host_sockets, port, kind, member, interface } = sandbox;
         let dns =
             if has_own_dns { config.nameservers.iter().copied().map(Text).collect() } else { Vec::new() };
         let spec = NetworkSpec {
             dns,
             host_loopback: config.host_loopback,
+            host_sockets: host_sockets.into_iter().map(Text).collect(),
             allow_link_local: config.allow_link_local,
             mtu: config.mtu_bytes,
             workers: running.workers(),

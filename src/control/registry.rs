@@ -172,7 +172,7 @@ impl Registry {
     // ---- networks ----
 
     /// Starts the networks of a file and those that were made through the API, with the unix sockets that are `opened` for
-    /// them ([`sockets`]). A port that cannot be published is told, and its network works.
+    /// them ([`UnixSockets`]). A port that cannot be published is told, and its network works.
     ///
     /// # Errors
     /// A network of the file cannot be started.
@@ -595,13 +595,30 @@ impl Registry {
     }
 }
 
-/// The unix sockets that a daemon with this file and this state will publish: to be opened while it may make files.
-pub fn sockets(file: &File, state: &State) -> impl Iterator<Item = PathBuf> {
-    let kept: Vec<_> = state.networks().iter().map(|name| state.load(name)).collect();
-    let specs = file.networks.values().chain(kept.iter().filter_map(|kept| kept.made_as.as_ref()));
-    let wished = specs.flat_map(|spec| &spec.publish).filter_map(|Text(wish)| wish.request.place.path());
-    let published = kept.iter().flat_map(|kept| &kept.publications).filter_map(|before| before.host.path());
-    wished.chain(published).map(PathBuf::from).collect::<BTreeSet<_>>().into_iter()
+/// What a daemon with a file and a state needs of the file system beyond them, before it is confined.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct UnixSockets {
+    /// The sockets that it publishes.
+    pub published: BTreeSet<PathBuf>,
+    /// The directories of the host's sockets that its networks lead to.
+    pub connectable: BTreeSet<PathBuf>,
+}
+
+impl UnixSockets {
+    /// Looks for all of them.
+    #[must_use]
+    pub fn of(file: &File, state: &State) -> Self {
+        let kept: Vec<_> = state.networks().iter().map(|name| state.load(name)).collect();
+        let specs = || file.networks.values().chain(kept.iter().filter_map(|kept| kept.made_as.as_ref()));
+        let wished =
+            specs().flat_map(|spec| &spec.publish).filter_map(|Text(wish)| wish.request.place.path());
+        let before = kept.iter().flat_map(|kept| &kept.publications).filter_map(|before| before.host.path());
+        let connectable = specs().flat_map(|spec| &spec.host_sockets).map(|Text(socket)| socket.directory());
+        Self {
+            published: wished.chain(before).map(PathBuf::from).collect(),
+            connectable: connectable.map(PathBuf::from).collect(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@
 //! internal = true
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -23,6 +23,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use smoltcp::wire::{EthernetAddress, Ipv4Cidr, Ipv6Cidr};
 
 use super::model::Allow;
+use crate::host::HostSocket;
 use crate::netns::plan::NAT64_PREFIX;
 use crate::publish::wish;
 use crate::sys::tun::MAX_MTU;
@@ -125,6 +126,9 @@ pub struct NetworkSpec {
     pub internal: bool,
     /// The gateway's address leads to the host's loopback.
     pub host_loopback: bool,
+    /// Ports of the gateway that lead to unix sockets of the host: `PORT:PATH`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub host_sockets: Vec<Text<HostSocket>>,
     /// 169.254.0.0/16 is reachable.
     pub allow_link_local: bool,
     /// Its containers reach the gateway only, not each other.
@@ -164,6 +168,7 @@ impl Default for NetworkSpec {
             ntp: Vec::new(),
             internal: false,
             host_loopback: false,
+            host_sockets: Vec::new(),
             allow_link_local: false,
             isolated: false,
             mtu: 65_520,
@@ -249,6 +254,13 @@ impl NetworkSpec {
         }
         if self.internal && !self.publish.is_empty() {
             return Err("it is internal, so no port can be published".to_owned());
+        }
+        if self.internal && !self.host_sockets.is_empty() {
+            return Err("it is internal, so no socket of the host can be reached".to_owned());
+        }
+        let ports: BTreeSet<_> = self.host_sockets.iter().map(|Text(socket)| socket.port).collect();
+        if ports.len() < self.host_sockets.len() {
+            return Err("host_sockets: a port leads to one socket".to_owned());
         }
         if let (Some(nat64), Choice::This(network)) = (self.nat64_prefix(), self.ipv6)
             && (nat64.contains_subnet(&network) || network.contains_subnet(&nat64))
@@ -399,6 +411,7 @@ macro_rules! value {
 value!(Ipv4Cidr, values::cidr);
 value!(Ipv6Cidr, values::ipv6_prefix);
 value!(SocketAddr, values::nameserver);
+value!(HostSocket, HostSocket::parse);
 
 impl Value for EthernetAddress {
     fn parse(text: &str) -> Result<Self, String> {
@@ -526,6 +539,7 @@ version = 1
 
 [networks.default]
 publish = ["127.0.0.1:8080:web:80", "5353:dns:53/udp"]
+host_sockets = ["5432:/run/postgresql/.s.PGSQL.5432"]
 memory = "64M"
 dns = ["192.0.2.53", "[2001:db8::53]:5353"]
 
@@ -585,6 +599,9 @@ containers.db = { vlan = 5, trunk = [6, 7], isolated = true }
             ("version = 1\n[networks.a]\npublish = [\"80:80\"]", &["8080:web:80"]),
             ("version = 1\n[networks.a]\npublish = [\"x\"]", &["line 3", "8080:80"]),
             ("version = 1\n[networks.a]\ninternal = true\npublish = [\"80:a:80\"]", &["internal"]),
+            ("version = 1\n[networks.a]\ninternal = true\nhost_sockets = [\"80:/x\"]", &["internal"]),
+            ("version = 1\n[networks.a]\nhost_sockets = [\"80:/x\", \"80:/y\"]", &["one socket"]),
+            ("version = 1\n[networks.a]\nhost_sockets = [\"80:x\"]", &["line 3", "from the root directory"]),
             ("version = 1\n[networks.a]\ncontainers.b.vlan = 4095", &["container b", "1 to 4094"]),
             ("version = 1\n[networks.a]\nmemory = \"1\"", &["line 3", "at least 1M"]),
             ("version = 1\n[networks.a]\ncontainers.b.aliases = [\"gateway\"]", &["container b", "reserved"]),

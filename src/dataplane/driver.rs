@@ -64,7 +64,8 @@ impl Driver {
         if let Some(bell) = bells.get(exchange.number()) {
             epoll::add(&epoll, bell.as_ref(), epoll::EventData::new_u64(BELL), Bell::EVENTS)?;
         }
-        let sockets = Sockets::new(epoll, options.ways.clone());
+        let mut sockets = Sockets::new(epoll, options.ways.clone());
+        sockets.host_sockets = options.host_sockets.clone();
         Ok(Self {
             worker: Worker::new(config, fdb, Pool::new(IDLE_FRAMES), sockets, exchange),
             clock,

@@ -97,6 +97,7 @@ fn configuration(options: &Options, plan: &Plan, host: &ResolvConf, seed: [u8; 3
         search: or_host(&options.search, &host.search),
         hostname: options.hostname.clone(),
         host_loopback: options.host_loopback,
+        host_sockets: options.host_sockets.iter().map(|socket| socket.port).collect(),
         allow_link_local: options.allow_link_local,
         memory_bytes: options.memory_bytes,
         ..Config::new(GATEWAY_MAC, seed)

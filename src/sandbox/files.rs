@@ -21,6 +21,9 @@ pub struct Files<'a> {
     pub removable: Option<BorrowedFd<'a>>,
     /// Files and directories beneath this one may be removed.
     pub clearable: Option<BorrowedFd<'a>>,
+    /// Unix sockets beneath these directories may be connected to (Linux 7.1; before that all that have a path, but only
+    /// where there is such a directory).
+    pub connectable: &'a [PathBuf],
 }
 
 /// Forbids opening, making, removing and executing files but as `files` says; and, where the kernel can, connecting to
@@ -43,6 +46,7 @@ pub(super) fn allow(files: Files<'_>) -> io::Result<()> {
         .and_then(|ruleset| ruleset.add_rules(path_beneath_rules(files.readable, AccessFs::ReadFile)))
         .and_then(|ruleset| ruleset.add_rules(path_beneath_rules(files.writable, keeping)))
         .and_then(|ruleset| ruleset.add_rules(removal))
+        .and_then(|ruleset| ruleset.add_rules(path_beneath_rules(files.connectable, AccessFs::ResolveUnix)))
         .and_then(landlock::RulesetCreated::restrict_self)
         .map_err(io::Error::other)?;
     match status.ruleset {

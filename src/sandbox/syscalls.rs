@@ -7,12 +7,13 @@
 //! the C library uses `clone`, whose arguments it can.
 //!
 //! Not in the table, and so impossible: executing a program, making a process, opening a file for writing, sockets that
-//! are not of IPv4 or IPv6, memory that is executable, signals to strangers, namespaces, mounts, tracing.
+//! are not of IPv4 or IPv6 (but for [`HOST_SOCKETS`]), memory that is executable, signals to strangers, namespaces, mounts, tracing.
 //!
 //! # Sources
 //! What `strace -f` shows of the end-to-end tests, and the manual of the C library where it has more than one way.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ffi::c_long;
 
 use rustix::process::Pid;
@@ -22,7 +23,7 @@ use seccompiler::{
 };
 
 /// Calls that belong together.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Group {
     /// The module or library that makes them.
     pub by: &'static str,
@@ -285,6 +286,12 @@ const API: Group = Group {
     ],
 };
 
+/// What a gateway needs beyond the table whose ports lead to unix sockets of the host.
+pub const HOST_SOCKETS: &[Group] = &[Group {
+    by: "host: the host's own sockets",
+    calls: &[only(libc::SYS_socket, &[&[is(0, libc::AF_UNIX), bits(1, SOCKET_KIND, libc::SOCK_STREAM)]])],
+}];
+
 /// What a `wharf run` needs beyond the table.
 pub const RUN: &[Group] = &[API];
 
@@ -316,7 +323,14 @@ pub fn filters(own: Pid, init: Pid, beyond: &[Group]) -> Result<[BpfProgram; 2],
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
     let mut rules = BTreeMap::new();
     for call in GROUPS.iter().chain(beyond).flat_map(|group| group.calls) {
-        rules.insert(call.number, call.rules(own, init)?);
+        let forms = call.rules(own, init)?;
+        match rules.entry(call.number) {
+            Entry::Vacant(entry) => _ = entry.insert(forms),
+            // Without forms every form is allowed.
+            Entry::Occupied(mut entry) if forms.is_empty() => _ = entry.insert(forms),
+            Entry::Occupied(mut entry) if !entry.get().is_empty() => entry.get_mut().extend(forms),
+            Entry::Occupied(_) => {}
+        }
     }
     let allowed = SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch)?;
     let no_system = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
@@ -340,7 +354,7 @@ mod tests {
 
     #[test]
     fn the_program_fits_the_kernels_limit() {
-        for beyond in [CONTROL_SOCKET, RUN, DAEMON] {
+        for beyond in [CONTROL_SOCKET, RUN, &[DAEMON, HOST_SOCKETS].concat()] {
             let [clone3, allowed] = filters(Pid::INIT, Pid::INIT, beyond).unwrap();
             // BPF_MAXINSNS
             assert!(clone3.len() + allowed.len() < 4096, "{}", allowed.len());

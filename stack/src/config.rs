@@ -98,6 +98,9 @@ pub struct Config {
     pub internal: bool,
     /// The gateway's address leads to the host's loopback.
     pub host_loopback: bool,
+    /// TCP ports of the gateway's address that lead to unix sockets of the host
+    /// ([`socket_connect`](crate::Host::socket_connect)).
+    pub host_sockets: Vec<u16>,
     /// What becomes of TCP and UDP to the gateway that no service of it takes.
     pub closed_ports: ClosedPorts,
     /// 169.254.0.0/16 is reachable (cloud metadata services live there).
@@ -129,6 +132,7 @@ impl Config {
             dns_forwarder: true,
             internal: false,
             host_loopback: false,
+            host_sockets: Vec::new(),
             closed_ports: ClosedPorts::default(),
             allow_link_local: false,
             memory_bytes: 256 << 20,
@@ -162,6 +166,14 @@ impl Config {
                     || self.ipv6.is_some_and(|plan| address == plan.gateway || address == plan.link_local)
                     || self.forwarder_v6() == Some(address)
             }
+        }
+    }
+
+    /// Whether an address is the gateway's own in the network, where the host's loopback and sockets may be found.
+    pub(crate) fn is_gateway(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.ipv4.is_some_and(|plan| plan.gateway == address),
+            IpAddr::V6(address) => self.ipv6.is_some_and(|plan| plan.gateway == address),
         }
     }
 

@@ -154,7 +154,7 @@ impl Gateway {
             self.transit.handle_neighbors();
             return solicited.map_or(Ok(()), |solicitation| self.local.advertise(cx, solicitation));
         }
-        if Local::is_for_us(&cx.env.config, packet) && !self.transit.is_for_client(packet, frame) {
+        if Local::is_for_us(&cx.env.config, packet) && !self.transit.takes(&cx.env.config, packet, frame) {
             return self.local.handle_packet(cx, self.link.neighbors(), packet, frame);
         }
         if !is_from_inside(&cx.env.config, packet.src) {

@@ -298,6 +298,18 @@ pub trait Host {
         hop_limit: u8,
     ) -> Result<SocketId, HostError>;
 
+    /// Starts a connect to the unix socket that a port of the gateway's leads to ([`host_sockets`]). It goes on as after
+    /// [`Host::tcp_connect`].
+    ///
+    /// [`host_sockets`]: crate::Config::host_sockets
+    ///
+    /// # Errors
+    /// What the host said at once; [`HostError::Refused`] where nobody listens.
+    fn socket_connect(&mut self, token: Token, port: u16) -> Result<SocketId, HostError> {
+        let _ = (token, port);
+        Err(HostError::Refused)
+    }
+
     /// Takes the error that waits on a stream socket, if any. An ICMP error that ended a connect is in
     /// [`Host::icmp_report`].
     fn tcp_error(&mut self, socket: SocketId) -> Option<HostError>;

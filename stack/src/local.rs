@@ -54,11 +54,7 @@ fn is_for_forwarder(config: &Config, address: IpAddr, port: u16) -> bool {
 
 /// Whether host loopback is open and the packet goes to the gateway's own address.
 fn leads_to_host_loopback(config: &Config, address: IpAddr) -> bool {
-    config.host_loopback
-        && match address {
-            IpAddr::V4(address) => config.ipv4.is_some_and(|plan| address == plan.gateway),
-            IpAddr::V6(address) => config.ipv6.is_some_and(|plan| address == plan.gateway),
-        }
+    config.host_loopback && config.is_gateway(address)
 }
 
 impl Local {

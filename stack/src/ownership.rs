@@ -16,7 +16,7 @@
 //! what it does not own.
 
 use core::hash::{BuildHasher, Hash};
-use core::net::{IpAddr, SocketAddr};
+use core::net::SocketAddr;
 
 use smoltcp::wire::{
     ArpOperation, ArpPacket, EthernetFrame, EthernetProtocol, Icmpv6Message, IpProtocol, Ipv6Packet,
@@ -134,11 +134,7 @@ fn is_neighbors_answer(frame: &Frame) -> bool {
 /// Whether a packet to the gateway may be for a client of a published UDP port whom the container knows by the gateway's
 /// address.
 fn may_be_for_client(config: &Config, packet: &Packet, frame: &Frame) -> bool {
-    let is_gateway = match packet.dst {
-        IpAddr::V4(dst) => config.ipv4.is_some_and(|plan| plan.gateway == dst),
-        IpAddr::V6(dst) => config.ipv6.is_some_and(|plan| plan.gateway == dst),
-    };
-    is_gateway
+    config.is_gateway(packet.dst)
         && packet.protocol == IpProtocol::Udp
         && udp::ends(packet, frame).is_some_and(|ends| !Local::is_service(ends.remote.port()))
 }

@@ -53,12 +53,13 @@ impl Transit {
         Self { publications: Publications::new(config), tcp: tcp::Relay::new(config), udp, echo }
     }
 
-    /// Whether a packet to the gateway's own address is for a client of a published port, whom the container sees under
-    /// that address.
-    pub(crate) fn is_for_client(&self, packet: &Packet, frame: &Frame) -> bool {
+    /// Whether a packet to the gateway's own address goes through: it is for a client of a published port, whom the
+    /// container sees under that address, or for a unix socket of the host.
+    pub(crate) fn takes(&self, config: &Config, packet: &Packet, frame: &Frame) -> bool {
         let has = |key| self.tcp.has(&key);
         match packet.protocol {
-            IpProtocol::Tcp => tcp::key_of(packet, frame).is_some_and(has),
+            IpProtocol::Tcp => tcp::key_of(packet, frame)
+                .is_some_and(|key| has(key) || outside::is_host_socket(config, key.remote)),
             IpProtocol::Icmp | IpProtocol::Icmpv6 => {
                 QuotedSegment::parse(packet, frame).is_some_and(|quoted| has(quoted.key))
             }

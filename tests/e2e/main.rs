@@ -9,6 +9,7 @@
 mod addresses;
 mod daemon;
 mod endings;
+mod host_sockets;
 mod lab;
 mod loss;
 mod names;

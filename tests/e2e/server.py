@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """The server of the end-to-end tests: HTTP on 80, TCP and UDP echo on 7, discard on 9, UDP who-am-I on 11.
 
-Its arguments are the addresses of what it serves over UDP.
+Its arguments are the addresses of what it serves over UDP, and paths of unix sockets: HTTP at each of these, and echo at one
+that ends in ".echo".
 """
 
 import contextlib
 import hashlib
+import os
 import socket
+import socketserver
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -56,6 +59,24 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 1024
 
 
+class UnixServer(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+    request_queue_size = 1024
+
+    def get_request(self):
+        request, _ = super().get_request()
+        return request, ("nobody", 0)
+
+
+def listen_at(path):
+    """Whoever wharf is run by may connect."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    os.chmod(path, 0o777)
+    listener.listen(1024)
+    return listener
+
+
 def listen(port):
     listener = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=4096)
     return listener
@@ -75,8 +96,7 @@ def echo_until_end(connection):
         connection.sendall(b"".join(kept))
 
 
-def serve(port, handle):
-    listener = listen(port)
+def serve(listener, handle):
     while True:
         connection, _ = listener.accept()
         background(quietly, handle, connection)
@@ -118,11 +138,17 @@ def background(function, *args):
     threading.Thread(target=function, args=args, daemon=True).start()
 
 
-background(serve, 7, echo_until_end)
-background(serve, 8, hold)
-background(serve, 9, discard)
+background(serve, listen(7), echo_until_end)
+background(serve, listen(8), hold)
+background(serve, listen(9), discard)
 background(brief, 10)
-for address in sys.argv[1:]:
+paths = [argument for argument in sys.argv[1:] if argument.startswith("/")]
+for path in paths:
+    unix_server = UnixServer(path, Handler)
+    os.chmod(path, 0o777)
+    background(unix_server.serve_forever)
+    background(serve, listen_at(path + ".echo"), echo_until_end)
+for address in [argument for argument in sys.argv[1:] if argument not in paths]:
     background(serve_udp, 7, address, lambda data, _: data)
     background(serve_udp, 11, address, lambda _, client: client[0].encode() + b"\n")
 Server(("::", 80), Handler).serve_forever()

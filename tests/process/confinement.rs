@@ -4,12 +4,15 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::net::TcpStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
+
+use wharf::sandbox::Files;
 
 use super::caller::{Running, binary, is_root, wharf_run};
 
@@ -77,7 +80,7 @@ fn the_command_is_not_confined_with_the_gateway() {
 }
 
 /// What a confined process may try.
-const DEEDS: [(&str, fn()); 9] = [
+const DEEDS: [(&str, fn()); 10] = [
     ("execute", || drop(Command::new("true").status())),
     ("write", || drop(fs::File::create("/tmp/wharf-must-not-exist"))),
     ("unix socket", || drop(std::os::unix::net::UnixDatagram::unbound())),
@@ -93,6 +96,7 @@ const DEEDS: [(&str, fn()); 9] = [
     ("mount", || {
         let _ = rustix::mount::unmount("/nonexistent", rustix::mount::UnmountFlags::DETACH);
     }),
+    ("host socket", || drop(UnixStream::connect(std::env::var("AT").unwrap()).unwrap())),
     ("read", files_outside_etc_cannot_be_read),
     ("work", everything_the_gateway_does_works),
 ];
@@ -124,14 +128,20 @@ fn confined() {
     let name = std::env::var("DEED").unwrap();
     let (_, deed) = DEEDS.iter().find(|(deed, _)| *deed == name).unwrap();
     let init = Pid::from_raw(rustix::process::getpid().as_raw_pid() + 1).unwrap();
-    wharf::sandbox::confine(init, &[PathBuf::from("/etc")], None);
+    let (readable, connectable) = ([PathBuf::from("/etc")], [PathBuf::from("/tmp")]);
+    let connectable = if name == "host socket" { &connectable[..] } else { &[] };
+    wharf::sandbox::confine(init, Files { readable: &readable, connectable, ..Files::default() });
     deed();
 }
 
 fn deed(name: &str) -> ExitStatus {
+    deed_at(name, "")
+}
+
+fn deed_at(name: &str, path: &str) -> ExitStatus {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "confinement::confined", "--ignored", "--test-threads=1"]);
-    command.env("DEED", name).env("RUST_BACKTRACE", "1").status().unwrap()
+    command.env("DEED", name).env("AT", path).env("RUST_BACKTRACE", "1").status().unwrap()
 }
 
 #[test]
@@ -145,6 +155,16 @@ fn what_a_gateway_never_does_kills_the_process_that_tries() {
 #[test]
 fn a_confined_process_reads_no_file_but_those_of_etc() {
     assert!(deed("read").success());
+}
+
+#[test]
+fn a_gateway_that_leads_to_sockets_of_the_host_connects_to_them() {
+    let path = format!("/tmp/wharf-host-socket-{}", std::process::id());
+    let _ = fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).unwrap();
+    assert!(deed_at("host socket", &path).success());
+    listener.accept().unwrap();
+    fs::remove_file(path).unwrap();
 }
 
 #[test]

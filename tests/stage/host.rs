@@ -200,6 +200,11 @@ impl Host for ScriptHost {
         self.open(token, Some(to))
     }
 
+    fn socket_connect(&mut self, token: Token, port: u16) -> Result<SocketId, HostError> {
+        self.calls.push_back(format!("connect socket {port}"));
+        self.open(token, None)
+    }
+
     fn tcp_error(&mut self, socket: SocketId) -> Option<HostError> {
         self.socket(socket).error.take()
     }

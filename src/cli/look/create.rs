@@ -12,6 +12,7 @@ use super::{EXIT_STATUS, Failure, OutputArgs, WhomArgs, print_line, show};
 use crate::control::client::Target;
 use crate::control::model::{CreateNetwork, Network};
 use crate::control::spec::{Choice, Domain, Name, Nat64, NetworkSpec, Size, Text, Value};
+use crate::host::HostSocket;
 use crate::values;
 
 /// What stands for no addresses of a family.
@@ -93,6 +94,9 @@ struct ReachArgs {
     /// Let the gateway's addresses lead to the host's 127.0.0.1 and ::1
     #[arg(long)]
     host_loopback: bool,
+    /// Let this port of the gateway lead to a unix socket of the host; may be repeated
+    #[arg(long, value_name = "PORT:PATH", value_parser = HostSocket::typed)]
+    host_socket: Vec<HostSocket>,
     /// Let its containers reach 169.254.0.0/16, where clouds keep their metadata services
     #[arg(long)]
     allow_link_local: bool,
@@ -146,6 +150,7 @@ impl CreateArgs {
             internal: reach.internal,
             isolated: reach.isolated,
             host_loopback: reach.host_loopback,
+            host_sockets: texts(reach.host_socket),
             allow_link_local: reach.allow_link_local,
             mtu: engine.mtu.unwrap_or(default.mtu),
             workers: engine.workers.unwrap_or(default.workers),
@@ -198,11 +203,11 @@ mod tests {
     #[test]
     fn options_say_what_a_table_of_the_file_says() {
         let line = "create a --ipv4 none --ipv6 fd00:1:2:3::/64 --nat64 64:ff9b::/96 --dns 192.0.2.53 --domain x.internal \
-                    --search example.org --ntp 192.0.2.123 --internal --isolated --host-loopback --allow-link-local \
+                    --search example.org --ntp 192.0.2.123 --internal --isolated --host-loopback --host-socket 80:/run/web.sock --allow-link-local \
                     --mtu 1500 --workers 2 --memory 64M --outbound-ipv4 192.0.2.1 --outbound-ipv6 2001:db8::1 --outbound-interface eth1";
         let table = "ipv4 = false\nipv6 = 'fd00:1:2:3::/64'\nnat64 = '64:ff9b::/96'\ndns = ['192.0.2.53']\n\
                      domain = 'x.internal'\nsearch = ['example.org']\nntp = ['192.0.2.123']\ninternal = true\n\
-                     isolated = true\nhost_loopback = true\nallow_link_local = true\nmtu = 1500\nworkers = 2\n\
+                     isolated = true\nhost_loopback = true\nhost_sockets = ['80:/run/web.sock']\nallow_link_local = true\nmtu = 1500\nworkers = 2\n\
                      memory = '64M'\noutbound_ipv4 = '192.0.2.1'\noutbound_ipv6 = '2001:db8::1'\noutbound_interface = 'eth1'\n";
         assert_eq!(request(line).spec, toml::from_str::<NetworkSpec>(table).unwrap());
     }

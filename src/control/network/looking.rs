@@ -162,6 +162,7 @@ impl Network {
             internal: self.spec.internal,
             isolated: self.spec.isolated,
             host_loopback: self.spec.host_loopback,
+            host_sockets: self.spec.host_sockets.iter().map(Text::to_string).collect(),
             ports: self.attached.len(),
             up: self.running.is_some(),
         }

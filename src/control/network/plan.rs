@@ -56,6 +56,7 @@ pub(super) fn configuration(
         search: [domain].into_iter().chain(others).collect(),
         ntp: spec.ntp.clone(),
         host_loopback: spec.host_loopback,
+        host_sockets: spec.host_sockets.iter().map(|Text(socket)| socket.port).collect(),
         allow_link_local: spec.allow_link_local,
         internal: spec.internal,
         memory_bytes: spec.memory.0.0,

@@ -2,14 +2,43 @@
 //! Where a container may go: one decision, made after every translation.
 //!
 //! # How it works
-//! [`resolve`] turns the destination a container used into the one the host will be asked for (NAT64, host loopback);
+//! [`resolve`] turns the destination a container used into the one the host will be asked for (NAT64, host loopback), and
+//! [`remote`] that of a connection, which may be one of the host's unix sockets;
 //! [`allowed`] has the last word on it. `connect()` to 0.0.0.0 and to `::ffff:127.0.0.1` reaches the host's loopback
 //! listeners, so these are refused like 127.0.0.1 itself. [`as_seen_by`] is the way back.
 
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::transit::nat64;
 use crate::{Config, DropReason};
+
+/// Whom the host is asked for when a container opens a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Remote {
+    /// An end outside, by TCP.
+    Inet(SocketAddr),
+    /// The unix socket that this port of the gateway's leads to.
+    Socket(u16),
+}
+
+/// Whom the host is asked for when a container opens a connection to `destination`.
+///
+/// # Errors
+/// Why the container may not go there.
+pub(crate) fn remote(config: &Config, destination: SocketAddr) -> Result<Remote, DropReason> {
+    if is_host_socket(config, destination) {
+        return Ok(Remote::Socket(destination.port()));
+    }
+    let address = resolve(config, destination.ip())?;
+    Ok(Remote::Inet(SocketAddr::new(address, destination.port())))
+}
+
+/// Whether connections to `destination` lead to a unix socket of the host.
+pub(crate) fn is_host_socket(config: &Config, destination: SocketAddr) -> bool {
+    !config.internal
+        && config.host_sockets.contains(&destination.port())
+        && config.is_gateway(destination.ip())
+}
 
 /// The address that the host is asked for when a container sends to `destination`.
 ///
@@ -187,6 +216,24 @@ mod tests {
         assert_eq!(outcome(&config, "fd00:db8::2"), Ok("::1".parse().unwrap()));
         assert_eq!(outcome(&config, "10.0.2.3"), Err(DropReason::OutsideIsInside));
         assert_eq!(outcome(&config, "127.0.0.1"), Err(DropReason::OutsideIsLoopback));
+    }
+
+    #[test]
+    fn ports_of_the_gateway_lead_to_sockets_of_the_host_where_they_are_named() {
+        let named = Config { host_sockets: vec![5432], ..config() };
+        let to = |config: &Config, end: &str| remote(config, end.parse().unwrap());
+        for end in ["10.0.2.2:5432", "[fd00:db8::2]:5432"] {
+            assert_eq!(to(&named, end), Ok(Remote::Socket(5432)), "{end}");
+            let looped = Config { host_loopback: true, ..named.clone() };
+            assert_eq!(to(&looped, end), Ok(Remote::Socket(5432)), "{end}");
+            let internal = Config { internal: true, ..named.clone() };
+            assert_eq!(to(&internal, end), Err(DropReason::NetworkIsInternal), "{end}");
+            assert_eq!(to(&config(), end), Err(DropReason::OutsideIsInside), "{end}");
+        }
+        assert_eq!(to(&named, "10.0.2.2:5433"), Err(DropReason::OutsideIsInside));
+        assert_eq!(to(&named, "10.0.2.3:5432"), Err(DropReason::OutsideIsInside));
+        let server: SocketAddr = "198.51.100.7:5432".parse().unwrap();
+        assert_eq!(remote(&named, server), Ok(Remote::Inet(server)));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::published::serve;
 use super::reach::fixed_network;
 use super::{Container, Daemon};
+use crate::host_sockets::serve_at;
 use crate::lab::{Lab, eventually};
 use crate::sockets::{client, socket_path};
 
@@ -126,4 +127,37 @@ fn a_sandbox_that_joins_the_daemon_brings_its_socket() {
     eventually("the server answers", || answers(&daemon, &socket));
     drop(server);
     eventually("the socket is gone with the sandbox", || !exists(&socket));
+}
+
+#[test]
+fn containers_reach_a_socket_of_the_host_where_their_network_names_it() {
+    for workers in [1, 2] {
+        let mut lab = Lab::new();
+        let socket = socket_path(&format!("host-daemon{workers}"));
+        serve_at(&mut lab, &socket);
+        let named = format!("host_sockets = [\"8080:{socket}\"]\n");
+        let mut daemon = Daemon::up(lab, &(fixed_network(workers) + &named));
+        let create = |name: &str, socket: &str| {
+            daemon.command(&format!("network create {name} --ipv4 10.0.7.0/24 --host-socket 8081:{socket}"))
+        };
+        let refused = create("other", "/run/elsewhere.sock");
+        assert_eq!(refused.status, Some(5), "{refused:?}");
+        assert!(refused.stderr.contains("--host-sockets /run"), "{refused:?}");
+        // In a directory that the daemon has kept.
+        create("green", &socket).text();
+        let reaches = |daemon: &Daemon| {
+            let (web, green) = (daemon.attached("--name web"), daemon.attached("--network green --name web"));
+            for url in ["10.0.2.2:8080", "[2001:db8:5::2]:8080"] {
+                assert_eq!(web.says(&format!("curl -gsS -m 20 http://{url}/ip")), "nobody", "{url}");
+            }
+            assert_eq!(green.says("curl -sS -m 20 http://10.0.7.2:8081/ip"), "nobody");
+            assert_eq!(green.exec("curl -sS -m 20 http://10.0.7.2:8080/ip").status, Some(7));
+        };
+        reaches(&daemon);
+        let networks = daemon.command("networks --json").text().to_owned();
+        assert!(networks.contains(&format!("\"host_sockets\":[\"8080:{socket}\"]")), "{networks}");
+        daemon.kill();
+        daemon.start();
+        reaches(&daemon);
+    }
 }

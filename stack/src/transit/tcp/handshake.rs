@@ -14,8 +14,6 @@
 //! | network or host unreachable | that ICMP error, from the gateway |
 //! | out of sockets | RST |
 
-use core::net::SocketAddr;
-
 use smoltcp::wire::{TcpControl, TcpRepr};
 use wharf_switch::Frame;
 
@@ -28,7 +26,7 @@ use crate::env::{Cx, Env, Outbox};
 use crate::host::{Host, HostError, HostEvent, Owner, Sender, SocketId, Token};
 use crate::timers::Alarm;
 use crate::transit::icmp_error::{self, Cause};
-use crate::transit::outside;
+use crate::transit::outside::{self, Remote};
 use crate::wire::Packet;
 
 /// RFC 9293 section 3.7.1: without an MSS option, assume 536 (IPv4) or 1220 (IPv6).
@@ -85,8 +83,8 @@ impl Relay {
         segment: &TcpRepr<'_>,
         key: FlowKey,
     ) -> Result<(), DropReason> {
-        let outside = match outside::resolve(&cx.env.config, packet.dst) {
-            Ok(address) => SocketAddr::new(address, key.remote.port()),
+        let remote = match outside::remote(&cx.env.config, key.remote) {
+            Ok(remote) => remote,
             Err(reason) => {
                 icmp_error::answer(cx, packet, frame, Cause::Prohibited);
                 return Err(reason);
@@ -103,7 +101,11 @@ impl Relay {
         }
         let token = Token { owner: Owner::Tcp, flow: id };
         let hop_limit = packet.hop_limit.saturating_sub(1).max(1);
-        let socket = match cx.host.tcp_connect(token, Sender::Container(packet.src), outside, hop_limit) {
+        let connecting = match remote {
+            Remote::Inet(to) => cx.host.tcp_connect(token, Sender::Container(packet.src), to, hop_limit),
+            Remote::Socket(port) => cx.host.socket_connect(token, port),
+        };
+        let socket = match connecting {
             Ok(socket) => socket,
             Err(error) => {
                 cx.env.budget.release(FLOW_BYTES);

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Unix sockets of the host that containers reach at ports of the gateway.
+//!
+//! # How it works
+//! A port of the gateway's address stands for a path, and every connection to it connects there. Nothing of the path is
+//! looked at before: a service may come and go.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use rustix::net::SocketAddrUnix;
+use wharf_stack::host::HostError;
+
+use super::host_error;
+use crate::unix;
+
+/// The gateway's own service.
+const DNS_PORT: u16 = 53;
+
+/// A port of the gateway, and the unix stream socket of the host that it leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostSocket {
+    /// The port.
+    pub port: u16,
+    /// The socket's path, from the root directory.
+    pub path: PathBuf,
+}
+
+impl HostSocket {
+    /// Reads `PORT:PATH`.
+    ///
+    /// # Errors
+    /// What would be right.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (port, path) = split(text)?;
+        match port.parse() {
+            Ok(0) | Err(_) => Err(format!("`{port}` is not a port of the gateway")),
+            Ok(DNS_PORT) => Err(format!("port {DNS_PORT} is the gateway's own, for DNS")),
+            Ok(port) => Ok(Self { port, path: unix::path(path)? }),
+        }
+    }
+
+    /// The same of somebody who is here: the path may begin in the current directory.
+    ///
+    /// # Errors
+    /// What would be right.
+    pub fn typed(text: &str) -> Result<Self, String> {
+        let (port, path) = split(text)?;
+        Self::parse(&format!("{port}:{}", unix::absolute(path)?))
+    }
+
+    /// Where the socket is.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.path.parent().unwrap_or(&self.path)
+    }
+}
+
+impl fmt::Display for HostSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.port, self.path.display())
+    }
+}
+
+fn split(text: &str) -> Result<(&str, &str), String> {
+    text.split_once(':').ok_or_else(|| "write it as 5432:/run/postgresql/.s.PGSQL.5432".to_owned())
+}
+
+/// The addresses of sockets, by the gateway's ports.
+#[derive(Clone, Debug, Default)]
+pub struct HostSockets(BTreeMap<u16, SocketAddrUnix>);
+
+impl HostSockets {
+    /// Those of a network.
+    ///
+    /// # Errors
+    /// A path is none that a socket can have.
+    pub fn new<'a>(sockets: impl IntoIterator<Item = &'a HostSocket>) -> io::Result<Self> {
+        let address = |socket: &HostSocket| Ok((socket.port, SocketAddrUnix::new(&socket.path)?));
+        sockets.into_iter().map(address).collect::<io::Result<_>>().map(Self)
+    }
+
+    /// What a port leads to.
+    pub(super) fn get(&self, port: u16) -> Option<&SocketAddrUnix> {
+        self.0.get(&port)
+    }
+}
+
+/// What a container is to see of a socket that cannot be connected to.
+pub(super) fn connect_error(errno: Errno) -> HostError {
+    match errno {
+        Errno::NOENT | Errno::NOTDIR => HostError::Refused,
+        // Too many wait for the service already. As from any host that is too busy there is no answer, and another try.
+        Errno::AGAIN => HostError::TimedOut,
+        errno => host_error(errno),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_stands_for_a_path() {
+        let socket = HostSocket::parse("5432:/run/postgresql/.s.PGSQL.5432").unwrap();
+        assert_eq!((socket.port, socket.directory()), (5432, Path::new("/run/postgresql")));
+        assert_eq!(HostSocket::parse(&socket.to_string()).unwrap(), socket);
+        let here = HostSocket::typed("80:web:1.sock").unwrap();
+        assert_eq!(here.path, std::env::current_dir().unwrap().join("web:1.sock"));
+        let long = format!("80:/{}", "a".repeat(107));
+        for (wrong, hint) in [
+            ("/run/x", "5432:/run"),
+            ("80", "5432:/run"),
+            ("0:/run/x", "not a port"),
+            ("http:/run/x", "not a port"),
+            ("53:/run/x", "for DNS"),
+            ("80:run/x", "from the root directory"),
+            (&long, "at most 107 bytes"),
+        ] {
+            assert!(HostSocket::parse(wrong).unwrap_err().contains(hint), "{wrong}");
+        }
+    }
+}
