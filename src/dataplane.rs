@@ -12,6 +12,7 @@
 mod driver;
 pub mod exchange;
 mod idle;
+pub mod link;
 mod mailbox;
 pub mod remarks;
 #[cfg(test)]
@@ -25,13 +26,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
-use wharf_stack::{Config, Ownership, PublicationId};
+use wharf_stack::{Config, Ownership, PublicationId, Route};
 use wharf_switch::{Alarm, Fdb, Instant, Policy, PortId, fdb};
 
 use self::driver::Driver;
 use self::exchange::Exchange;
 use self::idle::Clock;
 pub use self::idle::PollMode;
+use self::link::Inlet;
 use self::mailbox::Mailbox;
 use self::remarks::Remarks;
 use self::worker::Worker;
@@ -96,6 +98,7 @@ pub struct Running {
 #[derive(Debug)]
 struct Thread {
     mailbox: Mailbox,
+    inlet: Arc<Inlet>,
     handle: Option<JoinHandle<()>>,
 }
 
@@ -190,6 +193,26 @@ impl Running {
         for thread in &self.threads {
             let servers = servers.to_vec();
             thread.mailbox.send(Box::new(move |driver| driver.worker.gateway.set_nameservers(servers)));
+        }
+    }
+
+    /// Where other networks put packets for this one's containers: the inlet of each worker.
+    #[must_use]
+    pub fn inlets(&self) -> Vec<Arc<Inlet>> {
+        self.threads.iter().map(|thread| Arc::clone(&thread.inlet)).collect()
+    }
+
+    /// Routes packets to other networks from now on. `networks` are the [inlets](Self::inlets) of each, in the order of
+    /// [`Route::network`].
+    pub fn set_routes(&self, routes: &[Route], networks: &[Vec<Arc<Inlet>>]) {
+        for (number, thread) in self.threads.iter().enumerate() {
+            let routes = routes.to_vec();
+            let inlet_of = |inlets: &Vec<Arc<Inlet>>| inlets.get(number % inlets.len().max(1)).cloned();
+            let inlets = networks.iter().filter_map(inlet_of).collect();
+            thread.mailbox.send(Box::new(move |driver| {
+                driver.worker.links.set(inlets);
+                driver.worker.gateway.set_routes(routes);
+            }));
         }
     }
 
@@ -294,8 +317,9 @@ pub fn start(config: Config, workers: usize, options: &Options) -> io::Result<Ru
         let (mailbox, inbox) = Mailbox::new(Arc::clone(bell));
         let name = format!("wharf-{}", exchange.number());
         let mut driver = Driver::new(share.clone(), Arc::clone(&fdb), exchange, &bells, clock, options)?;
+        let inlet = Arc::clone(&driver.worker.inlet);
         let handle = std::thread::Builder::new().name(name).spawn(move || driver.run_to_the_end(&inbox))?;
-        threads.push(Thread { mailbox, handle: Some(handle) });
+        threads.push(Thread { mailbox, inlet, handle: Some(handle) });
     }
     Ok(Running { threads, ownership, single_queues: AtomicUsize::new(0) })
 }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use smoltcp::wire::{EthernetAddress, IpProtocol, Ipv6Cidr};
 use stage::frames::{self, ETHERNET, IPV4, Tcp};
-use stage::{CONTAINER_MAC, GATEWAY_MAC, Stage, config};
+use stage::{CONTAINER_MAC, GATEWAY_MAC, Stage, config, linked_config};
 use wharf_stack::host::{Family, HostError};
 use wharf_switch::offload::VNET_HEADER_LEN;
 use wharf_switch::{
@@ -184,6 +184,7 @@ fn provoke_gateway(reason: Gateway) -> Stage {
         | R::OutsideNotUnicast
         | R::OutsideIsLinkLocal
         | R::OutsideIsInside
+        | R::OutsideIsLinked
         | R::Nat64NotGlobal => provoke_outside(reason),
         R::RelayMemoryExhausted
         | R::TcpMalformed
@@ -210,6 +211,7 @@ fn provoke_gateway(reason: Gateway) -> Stage {
         | R::EchoNotPermitted
         | R::PathMtuExceeded
         | R::ContainerNotFound
+        | R::NeighborQueueFull
         | R::SenderUnreachable
         | R::AnswerTooLarge => provoke_datagrams(reason),
     }
@@ -324,6 +326,12 @@ fn provoke_outside(reason: Gateway) -> Stage {
         R::OutsideNotUnicast => got(&[udp("[64:ff9b:1::e000:1]:9", b"")]),
         R::OutsideIsLinkLocal => got(&[udp("169.254.169.254:80", b"")]),
         R::OutsideIsInside => got(&[udp("10.0.2.77:9", b"")]),
+        R::OutsideIsLinked => {
+            let mut stage = Stage::new(config());
+            stage.route_to(&Stage::new(linked_config()));
+            stage.receive(&udp("[64:ff9b:1::10.0.3.77]:9", b""));
+            stage
+        }
         R::Nat64NotGlobal => {
             let well_known = Ipv6Cidr::new("64:ff9b::".parse().unwrap(), 96);
             let mut stage = stage_with(|config| config.nat64 = Some(well_known));
@@ -425,6 +433,13 @@ fn provoke_datagrams(reason: Gateway) -> Stage {
             stage.settle();
             stage.advance(Duration::from_secs(10));
             stage
+        }
+        R::NeighborQueueFull => {
+            let (mut from, mut to) = (Stage::new(config()), Stage::new(linked_config()));
+            from.route_to(&to);
+            (0..9).for_each(|_| from.receive(&udp("10.0.3.77:9", b"")));
+            to.settle();
+            to
         }
         R::SenderUnreachable => answered("10.0.2.77:9", &[]),
         R::AnswerTooLarge => answered("198.51.100.7:9", &[0; 65_508]),
@@ -594,6 +609,13 @@ fn provoke_switch(reason: Switch) -> Stage {
                 let _ = stage.workers[0].turn(now, &[]);
                 stage.check_books();
             }
+            stage
+        }
+        R::LinkFull => {
+            let mut stage = Stage::new(config());
+            // Nobody takes its turns.
+            stage.route_to(&Stage::new(linked_config()));
+            (0..513).for_each(|_| stage.receive(&udp("10.0.3.77:9", b"")));
             stage
         }
         R::PortClosed => {

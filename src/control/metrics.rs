@@ -82,14 +82,16 @@ fn networks(text: &mut Exposition, snapshot: &Snapshot) {
 }
 
 fn frames(text: &mut Exposition, stats: &[Stats]) {
-    let help = "Frames: received + replicated + originated = sent + absorbed + dropped + queued.";
+    let help = "Frames: received + routed_in + replicated + originated = sent + routed_out + absorbed + dropped + queued.";
     let mut family = text.family("wharf_frames", Kind::Counter, None, help);
     for Stats { network, frames, .. } in stats {
         for (kind, count) in [
             ("received", frames.received),
+            ("routed_in", frames.routed_in),
             ("replicated", frames.replicated),
             ("originated", frames.originated),
             ("sent", frames.sent),
+            ("routed_out", frames.routed_out),
             ("absorbed", frames.absorbed),
             ("dropped", frames.dropped),
         ] {

@@ -320,23 +320,47 @@ pub struct Stats {
     pub ports: BTreeMap<String, Traffic>,
 }
 
-/// The books of a network: `received + replicated + originated = sent + absorbed + dropped + queued`.
+/// The books of a network:
+/// `received + routed_in + replicated + originated = sent + routed_out + absorbed + dropped + queued`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frames {
     /// Taken from a port.
     pub received: u64,
+    /// Taken from a linked network.
+    #[serde(default)]
+    pub routed_in: u64,
     /// Additional copies and segments.
     pub replicated: u64,
     /// Made by the gateway.
     pub originated: u64,
     /// Taken by a port.
     pub sent: u64,
+    /// Handed to a linked network.
+    #[serde(default)]
+    pub routed_out: u64,
     /// Consumed by the gateway.
     pub absorbed: u64,
     /// Ended with a reason.
     pub dropped: u64,
     /// Waiting now.
     pub queued: u64,
+}
+
+impl From<wharf_switch::Tally> for Frames {
+    fn from(tally: wharf_switch::Tally) -> Self {
+        let wharf_switch::Tally {
+            received,
+            routed_in,
+            replicated,
+            originated,
+            sent,
+            routed_out,
+            absorbed,
+            dropped,
+            queued,
+        } = tally;
+        Self { received, routed_in, replicated, originated, sent, routed_out, absorbed, dropped, queued }
+    }
 }
 
 /// Frames that ended for one reason.

@@ -12,6 +12,7 @@ use wharf_switch::{Duration, Fdb, Instant, Policy, Pool, PortId};
 
 use super::exchange::Exchange;
 use super::idle::{Clock, Spin};
+use super::link::Inlet;
 use super::mailbox::Order;
 use super::remarks::Remarks;
 use super::worker::Worker;
@@ -66,8 +67,13 @@ impl Driver {
         }
         let mut sockets = Sockets::new(epoll, options.ways.clone());
         sockets.host_sockets = options.host_sockets.clone();
+        let number = exchange.number();
+        let mut worker = Worker::new(config, fdb, Pool::new(IDLE_FRAMES), sockets, exchange);
+        if let Some(bell) = bells.get(number) {
+            worker.inlet = Arc::new(Inlet::with_bell(Arc::clone(bell)));
+        }
         Ok(Self {
-            worker: Worker::new(config, fdb, Pool::new(IDLE_FRAMES), sockets, exchange),
+            worker,
             clock,
             bells: bells.to_vec(),
             spin: Spin::new(options.poll),
@@ -168,6 +174,7 @@ impl Driver {
                     bell.ring();
                 }
             }
+            self.worker.links.wake();
             let timeout = self.spin.timeout(&outlook, self.clock.now());
             kernel_events.clear();
             let spare = rustix::buffer::spare_capacity(&mut kernel_events);

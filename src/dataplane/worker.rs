@@ -6,16 +6,18 @@
 //! sockets are edge-triggered: what is marked ready is used until it says that it has nothing more.
 //!
 //! # Bounds
-//! At most [`BURST`] frames per port and turn, and as many clients that another worker accepted.
+//! At most [`BURST`] frames per port and turn, as many clients that another worker accepted, and as many packets of other
+//! networks.
 
 use std::sync::Arc;
 
 use wharf_stack::host::{Host, HostError, HostEvent};
 use wharf_stack::{Addressee, Config, Gateway, Inbound, Outbox, PublicationId, PublishedPort};
 use wharf_switch::frame::LARGE_BUFFER_LEN;
-use wharf_switch::{Fdb, Frame, Instant, Policy, Pool, Port, PortId, Received, Switch, TooManyPorts};
+use wharf_switch::{Fdb, Frame, Instant, Policy, Pool, Port, PortId, Received, Switch, Tally, TooManyPorts};
 
 use super::exchange::{Exchange, Owned};
+use super::link::{Inlet, Links};
 
 /// Frames taken from one port in one turn.
 pub const BURST: usize = 32;
@@ -45,6 +47,10 @@ pub struct Worker<P, H: Host> {
     pub host: H,
     /// The way to the other workers.
     pub exchange: Exchange<H::Stream>,
+    /// Where packets of other networks come in.
+    pub inlet: Arc<Inlet>,
+    /// The way to other networks.
+    pub links: Links,
     pool: Pool,
     /// Ports that may have frames.
     ready: Ready,
@@ -131,8 +137,8 @@ impl Gathered {
         self.count == BURST || self.bytes >= GATHERED_BYTES
     }
 
-    fn frames(&self) -> &[Frame] {
-        self.frames.get(..self.count).unwrap_or_default()
+    fn frames(&mut self) -> &mut [Frame] {
+        self.frames.get_mut(..self.count).unwrap_or_default()
     }
 
     fn clear(&mut self) {
@@ -140,9 +146,10 @@ impl Gathered {
     }
 }
 
-/// The way out of the gateway: the forwarding decision, then a port.
+/// The way out of the gateway: the forwarding decision, then a port; or another network.
 struct Exit<'a, P> {
     switch: &'a mut Switch<P>,
+    links: &'a mut Links,
     now: Instant,
 }
 
@@ -153,6 +160,14 @@ impl<P: Port> Outbox for Exit<'_, P> {
             Ok(egress) => {
                 self.switch.deliver(egress, frame, PortId::GATEWAY, self.now);
             }
+            Err(reason) => self.switch.discard(reason),
+        }
+    }
+
+    fn route(&mut self, network: usize, frame: &mut Frame) {
+        self.switch.tally.originated += 1;
+        match self.links.hand_over(network, frame) {
+            Ok(()) => self.switch.tally.routed_out += 1,
             Err(reason) => self.switch.discard(reason),
         }
     }
@@ -173,6 +188,8 @@ impl<P: Port, H: Host> Worker<P, H> {
             gateway: Gateway::new(config, pool.clone(), exchange.number()),
             host,
             exchange,
+            inlet: Arc::default(),
+            links: Links::new(pool.clone()),
             pool,
             ready: Ready::default(),
             closed: Vec::new(),
@@ -248,16 +265,17 @@ impl<P: Port, H: Host> Worker<P, H> {
         let mut worked = self.inhale(now) | self.collect(now) | !events.is_empty();
         self.gateway.flush(&mut self.host);
         for &event in events {
-            let mut out = Exit { switch: &mut self.switch, now };
+            let mut out = Exit { switch: &mut self.switch, links: &mut self.links, now };
             self.gateway.handle_host(now, event, &mut self.host, &mut out);
         }
         worked |= self.gateway.has_more();
         self.welcome_clients(now);
-        let mut out = Exit { switch: &mut self.switch, now };
+        let mut out = Exit { switch: &mut self.switch, links: &mut self.links, now };
         self.gateway.exhale(now, &mut self.host, &mut out);
         self.gateway.handle_timers(now, &mut self.host, &mut out);
         self.gateway.flush(&mut self.host);
-        let more = !self.ready.is_empty() || self.gateway.has_more() || self.exchange.has_more();
+        let waits = self.exchange.has_more() || !self.inlet.is_empty();
+        let more = waits || !self.ready.is_empty() || self.gateway.has_more();
         Outlook { more, worked, deadline: self.gateway.next_deadline() }
     }
 
@@ -345,13 +363,10 @@ impl<P: Port, H: Host> Worker<P, H> {
             let mut gathered = std::mem::take(&mut self.gathered);
             let mut frames = gathered.frames();
             while !frames.is_empty() {
-                let mut out = Exit { switch: &mut self.switch, now };
+                let mut out = Exit { switch: &mut self.switch, links: &mut self.links, now };
                 let (count, result) = self.gateway.handle_frames(now, frames, &mut self.host, &mut out);
-                match result {
-                    Ok(()) => self.switch.tally.absorbed += count as u64,
-                    Err(_) => self.switch.tally.dropped += count as u64,
-                }
-                frames = frames.get(count..).unwrap_or_default();
+                self.book(count, result.is_ok());
+                frames = frames.get_mut(count..).unwrap_or_default();
             }
             gathered.clear();
             self.gathered = gathered;
@@ -364,7 +379,21 @@ impl<P: Port, H: Host> Worker<P, H> {
         }
     }
 
-    /// Takes what other workers handed over. Returns whether there was something.
+    /// Gives the gateway a packet of another network.
+    fn enter_routed(&mut self, now: Instant, frame: Frame) {
+        self.switch.tally.routed_in += 1;
+        let mut out = Exit { switch: &mut self.switch, links: &mut self.links, now };
+        let result = self.gateway.handle_routed(now, frame, &mut self.host, &mut out);
+        self.book(1, result.is_ok());
+    }
+
+    /// Books what became of frames that the gateway got.
+    fn book(&mut self, count: usize, is_absorbed: bool) {
+        let Tally { absorbed, dropped, .. } = &mut self.switch.tally;
+        *(if is_absorbed { absorbed } else { dropped }) += count as u64;
+    }
+
+    /// Takes what other workers handed over, of this network and of others. Returns whether there was something.
     fn collect(&mut self, now: Instant) -> bool {
         let mut collected = 0;
         while collected < BURST {
@@ -379,13 +408,18 @@ impl<P: Port, H: Host> Worker<P, H> {
             self.open_inbound(now, client);
             collected += 1;
         }
+        for _ in 0..BURST {
+            let Some(frame) = self.inlet.take() else { break };
+            self.enter_routed(now, frame);
+            collected += 1;
+        }
         collected > 0
     }
 
     /// Takes clients that came to the published ports and sees to it that the owners of their flows get them.
     fn welcome_clients(&mut self, now: Instant) {
         let mut clients = std::mem::take(&mut self.clients);
-        let mut out = Exit { switch: &mut self.switch, now };
+        let mut out = Exit { switch: &mut self.switch, links: &mut self.links, now };
         self.gateway.accept(now, &mut self.host, &mut out, &mut clients);
         for client in clients.drain(..) {
             match self.exchange.hand_over_client(client) {
@@ -399,7 +433,7 @@ impl<P: Port, H: Host> Worker<P, H> {
 
     /// Connects a client to its container.
     fn open_inbound(&mut self, now: Instant, client: Inbound<H::Stream>) {
-        let mut out = Exit { switch: &mut self.switch, now };
+        let mut out = Exit { switch: &mut self.switch, links: &mut self.links, now };
         let is_ours = |container, remote| self.exchange.owns_tcp(container, remote);
         self.gateway.open_inbound(now, client, &mut self.host, &mut out, is_ours);
     }

@@ -4,7 +4,7 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use smoltcp::wire::{EthernetAddress, Ipv4Cidr, Ipv6Cidr};
+use smoltcp::wire::{EthernetAddress, IpCidr, Ipv4Cidr, Ipv6Cidr};
 
 use crate::local::dns::zone::Zone;
 
@@ -65,6 +65,17 @@ pub enum ClosedPorts {
     Unreachable,
 }
 
+/// The way to another network, whose gateway sends on what is handed to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The other network's addresses of one family. They overlap neither with this network's nor with another route's.
+    pub prefix: IpCidr,
+    /// Largest IP packet on the other network's link, in bytes.
+    pub mtu_bytes: usize,
+    /// Which network it is, as [`Outbox::route`](crate::Outbox::route) is told.
+    pub network: usize,
+}
+
 /// Everything the gateway of one network needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -94,6 +105,8 @@ pub struct Config {
     pub hostname: Option<String>,
     /// The gateway answers DNS queries, and the plans' `dns` addresses are its own. Without it these lead outside.
     pub dns_forwarder: bool,
+    /// Other networks that its containers reach. Changes while running.
+    pub routes: Vec<Route>,
     /// The network has no outside: its containers reach each other and the gateway's services, and nobody else.
     pub internal: bool,
     /// The gateway's address leads to the host's loopback.
@@ -130,6 +143,7 @@ impl Config {
             ntp: Vec::new(),
             hostname: None,
             dns_forwarder: true,
+            routes: Vec::new(),
             internal: false,
             host_loopback: false,
             host_sockets: Vec::new(),
@@ -186,6 +200,20 @@ impl Config {
             IpAddr::V6(address) => self.ipv6.is_some_and(|plan| address == plan.subnet.address()),
         };
         self.is_inside(address) && !self.listens_to(address) && !is_network
+    }
+
+    /// The routes by which another network reaches this one, which it calls `network`.
+    #[must_use]
+    pub fn routes_here(&self, network: usize) -> Vec<Route> {
+        let ipv4 = self.ipv4.map(|plan| plan.subnet.into());
+        let ipv6 = self.ipv6.map(|plan| plan.subnet.into());
+        let route = |prefix| Route { prefix, mtu_bytes: self.mtu_bytes, network };
+        ipv4.into_iter().chain(ipv6).map(route).collect()
+    }
+
+    /// The way to the network that an address belongs to, if that is another one.
+    pub(crate) fn route_to(&self, address: IpAddr) -> Option<Route> {
+        self.routes.iter().find(|route| route.prefix.contains_addr(&address.into())).copied()
     }
 
     /// Whether an address is one of the network itself, and so nobody outside has it.

@@ -10,6 +10,10 @@ pub trait Outbox {
     /// Sends a frame now. It is only borrowed: the relay keeps stream data until the container has acknowledged it.
     fn send(&mut self, frame: &mut Frame);
 
+    /// Hands an IP packet to another network: the one that [`Route::network`](crate::Route::network) names, whose
+    /// [`Gateway::handle_routed`](crate::Gateway::handle_routed) gets it. What is left in `frame` has no meaning.
+    fn route(&mut self, network: usize, frame: &mut Frame);
+
     /// Enters into the books a packet that came from a socket or was put together, and was dropped. The gateway has
     /// counted the reason.
     fn drop_unsent(&mut self);
@@ -62,6 +66,12 @@ impl<H, O: Outbox> Cx<'_, H, O> {
     pub(crate) fn send(&mut self, frame: &mut Frame) {
         self.env.originated += 1;
         self.out.send(frame);
+    }
+
+    /// Hands a packet to another network, which makes it one of ours like those that [`send`](Self::send) sends.
+    pub(crate) fn route(&mut self, network: usize, frame: &mut Frame) {
+        self.env.originated += 1;
+        self.out.route(network, frame);
     }
 
     /// Drops a packet that no frame of a container brought here.

@@ -5,7 +5,8 @@
 //! ```text
 //! handle_frame --+-- link     who are you on this wire?        ARP, NDP
 //!                +-- local    is it for the gateway itself?    echo, DHCP, RA, DNS
-//!                +-- transit  is it going through?             TCP, UDP, echo, fragments
+//!                +-- transit  is it going through?             TCP, UDP, echo, fragments, other networks
+//! handle_routed ---- transit                                    from other networks
 //! ```
 //! Sockets speak through [`Gateway::handle_host`]; the frames and sockets of one turn are followed by one
 //! [`Gateway::exhale`], and by [`Gateway::handle_timers`] for what is due.
@@ -18,6 +19,7 @@ use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv6Mess
 use wharf_switch::frame::ETHERNET_HEADER_LEN;
 use wharf_switch::{DropCounters, Frame, Instant, Pool};
 
+use crate::config::Route;
 use crate::env::{Cx, Env, Outbox};
 use crate::host::{Host, HostError, HostEvent, Owner};
 use crate::link::{Link, ndp};
@@ -28,6 +30,7 @@ use crate::transit::Transit;
 use crate::transit::fragments::Reassembly;
 use crate::transit::listing::FlowView;
 use crate::transit::publish::{PublicationId, PublishedPort};
+use crate::transit::routing;
 use crate::transit::tcp::{Inbound, Stretch};
 use crate::wire::Packet;
 use crate::{Config, DropReason};
@@ -78,17 +81,17 @@ impl Gateway {
     pub fn handle_frames<H: Host, O: Outbox>(
         &mut self,
         now: Instant,
-        frames: &[Frame],
+        frames: &mut [Frame],
         host: &mut H,
         out: &mut O,
     ) -> (usize, Result<(), DropReason>) {
-        let (count, result) = match (Stretch::find(frames), frames.first()) {
-            (Some(stretch), _) if self.transit.expects(&stretch) => {
-                let cx = &mut Cx { now, host, out, env: &mut self.env };
-                (stretch.count(), self.transit.handle_stretch(cx, &stretch))
-            }
-            (_, Some(frame)) => (1, self.route(now, frame, host, out)),
-            (_, None) => (0, Ok(())),
+        let (count, result) = if let Some(stretch) = self.stretch(frames) {
+            let cx = &mut Cx { now, host, out, env: &mut self.env };
+            (stretch.count(), self.transit.handle_stretch(cx, &stretch))
+        } else if let Some(frame) = frames.first_mut() {
+            (1, self.route(now, frame, host, out))
+        } else {
+            (0, Ok(()))
         };
         if let Err(reason) = result {
             self.env.drops.count_many(reason, count as u64);
@@ -96,10 +99,41 @@ impl Gateway {
         (count, result)
     }
 
+    /// The segments at the front of `frames` that continue each other, of a connection that goes through.
+    fn stretch<'f>(&self, frames: &'f [Frame]) -> Option<Stretch<'f>> {
+        // Routed segments have none, and would be read again and again.
+        let routes = !self.env.config.routes.is_empty();
+        let first = frames.first().filter(|_| routes).and_then(|frame| Packet::parse(frame).ok());
+        if first.is_some_and(|packet| self.env.config.route_to(packet.dst).is_some()) {
+            return None;
+        }
+        Stretch::find(frames).filter(|stretch| self.transit.expects(stretch))
+    }
+
+    /// Takes a packet that another network's gateway has [handed over](Outbox::route).
+    ///
+    /// # Errors
+    /// Why it went no further; it is counted already.
+    pub fn handle_routed<H: Host, O: Outbox>(
+        &mut self,
+        now: Instant,
+        frame: Frame,
+        host: &mut H,
+        out: &mut O,
+    ) -> Result<(), DropReason> {
+        let cx = &mut Cx { now, host, out, env: &mut self.env };
+        let packet = Packet::parse(&frame);
+        let result = packet.and_then(|packet| self.transit.handle_routed(cx, &mut self.link, packet, frame));
+        if let Err(reason) = result {
+            self.env.drops.count(reason);
+        }
+        result
+    }
+
     fn route<H: Host, O: Outbox>(
         &mut self,
         now: Instant,
-        frame: &Frame,
+        frame: &mut Frame,
         host: &mut H,
         out: &mut O,
     ) -> Result<(), DropReason> {
@@ -114,10 +148,17 @@ impl Gateway {
             }
             EthernetProtocol::Ipv4 if config.ipv4.is_none() => return Err(DropReason::Ipv4NotConfigured),
             EthernetProtocol::Ipv6 if config.ipv6.is_none() => return Err(DropReason::Ipv6NotConfigured),
-            EthernetProtocol::Ipv4 => Packet::parse_ipv4(frame)?,
-            EthernetProtocol::Ipv6 => Packet::parse_ipv6(frame)?,
-            EthernetProtocol::Unknown(_) => return Err(DropReason::EtherTypeUnknown),
+            EthernetProtocol::Ipv4 | EthernetProtocol::Ipv6 | EthernetProtocol::Unknown(_) => {
+                Packet::parse(frame)?
+            }
         };
+        if let Some(route) = config.route_to(packet.dst) {
+            if !is_from_inside(config, packet.src) {
+                return Err(DropReason::SourceAddressInvalid);
+            }
+            let cx = &mut Cx { now, host, out, env: &mut self.env };
+            return routing::send_on(cx, &packet, frame, route);
+        }
         let Some(fragment) = packet.fragment else {
             return self.route_packet(now, &packet, frame, host, out);
         };
@@ -286,6 +327,11 @@ impl Gateway {
     pub fn set_nameservers(&mut self, nameservers: Vec<SocketAddr>) {
         self.local.set_nameservers(&nameservers);
         self.env.config.nameservers = nameservers;
+    }
+
+    /// Other networks from now on that packets are routed to.
+    pub fn set_routes(&mut self, routes: Vec<Route>) {
+        self.env.config.routes = routes;
     }
 
     /// Other names of the network from now on.

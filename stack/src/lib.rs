@@ -24,7 +24,7 @@ mod timers;
 pub mod transit;
 mod wire;
 
-pub use config::{ClosedPorts, Config, Ipv4Plan, Ipv6Plan};
+pub use config::{ClosedPorts, Config, Ipv4Plan, Ipv6Plan, Route};
 pub use drops::DropReason;
 pub use env::Outbox;
 pub use gateway::{Gateway, Load};

@@ -69,14 +69,8 @@ impl Ownership {
     }
 
     fn owner(&self, frame: &Frame) -> usize {
-        let ethertype = EthernetFrame::new_checked(frame.bytes()).map(|ethernet| ethernet.ethertype());
-        let packet = match ethertype {
-            Ok(EthernetProtocol::Ipv4) => Packet::parse_ipv4(frame),
-            Ok(EthernetProtocol::Ipv6) => Packet::parse_ipv6(frame),
-            Ok(EthernetProtocol::Arp | EthernetProtocol::Unknown(_)) | Err(_) => return 0,
-        };
-        // What cannot be read is worker 0's to drop.
-        let Ok(packet) = packet else { return 0 };
+        // ARP is worker 0's, and so is to drop what cannot be read.
+        let Ok(packet) = Packet::parse(frame) else { return 0 };
         if let Some(fragment) = packet.fragment {
             return self.pick(&(packet.src, packet.dst, fragment.ident));
         }

@@ -4,6 +4,8 @@
 //! # Path
 //! [`Transit::handle_packet`] checks that the packet may pass at all (source, hop limit), puts fragments together, and
 //! hands it to the relay of its protocol. What the host answers comes back through [`Transit::handle_host`].
+//!
+//! Other networks of the same host are no outside: packets between them are [routed](routing), without relay and state.
 
 pub mod nat64;
 pub mod outside;
@@ -18,6 +20,7 @@ mod ping;
 pub(crate) mod publish;
 pub(crate) mod quoted;
 mod recency;
+pub(crate) mod routing;
 pub(crate) mod tcp;
 pub(crate) mod udp;
 
@@ -30,6 +33,7 @@ use self::icmp_error::Cause;
 use self::listing::FlowView;
 use self::publish::{PublicationId, Publications, PublishedPort};
 use self::quoted::QuotedSegment;
+use self::routing::Arrivals;
 use self::tcp::{Inbound, Stretch};
 use crate::env::{Cx, Outbox};
 use crate::host::{Host, HostError, HostEvent, Owner, Token};
@@ -38,6 +42,19 @@ use crate::timers::Timers;
 use crate::wire::Packet;
 use crate::{Config, DropReason, Load};
 
+/// RFC 1812 section 5.3.1: a packet that arrives with a TTL of one is not forwarded.
+fn check_hop_limit<H, O: Outbox>(
+    cx: &mut Cx<'_, H, O>,
+    packet: &Packet,
+    frame: &Frame,
+) -> Result<(), DropReason> {
+    if packet.hop_limit > 1 {
+        return Ok(());
+    }
+    icmp_error::answer(cx, packet, frame, Cause::TimeExceeded);
+    Err(DropReason::HopLimitExceeded)
+}
+
 /// The relays of one worker.
 #[derive(Debug)]
 pub(crate) struct Transit {
@@ -45,12 +62,15 @@ pub(crate) struct Transit {
     tcp: tcp::Relay,
     udp: datagram::Relay<udp::Udp>,
     echo: datagram::Relay<ping::Echo>,
+    /// Packets of other networks for this one's containers.
+    arrivals: Arrivals,
 }
 
 impl Transit {
     pub(crate) fn new(config: &Config) -> Self {
         let (udp, echo) = (datagram::Relay::new(config), datagram::Relay::new(config));
-        Self { publications: Publications::new(config), tcp: tcp::Relay::new(config), udp, echo }
+        let (publications, tcp) = (Publications::new(config), tcp::Relay::new(config));
+        Self { publications, tcp, udp, echo, arrivals: Arrivals::default() }
     }
 
     /// Whether a packet to the gateway's own address goes through: it is for a client of a published port, whom the
@@ -103,6 +123,7 @@ impl Transit {
     /// The link has said something.
     pub(crate) fn handle_neighbors(&mut self) {
         self.publications.handle_neighbors();
+        self.arrivals.handle_neighbors();
     }
 
     /// Connects a client of a published port to its container.
@@ -125,11 +146,7 @@ impl Transit {
         if packet.dst.is_multicast() {
             return Err(DropReason::GroupUnknown);
         }
-        // RFC 1812 section 5.3.1: a packet that arrives with a TTL of one is not forwarded.
-        if packet.hop_limit <= 1 {
-            icmp_error::answer(cx, packet, frame, Cause::TimeExceeded);
-            return Err(DropReason::HopLimitExceeded);
-        }
+        check_hop_limit(cx, packet, frame)?;
         match packet.protocol {
             IpProtocol::Tcp => self.tcp.handle_segment(cx, packet, frame),
             IpProtocol::Udp => self.udp.handle_datagram(cx, packet, frame, &mut self.publications.ports),
@@ -156,6 +173,17 @@ impl Transit {
         stretch: &Stretch<'_>,
     ) -> Result<(), DropReason> {
         self.tcp.handle_stretch(cx, stretch)
+    }
+
+    /// A packet that another network has sent on to a container of this one.
+    pub(crate) fn handle_routed<H, O: Outbox>(
+        &mut self,
+        cx: &mut Cx<'_, H, O>,
+        link: &mut Link,
+        packet: Packet,
+        frame: Frame,
+    ) -> Result<(), DropReason> {
+        self.arrivals.deliver(cx, link, packet, frame)
     }
 
     pub(crate) fn handle_host<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>, event: HostEvent) {
@@ -191,7 +219,7 @@ impl Transit {
     /// When [`Transit::expire`] has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let mappings = self.udp.next_deadline().into_iter().chain(self.echo.next_deadline());
-        mappings.chain(self.publications.ports.next_deadline()).min()
+        mappings.chain(self.publications.ports.next_deadline()).chain(self.arrivals.next_deadline()).min()
     }
 
     /// Whether the entry of `token` for `at` among the timers is of use still.
@@ -207,6 +235,7 @@ impl Transit {
         self.tcp.exhale(cx);
         self.udp.exhale(cx);
         self.publications.ports.exhale(cx, link);
+        self.arrivals.exhale(cx, link);
         self.echo.exhale(cx);
     }
 

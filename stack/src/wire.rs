@@ -11,8 +11,8 @@
 use core::net::{IpAddr, Ipv4Addr};
 
 use smoltcp::wire::{
-    EthernetAddress, EthernetFrame, IpProtocol, Ipv4Packet, Ipv6ExtHeader, Ipv6FragmentHeader, Ipv6Packet,
-    TcpPacket, UdpPacket, checksum,
+    EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6ExtHeader,
+    Ipv6FragmentHeader, Ipv6Packet, TcpPacket, UdpPacket, checksum,
 };
 use wharf_switch::frame::ETHERNET_HEADER_LEN;
 use wharf_switch::{Checksum, Frame};
@@ -54,6 +54,16 @@ pub(crate) struct Packet {
 }
 
 impl Packet {
+    /// Reads the IP header of a frame, of either family.
+    pub(crate) fn parse(frame: &Frame) -> Result<Self, DropReason> {
+        let ethernet = EthernetFrame::new_checked(frame.bytes()).map_err(|_| DropReason::EtherTypeUnknown)?;
+        match ethernet.ethertype() {
+            EthernetProtocol::Ipv4 => Self::parse_ipv4(frame),
+            EthernetProtocol::Ipv6 => Self::parse_ipv6(frame),
+            EthernetProtocol::Arp | EthernetProtocol::Unknown(_) => Err(DropReason::EtherTypeUnknown),
+        }
+    }
+
     /// Reads the IPv4 header of a frame.
     pub(crate) fn parse_ipv4(frame: &Frame) -> Result<Self, DropReason> {
         let ethernet = EthernetFrame::new_checked(frame.bytes()).map_err(|_| DropReason::Ipv4Malformed)?;

@@ -153,6 +153,7 @@ drop_reasons! {
         HeadersUnreadable(Malformed, "headers truncated, contradictory or too many for the guards"),
         EgressFull(Exhausted, "the port did not take the frame"),
         InboxFull(Exhausted, "the worker that owns the flow has no room for the frame"),
+        LinkFull(Exhausted, "the linked network has no room for the packet"),
         PortClosed(Elsewhere, "the port is closed"),
         SuperFrameMalformed(Malformed, "a super-frame's headers contradict its segmentation or its length"),
         SuperFrameChecksumWrong(Malformed, "a super-frame came with a finished checksum that is wrong"),

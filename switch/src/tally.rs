@@ -2,16 +2,18 @@
 //! The books: every frame that came into being must have ended somewhere.
 //!
 //! # How it works
-//! Five flows and one stock are counted where they happen, and after every step
+//! Eight flows and one stock are counted where they happen, and after every step
 //!
 //! ```text
-//! received + replicated + originated = sent + absorbed + dropped + queued
+//! received + routed_in + replicated + originated = sent + routed_out + absorbed + dropped + queued
 //! ```
 //!
 //! * *received*: taken from a port.
+//! * *routed in*: taken from another network, as a packet for a container of this one.
 //! * *replicated*: one frame became more (flooding, cutting a super-frame): the number of additional ones.
 //! * *originated*: made by the gateway.
 //! * *sent*: taken by a port.
+//! * *routed out*: handed to another network. The gateway absorbs a container's frame, and this is one of its own.
 //! * *absorbed*: consumed by the gateway, which is what it was for.
 //! * *dropped*: ended with a `DropReason`.
 //! * *queued*: waits somewhere now.
@@ -25,12 +27,16 @@ use core::fmt;
 pub struct Tally {
     /// Taken from a port.
     pub received: u64,
+    /// Taken from another network.
+    pub routed_in: u64,
     /// Additional copies and segments.
     pub replicated: u64,
     /// Made by the gateway.
     pub originated: u64,
     /// Taken by a port.
     pub sent: u64,
+    /// Handed to another network.
+    pub routed_out: u64,
     /// Consumed by the gateway.
     pub absorbed: u64,
     /// Ended with a reason.
@@ -60,9 +66,10 @@ impl Tally {
     /// Frames that came into being minus frames that ended or wait; 0 when the books balance.
     #[must_use]
     pub fn difference(&self) -> i128 {
-        let came = i128::from(self.received) + i128::from(self.replicated) + i128::from(self.originated);
-        let went = i128::from(self.sent) + i128::from(self.absorbed) + i128::from(self.dropped);
-        came - went - i128::from(self.queued)
+        let came = [self.received, self.routed_in, self.replicated, self.originated];
+        let went = [self.sent, self.routed_out, self.absorbed, self.dropped, self.queued];
+        let sum = |counts: &[u64]| counts.iter().copied().map(i128::from).sum::<i128>();
+        sum(&came) - sum(&went)
     }
 
     /// Whether the books balance.
@@ -79,11 +86,14 @@ impl Tally {
 
 impl core::ops::AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
-        let Self { received, replicated, originated, sent, absorbed, dropped, queued } = other;
+        let Self { received, routed_in, replicated, originated, sent, routed_out, absorbed, dropped, queued } =
+            other;
         self.received += received;
+        self.routed_in += routed_in;
         self.replicated += replicated;
         self.originated += originated;
         self.sent += sent;
+        self.routed_out += routed_out;
         self.absorbed += absorbed;
         self.dropped += dropped;
         self.queued += queued;

@@ -94,12 +94,23 @@ pub fn config() -> Config {
     }
 }
 
+/// Another network, whose MTU is smaller.
+pub fn linked_config() -> Config {
+    Config {
+        ipv4: Some(Ipv4Plan::new("10.0.3.0/24".parse().unwrap())),
+        ipv6: Some(Ipv6Plan::new("fd00:db9::/64".parse().unwrap())),
+        mtu_bytes: 1400,
+        ..config()
+    }
+}
+
 /// Workers of one network, with one container's port.
 #[derive(Debug)]
 pub struct Stage {
     pub now: Instant,
     pub workers: Vec<Worker<WirePort, ScriptHost>>,
     pub port: PortId,
+    config: Config,
     ownership: Arc<Ownership>,
     published: Option<PublicationId>,
 }
@@ -131,7 +142,17 @@ impl Stage {
         for worker in &mut workers[1..] {
             worker.switch.attach_as(id, port(), None).unwrap();
         }
-        Self { now: Instant::from_secs(1), workers, port: id, ownership, published: None }
+        let now = Instant::from_secs(1);
+        Self { now, workers, port: id, config, ownership, published: None }
+    }
+
+    /// Lets packets for another network go there.
+    pub fn route_to(&mut self, other: &Self) {
+        for (number, worker) in self.workers.iter_mut().enumerate() {
+            let peer = &other.workers[number % other.workers.len()];
+            worker.links.set(vec![Arc::clone(&peer.inlet)]);
+            worker.gateway.set_routes(other.config.routes_here(0));
+        }
     }
 
     /// Publishes a TCP port of the container, one at a time.

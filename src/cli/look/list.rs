@@ -173,15 +173,27 @@ impl Listed for Stats {
 }
 
 fn frames(items: &[Stats]) -> Table {
-    let headings =
-        ["NETWORK", ">RECEIVED", ">REPLICATED", ">ORIGINATED", ">SENT", ">ABSORBED", ">DROPPED", ">QUEUED"];
+    let headings = [
+        "NETWORK",
+        ">RECEIVED",
+        ">ROUTED IN",
+        ">REPLICATED",
+        ">ORIGINATED",
+        ">SENT",
+        ">ROUTED OUT",
+        ">ABSORBED",
+        ">DROPPED",
+        ">QUEUED",
+    ];
     let mut table = Table::new(&headings);
     for Stats { network, frames, .. } in items {
         let counts = [
             frames.received,
+            frames.routed_in,
             frames.replicated,
             frames.originated,
             frames.sent,
+            frames.routed_out,
             frames.absorbed,
             frames.dropped,
             frames.queued,

@@ -119,7 +119,6 @@ impl Network {
             add(&mut gateway, &gateway_drops);
             load += of_worker;
         }
-        let Tally { received, replicated, originated, sent, absorbed, dropped, queued } = tally;
         let traffic = |port: model::Port| {
             (
                 port.name,
@@ -133,7 +132,7 @@ impl Network {
         };
         model::Stats {
             network: self.name.to_string(),
-            frames: model::Frames { received, replicated, originated, sent, absorbed, dropped, queued },
+            frames: tally.into(),
             drops: drops("switch", &switch).chain(drops("gateway", &gateway)).collect(),
             load,
             ports: self.ports().into_iter().map(traffic).collect(),

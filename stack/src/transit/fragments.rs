@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Fragments: put together on the way out, cut on the way in.
+//! Fragments: put together on the way out, cut on the way in, and cut further on the way to another network.
 //!
 //! # How it works
 //! A packet in reassembly is one large frame that every fragment is copied into at its place, and a short list of the
@@ -255,6 +255,67 @@ fn send_in_pieces<H, O: Outbox>(
     Ok(())
 }
 
+/// Cuts an IPv4 packet that comes from elsewhere, a fragment itself perhaps, into pieces that fit the link, and sends
+/// them. The frame is no super-frame.
+///
+/// RFC 791 section 3.2: every piece has the packet's header but for length, offset, flag and checksum.
+pub(crate) fn cut_further<H, O: Outbox>(
+    cx: &mut Cx<'_, H, O>,
+    packet: &Packet,
+    frame: &mut Frame,
+) -> Result<(), DropReason> {
+    wharf_switch::offload::complete_checksum(frame).map_err(|_| DropReason::Ipv4Malformed)?;
+    let whole = Fragment { ident: ident_v4(frame), offset: 0, more: false };
+    let Fragment { ident, offset: base, more: more_behind } = packet.fragment.unwrap_or(whole);
+    let payload = packet.payload(frame);
+    let mut header = cx.env.pool.small();
+    header.fill(frame.bytes().get(..packet.payload_start).unwrap_or_default());
+    let room = (cx.env.config.mtu_bytes + ETHERNET_HEADER_LEN).saturating_sub(packet.payload_start);
+    let mut offset = 0;
+    for piece in payload.chunks((room - room % UNIT).max(UNIT)) {
+        let more = more_behind || offset + piece.len() < payload.len();
+        let mut out = cx.env.pool.for_len(header.len() + piece.len());
+        out.set_len(header.len() + piece.len());
+        if let Some((head, body)) = out.bytes_mut().split_at_mut_checked(header.len()) {
+            head.copy_from_slice(header.bytes());
+            body.copy_from_slice(piece);
+        }
+        if let Some(ip) = out.bytes_mut().get_mut(ETHERNET_HEADER_LEN..) {
+            let len = len16(ip.len());
+            Ipv4Packet::new_unchecked(ip).set_total_len(len);
+        }
+        mark_as_fragment(&mut out, packet.protocol, Fragment { ident, offset: base + offset, more });
+        cx.send(&mut out);
+        offset += piece.len();
+        if offset == piece.len() {
+            drop_uncopied_options(&mut header);
+        }
+    }
+    Ok(())
+}
+
+fn ident_v4(frame: &Frame) -> u32 {
+    let ip = frame.bytes().get(ETHERNET_HEADER_LEN..).unwrap_or_default();
+    Ipv4Packet::new_checked(ip).map_or(0, |header| header.ident().into())
+}
+
+/// RFC 791 section 3.1: an option without its copied flag is in the first fragment only. No-operation takes its place.
+fn drop_uncopied_options(header: &mut Frame) {
+    const END: u8 = 0;
+    const NO_OPERATION: u8 = 1;
+    const COPIED: u8 = 0x80;
+    let mut rest = header.bytes_mut().get_mut(ETHERNET_HEADER_LEN + 20..).unwrap_or_default();
+    while let Some(&kind) = rest.first().filter(|kind| **kind != END) {
+        let len =
+            if kind == NO_OPERATION { 1 } else { rest.get(1).map_or(1, |&len| usize::from(len).max(1)) };
+        let Some((option, behind)) = core::mem::take(&mut rest).split_at_mut_checked(len) else { return };
+        if kind & COPIED == 0 {
+            option.fill(NO_OPERATION);
+        }
+        rest = behind;
+    }
+}
+
 fn protocol_and_hop_limit(frame: &Frame) -> (IpProtocol, u8) {
     let ip = frame.bytes().get(ETHERNET_HEADER_LEN..).unwrap_or_default();
     match EthernetFrame::new_checked(frame.bytes()).map(|ethernet| ethernet.ethertype()) {
@@ -307,6 +368,10 @@ mod tests {
     impl Outbox for Out {
         fn send(&mut self, frame: &mut Frame) {
             self.sent.push(frame.bytes().to_vec());
+        }
+
+        fn route(&mut self, _: usize, _: &mut Frame) {
+            unreachable!("this network has no routes");
         }
 
         fn drop_unsent(&mut self) {

@@ -24,7 +24,7 @@ use crate::env::{Cx, Outbox};
 use crate::host::{Family, HostError, IcmpReport};
 use crate::transit::nat64;
 use crate::wire::Packet;
-use crate::wire::emit::{self, HOP_LIMIT, Path};
+use crate::wire::emit::{self, HOP_LIMIT, Path, len16};
 
 /// Bytes of an ICMP error in front of the quoted packet, in both families.
 const HEADER_LEN: usize = 8;
@@ -54,6 +54,10 @@ pub(crate) enum Cause {
     ProtocolUnreachable,
     NetworkUnreachable,
     HostUnreachable,
+    /// It may not be cut, and the next link takes no packet of more than so many bytes.
+    TooBig {
+        mtu_bytes: usize,
+    },
     /// The configuration forbids it.
     Prohibited,
     /// What the host was told by somebody outside.
@@ -103,6 +107,7 @@ impl Cause {
             Self::HostUnreachable => message(V4_UNREACHABLE, 1, 0),
             Self::ProtocolUnreachable => message(V4_UNREACHABLE, 2, 0),
             Self::PortUnreachable => message(V4_UNREACHABLE, 3, 0),
+            Self::TooBig { mtu_bytes } => message(V4_UNREACHABLE, 4, len16(mtu_bytes).into()),
             Self::Prohibited => message(V4_UNREACHABLE, 13, 0),
             Self::Report(report @ IcmpReport { family: Family::V4, kind, code, .. }) => {
                 message(kind, code, if report.is_too_big() { report.mtu.min(0xffff) } else { 0 })
@@ -116,6 +121,7 @@ impl Cause {
             Self::TimeExceeded => message(V6_TIME_EXCEEDED, 0, 0),
             Self::ReassemblyTimeExceeded => message(V6_TIME_EXCEEDED, 1, 0),
             Self::NetworkUnreachable => message(V6_UNREACHABLE, 0, 0),
+            Self::TooBig { mtu_bytes } => message(V6_PACKET_TOO_BIG, 0, len16(mtu_bytes).into()),
             Self::Prohibited => message(V6_UNREACHABLE, 1, 0),
             Self::HostUnreachable => message(V6_UNREACHABLE, 3, 0),
             Self::PortUnreachable => message(V6_UNREACHABLE, 4, 0),
@@ -258,7 +264,10 @@ fn send<H, O: Outbox>(
         }
     }
     frame.offload.checksum = Checksum::Valid;
-    cx.send(&mut frame);
+    match cx.env.config.route_to(container) {
+        Some(route) => cx.route(route.network, &mut frame),
+        None => cx.send(&mut frame),
+    }
 }
 
 #[cfg(test)]

@@ -82,6 +82,10 @@ pub fn resolve(config: &Config, destination: IpAddr) -> Result<IpAddr, DropReaso
 /// # Errors
 /// Why not.
 pub fn allowed(config: &Config, address: IpAddr) -> Result<(), DropReason> {
+    // Whoever goes there directly is routed, and never asks.
+    if config.route_to(address).is_some() {
+        return Err(DropReason::OutsideIsLinked);
+    }
     match address {
         IpAddr::V4(address) => allowed_v4(config, address),
         IpAddr::V6(address) => allowed_v6(config, address),
@@ -135,7 +139,8 @@ pub(crate) fn as_seen_by(config: &Config, container: IpAddr, outside: IpAddr) ->
         (IpAddr::V4(_), IpAddr::V4(_)) | (IpAddr::V6(_), IpAddr::V6(_)) => outside,
     };
     // RFC 4787 section 4.3 is about the outbound direction; inbound, an address of the network itself would be a lie.
-    (!config.is_inside(seen) || outside.is_loopback()).then_some(seen)
+    let is_elsewhere = config.is_inside(seen) || config.route_to(seen).is_some();
+    (!is_elsewhere || outside.is_loopback()).then_some(seen)
 }
 
 #[cfg(test)]

@@ -146,9 +146,11 @@ impl Publications {
 /// The address under which the container at `container` sees a client: its own, unless the container would not send
 /// its answers to the gateway then, or has no such address family; else the gateway's.
 fn seen_as(config: &Config, client: IpAddr, container: IpAddr) -> IpAddr {
+    // Answers to a linked network's address would be routed there.
+    let is_linked = config.route_to(client).is_some();
     match (client, container) {
-        (IpAddr::V4(address), IpAddr::V4(_)) if is_beyond_v4(config, address) => client,
-        (IpAddr::V6(address), IpAddr::V6(_)) if is_beyond_v6(config, address) => client,
+        (IpAddr::V4(address), IpAddr::V4(_)) if is_beyond_v4(config, address) && !is_linked => client,
+        (IpAddr::V6(address), IpAddr::V6(_)) if is_beyond_v6(config, address) && !is_linked => client,
         (_, IpAddr::V4(_)) => config.ipv4.map_or(client, |plan| plan.gateway.into()),
         (_, IpAddr::V6(_)) => config.ipv6.map_or(client, |plan| plan.gateway.into()),
     }

@@ -11,7 +11,7 @@
 
 use std::io::IoSlice;
 
-use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol, TcpControl, TcpPacket, TcpRepr};
+use smoltcp::wire::{IpProtocol, TcpControl, TcpPacket, TcpRepr};
 use wharf_switch::Frame;
 
 use super::Seq;
@@ -102,11 +102,7 @@ fn key_of(packet: &Packet, segment: &TcpRepr<'_>) -> FlowKey {
 
 /// A segment with nothing but data, if the frame is one and may be forwarded.
 fn data_segment(frame: &Frame) -> Option<(Packet, TcpRepr<'_>)> {
-    let packet = match EthernetFrame::new_checked(frame.bytes()).ok()?.ethertype() {
-        EthernetProtocol::Ipv4 => Packet::parse_ipv4(frame).ok()?,
-        EthernetProtocol::Ipv6 => Packet::parse_ipv6(frame).ok()?,
-        EthernetProtocol::Arp | EthernetProtocol::Unknown(_) => return None,
-    };
+    let packet = Packet::parse(frame).ok()?;
     if packet.protocol != IpProtocol::Tcp || packet.fragment.is_some() || packet.hop_limit <= 1 {
         return None;
     }

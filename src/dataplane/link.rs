@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Between networks: a packet that is routed to another one goes from a worker of the first to one of the other.
+//!
+//! # How it works
+//! Each worker has an [`Inlet`], where others put packets for its network's containers, and [`Links`] to one inlet of each
+//! network that its own is linked with. A flow has one owner in its network, whose packets all take the same inlet: none
+//! overtakes another.
+//!
+//! # Bounds
+//! [`CAPACITY`] packets wait in an inlet; one beyond that is dropped, as by any full queue.
+
+use std::sync::Arc;
+
+use crossbeam_queue::ArrayQueue;
+use wharf_switch::{DropReason, Frame, Pool};
+
+use super::exchange::CAPACITY;
+use crate::bell::Bell;
+
+/// Where the packets wait that other networks have for one worker's containers.
+#[derive(Debug)]
+pub struct Inlet {
+    frames: ArrayQueue<Frame>,
+    /// What its worker is woken with; none where it is never asleep.
+    bell: Option<Arc<Bell>>,
+}
+
+impl Default for Inlet {
+    fn default() -> Self {
+        Self { frames: ArrayQueue::new(CAPACITY), bell: None }
+    }
+}
+
+impl Inlet {
+    /// The inlet of the worker that hears `bell`.
+    pub(crate) fn with_bell(bell: Arc<Bell>) -> Self {
+        Self { bell: Some(bell), ..Self::default() }
+    }
+
+    /// The next packet.
+    pub fn take(&self) -> Option<Frame> {
+        self.frames.pop()
+    }
+
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Packets that wait: they have left one network, and not reached the other.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.frames.len()
+    }
+}
+
+/// One worker's ways to other networks.
+#[derive(Debug)]
+pub struct Links {
+    pool: Pool,
+    links: Vec<Link>,
+}
+
+#[derive(Debug)]
+struct Link {
+    inlet: Arc<Inlet>,
+    /// It got something since its worker was last woken.
+    is_to_wake: bool,
+}
+
+impl Links {
+    /// No links so far. `pool` gives a frame for each one that leaves.
+    #[must_use]
+    pub fn new(pool: Pool) -> Self {
+        Self { pool, links: Vec::new() }
+    }
+
+    /// Other links from now on, in the order of their numbers in [`Route::network`](wharf_stack::Route::network).
+    pub fn set(&mut self, inlets: Vec<Arc<Inlet>>) {
+        self.links = inlets.into_iter().map(|inlet| Link { inlet, is_to_wake: false }).collect();
+    }
+
+    /// Hands a packet to another network. What is left in `frame` has no meaning.
+    ///
+    /// # Errors
+    /// The other network's inlet is full; the packet is gone.
+    pub fn hand_over(&mut self, network: usize, frame: &mut Frame) -> Result<(), DropReason> {
+        let link = self.links.get_mut(network).ok_or(DropReason::LinkFull)?;
+        let frame = std::mem::replace(frame, self.pool.large());
+        link.inlet.frames.push(frame).map_err(|_| DropReason::LinkFull)?;
+        link.is_to_wake = true;
+        Ok(())
+    }
+
+    /// Wakes the workers that got something.
+    pub(crate) fn wake(&mut self) {
+        for link in &mut self.links {
+            if std::mem::take(&mut link.is_to_wake)
+                && let Some(bell) = &link.inlet.bell
+            {
+                bell.ring();
+            }
+        }
+    }
+}
