@@ -25,6 +25,7 @@ use crate::host::{Host, HostError, HostEvent, Owner};
 use crate::link::{Link, ndp};
 use crate::local::Local;
 use crate::local::dhcp4::lease::{LeaseView, Leases, ReservationError};
+use crate::local::dns::authority::LinkedZone;
 use crate::local::dns::zone::Zone;
 use crate::transit::Transit;
 use crate::transit::fragments::Reassembly;
@@ -338,6 +339,11 @@ impl Gateway {
     pub fn set_zone(&mut self, zone: Arc<Zone>) {
         self.local.set_zone(Arc::clone(&zone));
         self.env.config.zone = zone;
+    }
+
+    /// Other names of linked networks from now on. As all of names, on the first worker.
+    pub fn set_linked_zones(&mut self, zones: Vec<LinkedZone>) {
+        self.local.set_linked_zones(zones);
     }
 
     /// Keeps an IPv4 address for the container at `mac`, which DHCP calls `name` then. It replaces an earlier reservation.

@@ -30,6 +30,7 @@ pub use env::Outbox;
 pub use gateway::{Gateway, Load};
 pub use host::Host;
 pub use local::dhcp4::lease::{LeaseView, ReservationError, State as LeaseState};
+pub use local::dns::authority::LinkedZone;
 pub use local::dns::zone::{Zone, ZoneBuilder, ZoneError};
 pub use ownership::{Addressee, Ownership};
 pub use transit::listing::{Direction, FlowProtocol, FlowState, FlowView};

@@ -125,6 +125,11 @@ impl Local {
         self.dns.set_zone(zone);
     }
 
+    /// Other names of linked networks from now on.
+    pub(crate) fn set_linked_zones(&mut self, zones: Vec<dns::authority::LinkedZone>) {
+        self.dns.set_linked_zones(zones);
+    }
+
     /// A port was attached.
     pub(crate) fn handle_port_up(&mut self) {
         if let Some(advertiser) = &mut self.advertiser {

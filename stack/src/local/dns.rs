@@ -42,7 +42,7 @@ use crate::{Config, DropReason};
 
 pub mod answer;
 mod attempt;
-mod authority;
+pub mod authority;
 pub mod dns64;
 pub mod message;
 mod reverse;
@@ -53,7 +53,7 @@ pub mod upstream;
 pub mod zone;
 
 use attempt::{Attempt, Outcome};
-use authority::Authority;
+use authority::{Authority, LinkedZone};
 use dns64::{Dns64, Verdict};
 use message::{Message, kind};
 use upstream::Nameservers;
@@ -201,6 +201,11 @@ impl Forwarder {
     /// Other names of the network from the next query on.
     pub fn set_zone(&mut self, zone: Arc<Zone>) {
         self.authority.set_zone(zone);
+    }
+
+    /// Other names of linked networks from the next query on.
+    pub fn set_linked_zones(&mut self, zones: Vec<LinkedZone>) {
+        self.authority.set_linked_zones(zones);
     }
 
     /// AAAA records that do not count for DNS64: `::/0` where there is no IPv6 outside.

@@ -18,6 +18,7 @@ use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol};
 use wharf_switch::frame::ETHERNET_HEADER_LEN;
 use wharf_switch::{Checksum, Frame, Instant, Pool};
 
+use super::authority::LinkedZone;
 use super::tcp_host::TcpHost;
 use super::zone::Zone;
 use super::{Client, Forwarder, PORT};
@@ -65,6 +66,11 @@ impl Service {
     /// Other names of the network from the next query on.
     pub fn set_zone(&mut self, zone: Arc<Zone>) {
         self.forwarder.set_zone(zone);
+    }
+
+    /// Other names of linked networks from the next query on.
+    pub fn set_linked_zones(&mut self, zones: Vec<LinkedZone>) {
+        self.forwarder.set_linked_zones(zones);
     }
 
     /// Takes the payload of a datagram that the host at `mac` sent to port 53 of our address `to`.

@@ -247,7 +247,7 @@ fn what_does_not_fit_a_datagram_is_whole_over_tcp() {
 
 #[test]
 fn the_networks_own_names_leave_it_never_and_no_ipv6_address_is_made_for_them() {
-    let config = Config { zone: authority().zone, ..config() };
+    let config = Config { zone: authority().own.names.zone, ..config() };
     for (name, kind) in [
         ("web.wharf.internal", kind::A),
         ("db.wharf.internal", kind::AAAA),
@@ -275,6 +275,46 @@ fn a_new_zone_counts_from_the_next_query_on() {
     authority.set_zone(Arc::new(zone.build()));
     assert_eq!(ask(&mut authority, "web.wharf.internal", kind::A), None);
     assert!(ask(&mut authority, "web.lan", kind::A).unwrap().ends_with(&[10, 0, 2, 150]));
+}
+
+/// A network in 10.0.3.0/24, whose only container is at `.100`, and its gateway at `.2`.
+fn linked(domain: &str) -> LinkedZone {
+    let mut zone = Zone::builder(domain).unwrap();
+    zone.host("db", &[ip("10.0.3.100")]).unwrap();
+    LinkedZone { zone: Arc::new(zone.build()), prefixes: vec!["10.0.3.0/24".parse().unwrap()] }
+}
+
+#[test]
+fn a_linked_networks_names_are_known_in_its_domain_and_as_long_as_it_is_linked() {
+    let mut authority = authority();
+    assert_eq!(ask(&mut authority, "db.back.internal", kind::A), None);
+    authority.set_linked_zones(vec![linked("back.internal")]);
+    let reply = ask(&mut authority, "db.back.internal", kind::A).unwrap();
+    assert!(reply.ends_with(&[10, 0, 3, 100]));
+    let reply = ask(&mut authority, "100.3.0.10.in-addr.arpa", kind::PTR).unwrap();
+    assert!(reply.ends_with(b"\x02db\x04back\x08internal\x00"));
+    let own = ask(&mut authority, "db", kind::A).unwrap();
+    assert_eq!(Message::parse(&own).unwrap().header().answer_record_count(), 2, "its own, not the other");
+    for name in ["gateway.back.internal", "web.back.internal", "2.3.0.10.in-addr.arpa"] {
+        let reply = ask(&mut authority, name, kind::A).unwrap();
+        let message = Message::parse(&reply).unwrap();
+        assert_eq!(message.header().rcode(), DnsRcode::NXDomain, "{name}");
+        let start = [&b"\x07gateway\x04back\x08internal\x00"[..], b"\x0ahostmaster\x04back"].concat();
+        assert!(reply.windows(start.len()).any(|bytes| bytes == start), "{name}");
+    }
+    authority.set_linked_zones(Vec::new());
+    assert_eq!(ask(&mut authority, "db.back.internal", kind::A), None);
+}
+
+#[test]
+fn a_domain_below_another_has_its_own_names() {
+    for (above, below) in [("db.back.wharf.internal", "back.wharf.internal"), ("db.internal", "internal")] {
+        let mut authority = authority();
+        authority.set_linked_zones(vec![linked(below)]);
+        assert!(ask(&mut authority, above, kind::A).unwrap().ends_with(&[10, 0, 3, 100]), "{above}");
+        let web = ask(&mut authority, "web.wharf.internal", kind::A).unwrap();
+        assert!(web.ends_with(&[10, 0, 2, 100]), "{below}");
+    }
 }
 
 #[test]
