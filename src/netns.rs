@@ -18,7 +18,7 @@ use std::time::Duration;
 use netlink_packet_route::link::LinkAttribute;
 
 pub use netlink::{Netlink, link_local};
-use smoltcp::wire::EthernetAddress;
+use smoltcp::wire::{EthernetAddress, IpCidr};
 
 use crate::sys::tun::{self, Offloads};
 
@@ -123,7 +123,7 @@ impl Device {
 }
 
 /// An interface as it is to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
     /// Its MAC address.
     pub mac: EthernetAddress,
@@ -135,6 +135,17 @@ pub struct Interface {
     pub ipv4: Option<Side<Ipv4Addr>>,
     /// IPv6, if it has any.
     pub ipv6: Option<Side<Ipv6Addr>>,
+    /// What it leads to beside its own network, also where another interface has the default route.
+    pub routes: Vec<Route>,
+}
+
+/// A destination that an interface leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Its addresses.
+    pub prefix: IpCidr,
+    /// Who on the interface's link sends on what goes there.
+    pub gateway: IpAddr,
 }
 
 /// An interface's addresses of one family.
@@ -218,6 +229,9 @@ pub fn configure(name: &str, interface: &Interface) -> Result<Vec<String>, Failu
             }
             added => step("adding a default route", added)?,
         }
+    }
+    for route in interface.routes.iter().filter(|route| route.gateway.is_ipv4() || ipv6.is_some()) {
+        step("adding a route to a linked network", netlink.add_route(index, *route))?;
     }
     Ok(warnings)
 }

@@ -55,6 +55,9 @@ pub struct Network {
     pub internal: bool,
     /// Its containers reach the gateway only, not each other.
     pub isolated: bool,
+    /// Networks that its containers reach, and are reached from.
+    #[serde(default)]
+    pub links: Vec<String>,
     /// The gateway's address leads to the host's loopback.
     pub host_loopback: bool,
     /// Ports of the gateway that lead to unix sockets of the host: `PORT:PATH`.

@@ -2,6 +2,7 @@
 //! One network: its workers, who is attached to it, and what is published.
 
 mod attached;
+mod links;
 mod looking;
 mod names;
 mod plan;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use smoltcp::wire::{EthernetAddress, Ipv4Cidr};
-use wharf_stack::Config;
+use wharf_stack::{Config, Zone};
 use wharf_switch::PortId;
 
 use super::error::{Code, Error};
@@ -29,6 +30,7 @@ use crate::host::{HostSocket, HostSockets, Ways};
 use crate::publish::Opened;
 use attached::Attached;
 pub use attached::{AttachRequest, Detached, Offer};
+pub(super) use links::LinkEnd;
 use plan::configuration;
 use policy::{policy, wish_of};
 use published::Publication;
@@ -121,6 +123,10 @@ pub struct Network {
     told_leases: BTreeSet<(IpAddr, String)>,
     /// As the workers were told last.
     ways: Ways,
+    /// Its names, as its forwarder was told last.
+    zone: Arc<Zone>,
+    /// The networks that it is linked with.
+    links: Vec<LinkEnd>,
     attached: BTreeMap<Name, Attached>,
     /// Who has an offer, and what belonged to them before.
     pending: BTreeMap<Name, Option<Member>>,
@@ -167,6 +173,8 @@ impl Network {
             reserved: BTreeMap::new(),
             told_leases: BTreeSet::new(),
             ways: Ways::default(),
+            zone: Arc::default(),
+            links: Vec::new(),
             attached: BTreeMap::new(),
             pending: BTreeMap::new(),
             publications: Vec::new(),
@@ -221,6 +229,8 @@ impl Network {
             reserved: BTreeMap::new(),
             told_leases: BTreeSet::new(),
             ways: Ways::default(),
+            zone: Arc::default(),
+            links: Vec::new(),
             attached: [(name.clone(), attached)].into(),
             pending: BTreeMap::new(),
             publications: Vec::new(),

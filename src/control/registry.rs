@@ -5,6 +5,9 @@
 //! One lock, since the control plane is asked seldom; whoever holds it may wait for a turn of a worker, not longer. What
 //! workers tell without being asked ([`Notice`]) goes through a channel, as its handling takes the lock.
 
+mod links;
+mod reload;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -17,13 +20,14 @@ use wharf_switch::{Alarm, Reason as _};
 
 use super::error::{Code, Error};
 use super::events::Events;
-use super::model::{self, EventKind, Mode, PortKind, Reloaded};
+use super::model::{self, EventKind, Mode, PortKind};
 use super::network::{AttachRequest, Detached, Network, Offer, Origin, Surroundings};
 use super::spec::{File, Name, NetworkSpec, PortWish, Text, Value as _};
 use super::state::State;
 use crate::dataplane::{Notice, Notify};
 use crate::port::Device;
 use crate::publish::{Claim, End, Opened, Request};
+use links::Unlinked;
 
 /// The network that is meant when none is named and there are several, and that there is without a file.
 pub const DEFAULT_NETWORK: &str = "default";
@@ -175,7 +179,7 @@ impl Registry {
     /// them ([`UnixSockets`]). A port that cannot be published is told, and its network works.
     ///
     /// # Errors
-    /// A network of the file cannot be started.
+    /// A network of the file cannot be started, or not be linked.
     pub fn restore(&self, path: Option<PathBuf>, file: File, mut opened: Opened) -> Result<(), Error> {
         let mut inner = self.lock();
         inner.file = path;
@@ -190,6 +194,11 @@ impl Registry {
                 tracing::warn!("network {name} is not there again: {error}");
             }
         }
+        inner.refuse_unlinked_of_file(&[], &[])?;
+        for Unlinked { by, error, .. } in inner.unlinked(&[], &[]) {
+            tracing::warn!("network {by}: {error}");
+        }
+        inner.renew_links();
         Ok(())
     }
 
@@ -226,16 +235,25 @@ impl Registry {
     /// Makes a network, which is there again after a restart.
     ///
     /// # Errors
-    /// It exists, makes no sense, or cannot be started.
+    /// It exists, makes no sense, or cannot be started or linked.
     pub fn create_network(&self, request: model::CreateNetwork) -> Result<model::Network, Error> {
         self.daemon_only()?;
         let name = Name::parse(&request.name).map_err(Error::invalid)?;
-        request.spec.check().map_err(|text| Error::invalid(format!("network {name}: {text}")))?;
+        request.spec.check(&name).map_err(|text| Error::invalid(format!("network {name}: {text}")))?;
         let mut inner = self.lock();
         if inner.networks.contains_key(&name) {
             return Err(Error::new(Code::Exists, format!("there is a network {name} already")));
         }
         self.start(&mut inner, &name, request.spec, Origin::Api, &mut Opened::default())?;
+        let unlinked = inner.unlinked(&[], &[]).into_iter().find(|link| link.is_of(&name));
+        if let Some(Unlinked { error, .. }) = unlinked {
+            let undone = self.remove(&mut inner, &name);
+            inner.state.forget(&name);
+            drop(inner);
+            drop(undone);
+            return Err(error);
+        }
+        inner.renew_links();
         Ok(inner.network(&name)?.describe_network())
     }
 
@@ -251,6 +269,7 @@ impl Registry {
             return Err(Error::new(Code::Forbidden, message).hint("remove it there, then `wharf reload`"));
         }
         let gone = self.remove(&mut inner, name);
+        inner.renew_links();
         inner.state.forget(name);
         // It ends where nobody waits.
         drop(inner);
@@ -268,70 +287,6 @@ impl Registry {
     #[must_use]
     pub fn networks(&self) -> Vec<model::Network> {
         self.lock().networks.values().map(Network::describe_network).collect()
-    }
-
-    /// Reads the file again and does what changed in it. Either all of it can be done while flows go on, or nothing is.
-    ///
-    /// # Errors
-    /// The file is wrong, there is none, or a change is one that a running network cannot make.
-    pub fn reload(&self) -> Result<Reloaded, Error> {
-        self.daemon_only()?;
-        let mut inner = self.lock();
-        let Some(path) = inner.file.clone() else {
-            let message = "this daemon has no configuration file";
-            return Err(Error::invalid(message).hint("start it with `wharf up --config FILE`"));
-        };
-        let file = File::read(&path).map_err(|error| Error::invalid(error.to_string()))?;
-        let mut changes = Vec::new();
-        for (name, spec) in &file.networks {
-            if let Some(network) = inner.networks.get(name)
-                && network.spec() != spec
-            {
-                if !network.spec().differs_only_in_what_can_change(spec) {
-                    let message = format!(
-                        "network {name} is up, and only its publish, containers, dns, isolated and outbound_... can change"
-                    );
-                    return Err(Error::invalid(message).hint("for the rest `wharf down`, then `wharf up`"));
-                }
-                changes.push((name.clone(), spec.clone()));
-            }
-        }
-        let is_gone = |(name, network): (&Name, &Network)| {
-            (*network.origin() == Origin::File && !file.networks.contains_key(name)).then(|| name.clone())
-        };
-        let gone: Vec<_> = inner.networks.iter().filter_map(is_gone).collect();
-        let mut reloaded = Reloaded::default();
-        // What may fail comes first, and is undone then.
-        for (name, spec) in file.networks {
-            if inner.networks.contains_key(&name) {
-                continue;
-            }
-            if let Err(error) = self.start(&mut inner, &name, spec, Origin::File, &mut Opened::default()) {
-                let started = reloaded.created.iter().filter_map(|name| Name::parse(name).ok());
-                let undone: Vec<_> = started.filter_map(|name| self.remove(&mut inner, &name)).collect();
-                drop(inner);
-                drop(undone);
-                return Err(error);
-            }
-            reloaded.created.push(name.to_string());
-        }
-        let around = inner.around();
-        for (name, spec) in changes {
-            let Inner { networks, next_id, .. } = &mut *inner;
-            let Some(network) = networks.get_mut(&name) else { continue };
-            for error in network.change(spec, &around, next_id).err().into_iter().flatten() {
-                tracing::warn!("network {name}: {error}");
-                reloaded.warnings.push(format!("network {name}: {error}"));
-            }
-            inner.save(&name);
-            reloaded.changed.push(name.to_string());
-        }
-        let gone: Vec<_> = gone.iter().filter_map(|name| self.remove(&mut inner, name)).collect();
-        reloaded.removed.extend(gone.iter().map(|network| network.name().to_string()));
-        // They end where nobody waits.
-        drop(inner);
-        drop(gone);
-        Ok(reloaded)
     }
 
     /// The host has other nameservers from now on.
@@ -388,6 +343,7 @@ impl Registry {
         let port = network
             .attach(request, kind, queues, leash, next_id, opened)
             .map_err(|refusal| inner.naming_publication(refusal, &wishes))?;
+        inner.tell_linked(&name);
         inner.save(&name);
         let addresses = port.ipv4.map(Into::into).into_iter().chain(port.ipv6.map(Into::into)).collect();
         let kind = EventKind::Attach { name: port.name.clone(), mac: port.mac.clone(), addresses };
@@ -437,6 +393,7 @@ impl Registry {
         let Some(Detached { unpublished, devices }) = inner.network(network)?.detach(port) else {
             return Err(Error::not_found(format!("nobody called {port} is attached to network {network}")));
         };
+        inner.tell_linked(network);
         for publication in unpublished {
             self.events.tell(network.as_str(), EventKind::Unpublish(publication));
         }

@@ -20,7 +20,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use smoltcp::wire::{EthernetAddress, Ipv4Cidr, Ipv6Cidr};
+use smoltcp::wire::{EthernetAddress, IpCidr, Ipv4Cidr, Ipv6Cidr};
 
 use super::model::Allow;
 use crate::host::HostSocket;
@@ -94,7 +94,7 @@ impl File {
             return Err(format!("version is {}, and this wharf reads version = {VERSION}", file.version));
         }
         for (name, spec) in &file.networks {
-            spec.check().map_err(|error| format!("network {name}: {error}"))?;
+            spec.check(name).map_err(|error| format!("network {name}: {error}"))?;
         }
         Ok(file)
     }
@@ -133,6 +133,9 @@ pub struct NetworkSpec {
     pub allow_link_local: bool,
     /// Its containers reach the gateway only, not each other.
     pub isolated: bool,
+    /// Networks that it is linked with: packets are routed to them and back. One side's word is enough.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<Name>,
     /// Largest IP packet on its links, in bytes.
     pub mtu: usize,
     /// Threads that carry its packets.
@@ -171,6 +174,7 @@ impl Default for NetworkSpec {
             host_sockets: Vec::new(),
             allow_link_local: false,
             isolated: false,
+            links: Vec::new(),
             mtu: 65_520,
             workers: 1,
             memory: Text(Size(256 << 20)),
@@ -235,11 +239,11 @@ impl ContainerSpec {
 }
 
 impl NetworkSpec {
-    /// Whether its values go together.
+    /// Whether its values go together, for a network of this name.
     ///
     /// # Errors
     /// What does not, in words.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self, name: &Name) -> Result<(), String> {
         if !(MIN_MTU..=MAX_MTU).contains(&self.mtu) {
             return Err(format!("mtu {} is out of range: {MIN_MTU} to {MAX_MTU}", self.mtu));
         }
@@ -251,6 +255,9 @@ impl NetworkSpec {
         }
         if self.nat64_prefix().is_some() && self.ipv6 == Choice::None {
             return Err("nat64 needs IPv6".to_owned());
+        }
+        if self.links.contains(name) {
+            return Err("it is linked with itself".to_owned());
         }
         if self.internal && !self.publish.is_empty() {
             return Err("it is internal, so no port can be published".to_owned());
@@ -297,7 +304,7 @@ impl NetworkSpec {
     }
 
     /// Whether a running network can become the other without anybody noticing but by what changed: everything
-    /// but who may speak and what is published stays.
+    /// but who may speak with whom and what is published stays.
     #[must_use]
     pub fn differs_only_in_what_can_change(&self, other: &Self) -> bool {
         let fixed = |spec: &Self| Self {
@@ -305,6 +312,7 @@ impl NetworkSpec {
             containers: BTreeMap::new(),
             dns: Vec::new(),
             isolated: false,
+            links: Vec::new(),
             outbound_ipv4: None,
             outbound_ipv6: None,
             outbound_interface: None,
@@ -410,8 +418,14 @@ macro_rules! value {
 
 value!(Ipv4Cidr, values::cidr);
 value!(Ipv6Cidr, values::ipv6_prefix);
+value!(IpCidr, either_family);
 value!(SocketAddr, values::nameserver);
 value!(HostSocket, HostSocket::parse);
+
+fn either_family(text: &str) -> Result<IpCidr, String> {
+    let ipv4 = values::cidr(text).map(IpCidr::from);
+    ipv4.or_else(|wrong| values::ipv6_prefix(text).map(IpCidr::from).map_err(|_| wrong))
+}
 
 impl Value for EthernetAddress {
     fn parse(text: &str) -> Result<Self, String> {
@@ -556,6 +570,7 @@ nat64 = false
 internal = true
 mtu = 1500
 workers = 2
+links = ["default"]
 containers.db = { vlan = 5, trunk = [6, 7], isolated = true }
 "#;
 
@@ -593,6 +608,8 @@ containers.db = { vlan = 5, trunk = [6, 7], isolated = true }
             ("version = 2", &["version is 2", "version = 1"]),
             ("", &["version"]),
             ("version = 1\n[networks.a]\nmtu = 100", &["network a", "1280 to"]),
+            ("version = 1\n[networks.a]\nlinks = [\"b\", \"a\"]", &["network a", "itself"]),
+            ("version = 1\n[networks.a]\nlinks = [\"1\"]", &["line 3", "at least one letter"]),
             ("version = 1\n[networks.a]\nworkers = 0", &["1 to 64"]),
             ("version = 1\n[networks.a]\nipv4 = false\nipv6 = false", &["neither"]),
             ("version = 1\n[networks.a]\nipv6 = false\nnat64 = true", &["needs IPv6"]),
@@ -619,6 +636,8 @@ containers.db = { vlan = 5, trunk = [6, 7], isolated = true }
         let published =
             NetworkSpec { publish: vec![Text(PortWish::parse("80:a:80").unwrap())], ..spec.clone() };
         assert!(spec.differs_only_in_what_can_change(&published));
+        let linked = NetworkSpec { links: vec![Name::parse("db").unwrap()], ..spec.clone() };
+        assert!(spec.differs_only_in_what_can_change(&linked));
         assert!(!spec.differs_only_in_what_can_change(&NetworkSpec { mtu: 1500, ..spec.clone() }));
     }
 }

@@ -17,6 +17,11 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use smoltcp::wire::Ipv4Cidr;
 
+use super::Route;
+
+/// The metric of a route that gives way to those that the kernel makes for its own links: 0 in IPv4, 256 in IPv6.
+const BEHIND_LINKS: u32 = 2048;
+
 /// An rtnetlink socket of the calling thread's network namespace.
 pub struct Netlink {
     socket: Socket,
@@ -213,17 +218,25 @@ impl Netlink {
         }
     }
 
+    /// Adds a route behind those that the kernel makes for its own links. The same that is there already is left alone.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn add_route(&mut self, index: u32, Route { prefix, gateway }: Route) -> io::Result<()> {
+        let mut message = route_message(index, gateway);
+        message.header.destination_prefix_length = prefix.prefix_len();
+        message.attributes.push(RouteAttribute::Destination(IpAddr::from(prefix.address()).into()));
+        message.attributes.push(RouteAttribute::Priority(BEHIND_LINKS));
+        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+        match self.request(RouteNetlinkMessage::NewRoute(message), flags, |_| ()) {
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+            result => result,
+        }
+    }
+
     fn new_default_route(&mut self, index: u32, gateway: IpAddr, flags: u16) -> io::Result<()> {
-        let mut message = RouteMessage::default();
-        message.header.address_family = family(gateway);
-        message.header.table = RouteHeader::RT_TABLE_MAIN;
-        message.header.protocol = RouteProtocol::Boot;
-        message.header.scope = RouteScope::Universe;
-        message.header.kind = RouteType::Unicast;
-        message.attributes.push(RouteAttribute::Gateway(gateway.into()));
-        message.attributes.push(RouteAttribute::Oif(index));
         let flags = NLM_F_ACK | NLM_F_CREATE | flags;
-        self.request(RouteNetlinkMessage::NewRoute(message), flags, |_| ())
+        self.request(RouteNetlinkMessage::NewRoute(route_message(index, gateway)), flags, |_| ())
     }
 
     /// Every IPv4 destination that a routing table of this namespace names, the default route aside.
@@ -291,6 +304,19 @@ impl Netlink {
             }
         }
     }
+}
+
+/// A route by a gateway, so far to everywhere.
+fn route_message(index: u32, gateway: IpAddr) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(gateway);
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Boot;
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::Unicast;
+    message.attributes.push(RouteAttribute::Gateway(gateway.into()));
+    message.attributes.push(RouteAttribute::Oif(index));
+    message
 }
 
 fn family(address: IpAddr) -> AddressFamily {

@@ -118,7 +118,7 @@ impl Plan {
             prefix_len: plan.subnet.prefix_len(),
             gateway: Some(plan.link_local),
         });
-        Interface { mac: CONTAINER_MAC, mtu_bytes, queues, ipv4, ipv6 }
+        Interface { mac: CONTAINER_MAC, mtu_bytes, queues, ipv4, ipv6, routes: Vec::new() }
     }
 
     /// The address to name in the container's resolv.conf.

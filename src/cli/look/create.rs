@@ -91,6 +91,9 @@ struct ReachArgs {
     /// Let its containers reach the gateway only, not each other
     #[arg(long)]
     isolated: bool,
+    /// Route packets to and from this network, both ways; may be repeated
+    #[arg(long = "link", value_name = "NETWORK", value_parser = Name::parse)]
+    links: Vec<Name>,
     /// Let the gateway's addresses lead to the host's 127.0.0.1 and ::1
     #[arg(long)]
     host_loopback: bool,
@@ -149,6 +152,7 @@ impl CreateArgs {
             ntp: names.ntp,
             internal: reach.internal,
             isolated: reach.isolated,
+            links: reach.links,
             host_loopback: reach.host_loopback,
             host_sockets: texts(reach.host_socket),
             allow_link_local: reach.allow_link_local,
@@ -204,11 +208,12 @@ mod tests {
     fn options_say_what_a_table_of_the_file_says() {
         let line = "create a --ipv4 none --ipv6 fd00:1:2:3::/64 --nat64 64:ff9b::/96 --dns 192.0.2.53 --domain x.internal \
                     --search example.org --ntp 192.0.2.123 --internal --isolated --host-loopback --host-socket 80:/run/web.sock --allow-link-local \
-                    --mtu 1500 --workers 2 --memory 64M --outbound-ipv4 192.0.2.1 --outbound-ipv6 2001:db8::1 --outbound-interface eth1";
+                    --mtu 1500 --workers 2 --memory 64M --outbound-ipv4 192.0.2.1 --outbound-ipv6 2001:db8::1 --outbound-interface eth1 --link b --link c";
         let table = "ipv4 = false\nipv6 = 'fd00:1:2:3::/64'\nnat64 = '64:ff9b::/96'\ndns = ['192.0.2.53']\n\
                      domain = 'x.internal'\nsearch = ['example.org']\nntp = ['192.0.2.123']\ninternal = true\n\
                      isolated = true\nhost_loopback = true\nhost_sockets = ['80:/run/web.sock']\nallow_link_local = true\nmtu = 1500\nworkers = 2\n\
-                     memory = '64M'\noutbound_ipv4 = '192.0.2.1'\noutbound_ipv6 = '2001:db8::1'\noutbound_interface = 'eth1'\n";
+                     memory = '64M'\noutbound_ipv4 = '192.0.2.1'\noutbound_ipv6 = '2001:db8::1'\noutbound_interface = 'eth1'\n\
+                     links = ['b', 'c']\n";
         assert_eq!(request(line).spec, toml::from_str::<NetworkSpec>(table).unwrap());
     }
 }

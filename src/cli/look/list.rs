@@ -23,8 +23,9 @@ impl Listed for Network {
     const NONE: &str = "there is no network; make one: `wharf network create NAME`";
 
     fn text(items: &[Self]) -> String {
-        let mut table =
-            Table::new(&["NAME", "IPV4", "IPV6", "NAT64", "DOMAIN", ">MTU", ">PORTS", "INTERNAL", "UP"]);
+        let headings =
+            ["NAME", "IPV4", "IPV6", "NAT64", "DOMAIN", ">MTU", ">PORTS", "INTERNAL", "LINKS", "UP"];
+        let mut table = Table::new(&headings);
         for network in items {
             table.row([
                 network.name.clone(),
@@ -35,6 +36,7 @@ impl Listed for Network {
                 network.mtu.to_string(),
                 network.ports.to_string(),
                 yes(network.internal),
+                or_nothing(Some(network.links.join(",")).filter(|links| !links.is_empty())),
                 yes(network.up),
             ]);
         }

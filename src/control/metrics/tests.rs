@@ -124,6 +124,7 @@ fn snapshot() -> Snapshot {
         workers: 1,
         internal: false,
         isolated: false,
+        links: vec!["other".to_owned()],
         host_loopback: false,
         host_sockets: vec!["80:/run/web.sock".to_owned()],
         ports: 1,

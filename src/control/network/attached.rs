@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use smoltcp::wire::IpCidr;
 use tokio::sync::oneshot;
 use wharf_switch::{PortId, StormControl};
 
@@ -19,7 +20,7 @@ use super::policy::{membership, policy, wish_of};
 use super::{Code, Error, Member, Name, Network, Origin, id_text, seconds_since_1970, ways};
 use crate::control::model::{self, PortKind};
 use crate::control::spec::{ContainerSpec, PortWish, Text};
-use crate::netns::{Interface, Side};
+use crate::netns::{Interface, Route, Side};
 use crate::port::Device;
 use crate::publish::Opened;
 
@@ -56,6 +57,9 @@ pub struct Offer {
     pub ipv4_gateway: Option<Ipv4Addr>,
     /// The IPv6 gateway's address on the link, unless the network has no outside.
     pub ipv6_gateway: Option<Ipv6Addr>,
+    /// The ways to linked networks.
+    #[serde(default)]
+    pub links: Vec<LinkedRoute>,
     /// Where names are resolved.
     pub nameserver: Option<IpAddr>,
     /// Domains to be searched.
@@ -64,6 +68,15 @@ pub struct Offer {
     pub mtu: usize,
     /// Queues that the device should have.
     pub workers: usize,
+}
+
+/// The way to a linked network, whichever interface leads outside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkedRoute {
+    /// The other network's addresses of one family.
+    pub prefix: Text<IpCidr>,
+    /// The gateway that leads there.
+    pub gateway: IpAddr,
 }
 
 impl Offer {
@@ -84,6 +97,11 @@ impl Offer {
                 prefix_len: 64,
                 gateway: self.ipv6_gateway,
             }),
+            routes: self
+                .links
+                .iter()
+                .map(|link| Route { prefix: link.prefix.0, gateway: link.gateway })
+                .collect(),
         }
     }
 }
@@ -149,6 +167,7 @@ impl Network {
             ipv4_prefix_len: self.config.ipv4.map(|plan| plan.subnet.prefix_len()),
             ipv4_gateway: self.config.ipv4.filter(|_| has_outside).map(|plan| plan.gateway),
             ipv6_gateway: self.config.ipv6.filter(|_| has_outside).map(|plan| plan.link_local),
+            links: self.linked_routes(),
             nameserver: {
                 let ipv4 = self.config.ipv4.map(|plan| IpAddr::from(plan.dns));
                 ipv4.or(self.config.ipv6.map(|plan| plan.dns.into()))

@@ -14,7 +14,7 @@ use crate::control::spec::Text;
 use crate::control::state::KeptLease;
 
 /// The worker that has leases and names.
-const FIRST: usize = 0;
+pub(super) const FIRST: usize = 0;
 
 /// Enters the names of one container.
 fn enter(zone: &mut ZoneBuilder, name: &Name, aliases: &[Name], member: &Member) -> Result<(), ZoneError> {
@@ -26,7 +26,7 @@ fn enter(zone: &mut ZoneBuilder, name: &Name, aliases: &[Name], member: &Member)
 impl Network {
     /// Lets the forwarder answer for whoever is attached now, if the network has names. They were
     /// [checked](crate::control::spec::NetworkSpec::check).
-    pub(super) fn renew_zone(&self) {
+    pub(super) fn renew_zone(&mut self) {
         let Some(Ok(mut zone)) = self.domain.as_deref().map(Zone::builder) else { return };
         for (name, attached) in &self.attached {
             let entered = enter(&mut zone, name, &attached.container.aliases, &attached.member);
@@ -34,8 +34,9 @@ impl Network {
                 tracing::warn!("network {}: {name} is not found under all of its names: {error}", self.name);
             }
         }
-        let zone = Arc::new(zone.build());
+        self.zone = Arc::new(zone.build());
         if let Some(running) = &self.running {
+            let zone = Arc::clone(&self.zone);
             // A worker that is gone is told of elsewhere.
             let _ = running.ask(FIRST, move |worker, _| worker.gateway.set_zone(zone));
         }

@@ -10,7 +10,7 @@ use tokio::sync::mpsc::unbounded_channel;
 use wharf_switch::Offloads;
 
 use super::*;
-use crate::control::model::PublishRequest;
+use crate::control::model::{CreateNetwork, PublishRequest, Reloaded};
 use crate::control::network::AttachRequest;
 use crate::port::Tap;
 
@@ -92,6 +92,17 @@ impl Daemon {
 
     fn networks(&self) -> Vec<String> {
         self.registry.networks().into_iter().map(|network| network.name).collect()
+    }
+
+    /// Networks with those that they are linked with.
+    fn links(&self) -> Vec<(String, String)> {
+        let all = self.registry.networks().into_iter();
+        all.map(|network| (network.name, network.links.join(" "))).collect()
+    }
+
+    fn create(&self, text: &str, spec: &str) -> Result<model::Network, Error> {
+        let spec = toml::from_str(spec).unwrap();
+        self.registry.create_network(CreateNetwork { name: text.to_owned(), spec })
     }
 
     fn address_of(&self, text: &str) -> String {
@@ -183,4 +194,79 @@ fn an_offer_that_nobody_takes_has_set_nothing_aside() {
     let offer = daemon.registry.offer(&mut request).unwrap();
     daemon.registry.withdraw_offer(&offer);
     assert_eq!(daemon.address_of("db"), "192.0.2.10");
+}
+
+/// A network, with more lines of its table.
+fn network(text: &str, ipv4: &str, more: &str) -> String {
+    format!("[networks.{text}]\nipv4 = \"{ipv4}\"\nipv6 = false\n{more}\n")
+}
+
+fn linked(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(name, links)| ((*name).to_owned(), (*links).to_owned())).collect()
+}
+
+const LINKS_B: &str = "links = [\"b\"]";
+
+#[test]
+fn one_side_says_so_and_both_are_linked_until_it_says_so_no_more() {
+    let (a, b) = (network("a", "192.0.2.0/25", ""), network("b", "192.0.2.128/25", ""));
+    let daemon = Daemon::new("links", &format!("version = 1\n{a}{b}"));
+    assert_eq!(daemon.links(), linked(&[("a", ""), ("b", "")]));
+    let with_link = format!("version = 1\n{a}{LINKS_B}\n{b}");
+    daemon.reload(&with_link).unwrap();
+    assert_eq!(daemon.links(), linked(&[("a", "b"), ("b", "a")]));
+    let daemon = daemon.restarted();
+    assert_eq!(daemon.links(), linked(&[("a", "b"), ("b", "a")]));
+    daemon.create("c", "ipv4 = \"198.51.100.0/24\"\nipv6 = false\nlinks = [\"a\", \"b\"]").unwrap();
+    assert_eq!(daemon.links(), linked(&[("a", "b c"), ("b", "a c"), ("c", "a b")]));
+    daemon.registry.remove_network(&name("c")).unwrap();
+    daemon.reload(&format!("version = 1\n{a}{b}")).unwrap();
+    assert_eq!(daemon.links(), linked(&[("a", ""), ("b", "")]));
+}
+
+#[test]
+fn a_link_of_which_nobody_could_tell_the_ends_apart_is_refused_and_nothing_changes() {
+    let (a, b) = (network("a", "192.0.2.0/24", ""), network("b", "198.51.100.0/24", ""));
+    let daemon =
+        Daemon::new("apart", &format!("version = 1\n{a}{b}{LINKS_B}\n").replace(LINKS_B, "links = [\"a\"]"));
+    let before = linked(&[("a", "b"), ("b", "a")]);
+    assert_eq!(daemon.links(), before);
+    for (spec, parts) in [
+        ("ipv4 = \"192.0.2.128/25\"\nipv6 = false\nlinks = [\"a\"]", ["networks c and a", "192.0.2.0/24"]),
+        (
+            "ipv4 = \"198.51.0.0/16\"\nipv6 = false\nlinks = [\"a\"]",
+            ["a cannot be linked with both b and c", "198.51.0.0/16"],
+        ),
+        (
+            "ipv4 = \"203.0.113.0/24\"\nipv6 = false\nlinks = [\"a\"]\ndomain = \"a.internal\"",
+            ["c and a", "domain a.internal"],
+        ),
+        (
+            "ipv4 = \"203.0.113.0/24\"\nipv6 = false\nlinks = [\"x\"]",
+            ["c is to be linked with x", "no network x"],
+        ),
+        ("links = [\"c\"]", ["network c", "itself"]),
+    ] {
+        let refused = daemon.create("c", spec).unwrap_err();
+        assert!(parts.iter().all(|part| refused.message.contains(part)), "{refused}");
+        let refused = daemon.reload(&format!("version = 1\n{a}{b}links = [\"a\"]\n[networks.c]\n{spec}\n"));
+        let refused = refused.unwrap_err();
+        assert!(parts.iter().all(|part| refused.message.contains(part)), "{refused}");
+        assert_eq!(daemon.links(), before);
+    }
+    // Without a link they may have what they like.
+    daemon.create("c", "ipv4 = \"192.0.2.128/25\"\nipv6 = false\ndomain = \"a.internal\"").unwrap();
+}
+
+#[test]
+fn a_link_lapses_with_a_network_that_was_made_by_command_and_comes_back_with_it() {
+    let daemon = Daemon::new("lapse", NETWORK);
+    let b = "ipv4 = \"198.51.100.0/24\"\nipv6 = false";
+    daemon.create("b", b).unwrap();
+    daemon.create("c", &format!("ipv4 = \"203.0.113.0/24\"\nipv6 = false\n{LINKS_B}")).unwrap();
+    daemon.registry.remove_network(&name("b")).unwrap();
+    assert_eq!(daemon.links(), linked(&[("c", ""), ("default", "")]));
+    let daemon = daemon.restarted();
+    daemon.create("b", b).unwrap();
+    assert_eq!(daemon.links(), linked(&[("b", "c"), ("c", "b"), ("default", "")]));
 }
