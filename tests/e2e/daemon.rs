@@ -18,6 +18,7 @@ mod commands;
 mod dhcp;
 mod flow;
 mod forgeries;
+mod linked;
 mod machines;
 mod outbound;
 mod published;
