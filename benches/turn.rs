@@ -18,6 +18,12 @@ fn download(stand: &mut Stand) {
     stand.turn(1, true);
 }
 
+/// What the container sends goes to another network's.
+fn route(stand: &mut Stand, other: &mut Stand, frames: usize) {
+    stand.turn(frames, false);
+    other.turn(0, false);
+}
+
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     let mut group = criterion.benchmark_group("turn");
@@ -37,6 +43,17 @@ fn main() {
         assert!(went >= 3000 * bytes as u64 * 9 / 10, "only {went} bytes went through");
         group.throughput(Throughput::Bytes(bytes as u64));
         group.bench_function(BenchmarkId::new("download", bytes), |b| b.iter(|| download(&mut stand)));
+
+        let mut stand = Stand::new(bytes, false);
+        let mut other = stand.link();
+        let before = other.lane().sent_bytes;
+        assert_allocates_nothing(&format!("routing of {bytes} B"), || route(&mut stand, &mut other, frames));
+        let went = other.lane().sent_bytes - before;
+        assert!(went >= 3000 * (bytes * frames) as u64, "only {went} bytes went through");
+        group.throughput(Throughput::Bytes((bytes * frames) as u64));
+        group.bench_function(BenchmarkId::new("route", bytes), |b| {
+            b.iter(|| route(&mut stand, &mut other, frames));
+        });
     }
     group.finish();
     criterion.final_summary();

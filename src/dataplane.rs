@@ -203,12 +203,12 @@ impl Running {
     }
 
     /// Routes packets to other networks from now on. `networks` are the [inlets](Self::inlets) of each, in the order of
-    /// [`Route::network`].
+    /// [`Route::network`]; of one that has lost a worker, none.
     pub fn set_routes(&self, routes: &[Route], networks: &[Vec<Arc<Inlet>>]) {
         for (number, thread) in self.threads.iter().enumerate() {
             let routes = routes.to_vec();
             let inlet_of = |inlets: &Vec<Arc<Inlet>>| inlets.get(number % inlets.len().max(1)).cloned();
-            let inlets = networks.iter().filter_map(inlet_of).collect();
+            let inlets = networks.iter().map(inlet_of).collect();
             thread.mailbox.send(Box::new(move |driver| {
                 driver.worker.links.set(inlets);
                 driver.worker.gateway.set_routes(routes);

@@ -360,3 +360,15 @@ fn flows_keep_their_order_between_networks_of_several_workers() {
     }
     assert_eq!(next, [200; 4]);
 }
+
+#[test]
+fn who_searches_a_whole_prefix_is_heard_by_everybody_there_for_a_while_only() {
+    let mut pair = Pair::new();
+    for number in 0..2000 {
+        pair.send(&udp(&format!("[fd00:db9::77:{number}]:9"), 64, b""));
+    }
+    assert_eq!(std::iter::from_fn(|| pair.there.sent()).count(), 256);
+    // And whoever is known is reached still.
+    pair.send(&udp("10.0.3.100:9", 64, b"hello"));
+    pair.arrives();
+}

@@ -19,11 +19,12 @@
 pub mod stages;
 
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use smoltcp::wire::{
-    EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, TcpPacket, TcpSeqNumber,
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol,
+    Ipv4Packet, TcpPacket, TcpSeqNumber,
 };
 use wharf::dataplane::exchange::Exchange;
 use wharf::dataplane::worker::Worker;
@@ -36,6 +37,8 @@ use wharf_switch::{Checksum, Duration, Fdb, Frame, Instant, Offloads, Pool, Port
 
 pub const GATEWAY_MAC: EthernetAddress = EthernetAddress([2, 0x77, 0, 0, 0, 1]);
 pub const CONTAINER_MAC: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 0x64]);
+/// Whom the container speaks with.
+const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 /// Ethernet, IPv4 and TCP headers without options.
 pub const HEADERS: usize = 54;
 
@@ -60,7 +63,7 @@ pub fn tcp_frame(syn: bool, payload_len: usize) -> Vec<u8> {
     ip.set_hop_limit(64);
     ip.set_next_header(IpProtocol::Tcp);
     ip.set_src_addr([10, 0, 2, 100].into());
-    ip.set_dst_addr([198, 51, 100, 7].into());
+    ip.set_dst_addr(SERVER);
     ip.fill_checksum();
     let mut tcp = TcpPacket::new_unchecked(ip.payload_mut());
     tcp.set_src_port(40_000);
@@ -80,6 +83,8 @@ pub fn tcp_frame(syn: bool, payload_len: usize) -> Vec<u8> {
 pub struct Lane {
     syn: Vec<u8>,
     data: Vec<u8>,
+    /// A frame of another kind that comes first.
+    once: Option<Vec<u8>>,
     /// Frames to hand over.
     pub waiting: usize,
     seq: u32,
@@ -95,6 +100,10 @@ impl Port for Lane {
             return Received::Empty;
         }
         self.waiting -= 1;
+        if let Some(bytes) = self.once.take() {
+            frame.fill(&bytes);
+            return Received::Frame;
+        }
         let is_syn = self.sent_frames == 0;
         frame.fill(if is_syn { &self.syn } else { &self.data });
         frame.offload.checksum = Checksum::Partial { start: 34, offset: 16 };
@@ -220,26 +229,32 @@ pub struct Stand {
 impl Stand {
     /// Container's segments and host's chunks carry `payload_len` bytes.
     pub fn new(payload_len: usize, acknowledges_only: bool) -> Self {
-        let exchange = Exchange::new(Arc::new(Ownership::new(config(), 1)), 1).remove(0);
+        let mut stand = Self::idle(config(), payload_len, acknowledges_only);
+        stand.turn(1, false);
+        stand.turn(0, true);
+        // The answer to the SYN-ACK.
+        stand.turn(1, false);
+        stand
+    }
+
+    /// One whose container is silent so far.
+    fn idle(config: Config, payload_len: usize, acknowledges_only: bool) -> Self {
+        let exchange = Exchange::new(Arc::new(Ownership::new(config.clone(), 1)), 1).remove(0);
         let fdb = Arc::new(Fdb::new(1024, [3; 16]));
         let host = Spring { token: None, chunk: payload_len, left: 0, taken: 0 };
-        let mut worker = Worker::new(config(), fdb, Pool::new(64), host, exchange);
+        let mut worker = Worker::new(config, fdb, Pool::new(64), host, exchange);
         let lane = Lane {
             syn: tcp_frame(true, 0),
             data: tcp_frame(false, if acknowledges_only { 0 } else { payload_len }),
-            waiting: 1,
+            once: None,
+            waiting: 0,
             seq: 1,
             ack: 0,
             sent_frames: 0,
             sent_bytes: 0,
         };
         let port = worker.attach(lane, None).unwrap();
-        let mut stand = Self { worker, port, now: Instant::from_secs(1) };
-        stand.turn(0, false);
-        stand.turn(0, true);
-        // The answer to the SYN-ACK.
-        stand.turn(1, false);
-        stand
+        Self { worker, port, now: Instant::from_secs(1) }
     }
 
     /// One turn: the container hands over `frames` frames, and the host has something if `is_readable`.
@@ -258,6 +273,38 @@ impl Stand {
         };
     }
 
+    /// Makes the server a container of another network, to which what the container sends is routed.
+    pub fn link(&mut self) -> Self {
+        let subnet = "198.51.100.0/24".parse().unwrap();
+        let config = Config { ipv4: Some(Ipv4Plan::new(subnet)), mtu_bytes: 65_535, ..config() };
+        self.worker.gateway.set_routes(config.routes_here(0));
+        let mut other = Self::idle(config, 0, true);
+        self.worker.links.set(vec![Some(Arc::clone(&other.worker.inlet))]);
+        self.turn(1, false);
+        other.turn(0, false);
+        other.hear_from_server();
+        other
+    }
+
+    /// The server, asked for by the gateway, says where it is.
+    fn hear_from_server(&mut self) {
+        let arp = ArpRepr::EthernetIpv4 {
+            operation: ArpOperation::Reply,
+            source_hardware_addr: CONTAINER_MAC,
+            source_protocol_addr: SERVER,
+            target_hardware_addr: GATEWAY_MAC,
+            target_protocol_addr: [198, 51, 100, 2].into(),
+        };
+        let mut bytes = vec![0; 14 + arp.buffer_len()];
+        let mut ethernet = EthernetFrame::new_unchecked(&mut bytes);
+        ethernet.set_dst_addr(GATEWAY_MAC);
+        ethernet.set_src_addr(CONTAINER_MAC);
+        ethernet.set_ethertype(EthernetProtocol::Arp);
+        arp.emit(&mut ArpPacket::new_unchecked(ethernet.payload_mut()));
+        self.lane().once = Some(bytes);
+        self.turn(1, false);
+    }
+
     pub fn lane(&mut self) -> &mut Lane {
         self.worker.switch.port_mut(self.port).unwrap()
     }
@@ -265,7 +312,7 @@ impl Stand {
 
 /// The ends of the benches' connection.
 pub fn ends() -> (IpAddr, IpAddr) {
-    ([10, 0, 2, 100].into(), [198, 51, 100, 7].into())
+    ([10, 0, 2, 100].into(), SERVER.into())
 }
 
 /// Runs `step` until it has warmed up, then asserts that a thousand of them allocate nothing.

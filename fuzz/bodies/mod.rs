@@ -36,8 +36,9 @@ pub use session::session;
 
 /// Frames of any bytes.
 ///
-/// The first byte says which offloads and how many workers there are; then come frames, each with two bytes of length
-/// and one of flags: to the gateway from the container, with a right IPv4 header checksum, at which worker.
+/// The first byte says which offloads and how many workers there are, and whether another network is linked; then come
+/// frames, each with two bytes of length and one of flags: to the gateway from the container, with a right IPv4 header
+/// checksum, at which worker, for a container of the other network.
 pub fn frame(data: &[u8]) {
     let Some((&setup, mut rest)) = data.split_first() else { return };
     let offloads = if setup & 1 == 0 { Offloads::ALL } else { Offloads { tso: false, ..Offloads::ALL } };
@@ -46,16 +47,24 @@ pub fn frame(data: &[u8]) {
     if workers == 1 {
         stage.add_port(Offloads::NONE);
     }
+    let mut linked = (setup & 4 != 0).then(|| link(&mut stage, offloads));
     while let [high, low, flags, after @ ..] = rest {
         let len = usize::from(u16::from_be_bytes([*high, *low])).min(after.len());
         let (bytes, after) = after.split_at(len);
         rest = after;
         let mut bytes = bytes.to_vec();
         if bytes.len() >= VNET_HEADER_LEN + 14 && flags & 1 != 0 {
+            if flags & 32 != 0 {
+                aim_at_linked(&mut bytes[VNET_HEADER_LEN + 14..]);
+            }
             mend(&mut bytes[VNET_HEADER_LEN..], flags & 2 != 0);
         }
         stage.receive_raw(usize::from(flags >> 2 & 1) % workers, bytes);
         stage.settle();
+        if let Some(linked) = &mut linked {
+            linked.settle();
+            stage.settle();
+        }
         answer_connects(&mut stage, flags & 8 != 0);
         if flags & 16 != 0 {
             stage.advance(Duration::from_millis(300));
@@ -63,6 +72,31 @@ pub fn frame(data: &[u8]) {
     }
     stage.advance(Duration::from_secs(5));
     check_budget(&stage);
+}
+
+/// Another network, linked with that of `stage`, whose container is known.
+fn link(stage: &mut Stage, offloads: Offloads) -> Stage {
+    let mut linked = Stage::with(stage::linked_config(), 1, offloads);
+    stage.route_to(&linked);
+    linked.route_to(stage);
+    linked.receive(&stage::frames::arp(1, CONTAINER_MAC, [10, 0, 3, 100], [10, 0, 3, 2]));
+    linked
+}
+
+/// Makes an IP packet one of a container's for one of the other network.
+fn aim_at_linked(packet: &mut [u8]) {
+    match packet.first().map(|byte| byte >> 4) {
+        Some(4) if packet.len() >= 20 => {
+            packet[12..20].copy_from_slice(&[10, 0, 2, 100, 10, 0, 3, 100]);
+        }
+        Some(6) if packet.len() >= 40 => {
+            packet[8..12].copy_from_slice(&[0xfd, 0, 0x0d, 0xb8]);
+            packet[24..28].copy_from_slice(&[0xfd, 0, 0x0d, 0xb9]);
+            packet[12..16].fill(0);
+            packet[28..32].fill(0);
+        }
+        _ => {}
+    }
 }
 
 /// Addresses a frame to the gateway, and makes its IPv4 header checksum right.

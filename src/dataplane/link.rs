@@ -59,7 +59,8 @@ impl Inlet {
 #[derive(Debug)]
 pub struct Links {
     pool: Pool,
-    links: Vec<Link>,
+    /// `None` leads to a network that has lost its workers.
+    links: Vec<Option<Link>>,
 }
 
 #[derive(Debug)]
@@ -76,17 +77,19 @@ impl Links {
         Self { pool, links: Vec::new() }
     }
 
-    /// Other links from now on, in the order of their numbers in [`Route::network`](wharf_stack::Route::network).
-    pub fn set(&mut self, inlets: Vec<Arc<Inlet>>) {
-        self.links = inlets.into_iter().map(|inlet| Link { inlet, is_to_wake: false }).collect();
+    /// Other links from now on, in the order of their numbers in [`Route::network`](wharf_stack::Route::network). Without
+    /// an inlet nothing gets there.
+    pub fn set(&mut self, inlets: Vec<Option<Arc<Inlet>>>) {
+        let link = |inlet| Link { inlet, is_to_wake: false };
+        self.links = inlets.into_iter().map(|inlet| inlet.map(link)).collect();
     }
 
     /// Hands a packet to another network. What is left in `frame` has no meaning.
     ///
     /// # Errors
-    /// The other network's inlet is full; the packet is gone.
+    /// The other network's inlet is full, or it has none; the packet is gone.
     pub fn hand_over(&mut self, network: usize, frame: &mut Frame) -> Result<(), DropReason> {
-        let link = self.links.get_mut(network).ok_or(DropReason::LinkFull)?;
+        let link = self.links.get_mut(network).and_then(Option::as_mut).ok_or(DropReason::LinkFull)?;
         let frame = std::mem::replace(frame, self.pool.large());
         link.inlet.frames.push(frame).map_err(|_| DropReason::LinkFull)?;
         link.is_to_wake = true;
@@ -95,7 +98,7 @@ impl Links {
 
     /// Wakes the workers that got something.
     pub(crate) fn wake(&mut self) {
-        for link in &mut self.links {
+        for link in self.links.iter_mut().flatten() {
             if std::mem::take(&mut link.is_to_wake)
                 && let Some(bell) = &link.inlet.bell
             {

@@ -30,6 +30,8 @@ pub(crate) struct Env {
     pub(crate) icmp_errors: TokenBucket,
     /// Limits challenge ACKs (RFC 5961 section 7).
     pub(crate) challenge_acks: TokenBucket,
+    /// Limits the questions about neighbors that packets of other networks give rise to.
+    pub(crate) questions: TokenBucket,
     /// Why packets ended here.
     pub(crate) drops: DropCounters<DropReason>,
     /// Frames that started here.
@@ -46,6 +48,7 @@ impl Env {
             budget: Budget::new(memory_bytes),
             icmp_errors: TokenBucket::new(ICMP_ERRORS_PER_SECOND, ICMP_ERROR_BURST),
             challenge_acks: TokenBucket::new(CHALLENGE_ACKS_PER_SECOND, CHALLENGE_ACKS_PER_SECOND),
+            questions: TokenBucket::new(QUESTIONS_PER_SECOND, QUESTION_BURST),
             drops: DropCounters::default(),
             originated: 0,
         }
@@ -168,6 +171,9 @@ impl TokenBucket {
 const ICMP_ERRORS_PER_SECOND: u32 = 1000;
 const ICMP_ERROR_BURST: u32 = 200;
 const CHALLENGE_ACKS_PER_SECOND: u32 = 100;
+/// For a whole /24 at once.
+const QUESTION_BURST: u32 = 256;
+const QUESTIONS_PER_SECOND: u32 = 500;
 
 #[cfg(test)]
 mod tests {

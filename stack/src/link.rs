@@ -59,7 +59,30 @@ impl Link {
 
     /// Where the container with `address` is. Asks the link when that is not known, or no longer certain.
     pub(crate) fn locate<H, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>, address: IpAddr) -> Located {
+        let resolution = self.neighbors.resolve(cx.now, address);
+        self.follow(cx, address, resolution)
+    }
+
+    /// [`locate`](Self::locate) for packets that may be for any address: everybody on the link hears a question, so there
+    /// are not more than so many in a second. One beyond that counts as asked, and is as good as lost.
+    pub(crate) fn locate_sparingly<H, O: Outbox>(
+        &mut self,
+        cx: &mut Cx<'_, H, O>,
+        address: IpAddr,
+    ) -> Located {
         match self.neighbors.resolve(cx.now, address) {
+            Resolution::Ask if !cx.env.questions.take(cx.now) => Located::Asked,
+            resolution => self.follow(cx, address, resolution),
+        }
+    }
+
+    fn follow<H, O: Outbox>(
+        &mut self,
+        cx: &mut Cx<'_, H, O>,
+        address: IpAddr,
+        resolution: Resolution,
+    ) -> Located {
+        match resolution {
             Resolution::Known(mac) => Located::At(mac),
             Resolution::Confirm(mac) => {
                 self.ask(cx, address, Some(mac));

@@ -150,7 +150,7 @@ impl Stage {
     pub fn route_to(&mut self, other: &Self) {
         for (number, worker) in self.workers.iter_mut().enumerate() {
             let peer = &other.workers[number % other.workers.len()];
-            worker.links.set(vec![Arc::clone(&peer.inlet)]);
+            worker.links.set(vec![Some(Arc::clone(&peer.inlet))]);
             worker.gateway.set_routes(other.config.routes_here(0));
         }
     }

@@ -9,6 +9,7 @@ use wharf_stack::{Config, LinkedZone, Route};
 use super::attached::LinkedRoute;
 use super::names::FIRST;
 use super::{Name, Network, Text};
+use crate::dataplane::Running;
 use crate::dataplane::link::Inlet;
 
 /// A network as those see it that it is linked with.
@@ -37,11 +38,12 @@ impl Network {
         self.domain.as_deref()
     }
 
-    /// What others need to be linked with it; nothing when it has lost a worker.
-    pub(in crate::control) fn link_end(&self) -> Option<LinkEnd> {
+    /// What others need to be linked with it. When it has lost a worker, packets for it end where they would leave: they
+    /// are not for the outside.
+    pub(in crate::control) fn link_end(&self) -> LinkEnd {
         let names = LinkedZone { zone: Arc::clone(&self.zone), prefixes: self.prefixes() };
-        let inlets = self.running.as_ref()?.inlets();
-        Some(LinkEnd { name: self.name.clone(), config: self.config.clone(), names, inlets })
+        let inlets = self.running.as_ref().map(Running::inlets).unwrap_or_default();
+        LinkEnd { name: self.name.clone(), config: self.config.clone(), names, inlets }
     }
 
     /// The networks that it is linked with.

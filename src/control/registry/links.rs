@@ -99,7 +99,7 @@ impl Inner {
     }
 
     fn set_links<'a>(&mut self, name: &Name, others: impl IntoIterator<Item = &'a Name>) {
-        let end = |other| self.networks.get(other).and_then(Network::link_end);
+        let end = |other| self.networks.get(other).map(Network::link_end);
         let ends: Vec<_> = others.into_iter().filter_map(end).collect();
         if let Some(network) = self.networks.get_mut(name)
             && !(ends.is_empty() && network.links().next().is_none())

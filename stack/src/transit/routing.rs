@@ -15,7 +15,7 @@
 //!
 //! # Bounds
 //! [`MAX_WAITING`] packets wait for an answer about where their container is, [`MAX_WAITING_FOR_ONE`] of them for the same
-//! one, of which the latest stay.
+//! one; the latest stay. Questions about containers that are not known are rate-limited.
 //!
 //! # Sources
 //! RFC 1812 sections 4.2.2.9, 5.2 and 5.3, RFC 8200 section 3, RFC 1122 section 2.3.2.2, RFC 1191 section 4, RFC 4443
@@ -113,9 +113,12 @@ impl Arrivals {
         if self.is_due {
             self.look_again(cx, link);
         }
-        match link.locate(cx, packet.dst) {
+        match link.locate_sparingly(cx, packet.dst) {
             Located::At(mac) => send(cx, &packet, &mut frame, mac),
-            Located::Asked => self.wait(cx, packet, frame),
+            Located::Asked => {
+                self.wait(cx, packet, frame);
+                Ok(())
+            }
             Located::Nowhere => {
                 tell_unreachable(cx, &packet, &frame);
                 Err(DropReason::ContainerNotFound)
@@ -123,23 +126,17 @@ impl Arrivals {
         }
     }
 
-    fn wait<H, O: Outbox>(
-        &mut self,
-        cx: &mut Cx<'_, H, O>,
-        packet: Packet,
-        frame: Frame,
-    ) -> Result<(), DropReason> {
+    fn wait<H, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>, packet: Packet, frame: Frame) {
         let for_the_same = |waiting: &Waiting| waiting.packet.dst == packet.dst;
-        if self.waiting.iter().filter(|waiting| for_the_same(waiting)).count() >= MAX_WAITING_FOR_ONE {
-            if let Some(oldest) = self.waiting.iter().position(for_the_same) {
-                self.waiting.remove(oldest);
-                cx.discard(DropReason::NeighborQueueFull);
-            }
-        } else if self.waiting.len() >= MAX_WAITING {
-            return Err(DropReason::NeighborQueueFull);
+        let count_for_the_same = self.waiting.iter().filter(|waiting| for_the_same(waiting)).count();
+        let gives_way = match count_for_the_same {
+            MAX_WAITING_FOR_ONE.. => self.waiting.iter().position(for_the_same),
+            _ => (self.waiting.len() >= MAX_WAITING).then_some(0),
+        };
+        if gives_way.and_then(|oldest| self.waiting.remove(oldest)).is_some() {
+            cx.discard(DropReason::NeighborQueueFull);
         }
         self.waiting.push_back(Waiting { packet, frame, again_at: cx.now + RETRANSMIT });
-        Ok(())
     }
 
     /// The link has said something: perhaps where a container is.
@@ -163,7 +160,7 @@ impl Arrivals {
         self.is_due = false;
         for _ in 0..self.waiting.len() {
             let Some(Waiting { packet, mut frame, .. }) = self.waiting.pop_front() else { return };
-            match link.locate(cx, packet.dst) {
+            match link.locate_sparingly(cx, packet.dst) {
                 Located::At(mac) => {
                     if let Err(reason) = send(cx, &packet, &mut frame, mac) {
                         cx.discard(reason);
