@@ -7,6 +7,7 @@
 
 mod netlink;
 pub mod plan;
+mod sock_diag;
 mod veth;
 
 use std::fs;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use netlink_packet_route::link::LinkAttribute;
 
 pub use netlink::{Netlink, link_local};
+pub use sock_diag::{Listening, SockDiag};
 use smoltcp::wire::{EthernetAddress, IpCidr};
 
 use crate::sys::tun::{self, Offloads};
