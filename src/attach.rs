@@ -102,6 +102,11 @@ fn request(options: &Options, at: String) -> AttachRequest {
     AttachRequest { at, ..options.request.clone() }
 }
 
+/// Refuses what takes a view of what listens there: nobody is inside to open one.
+fn has_no_view(offer: &Offer) -> Result<(), Error> {
+    if offer.watched.is_empty() { Ok(()) } else { Err(Error::NoView) }
+}
+
 /// What tells that the container is gone, with its descriptor.
 #[derive(Debug)]
 struct Place {

@@ -16,8 +16,8 @@ use rustix::net::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Descriptors that travel with one message at most: one queue per worker, and one that tells of the end.
-const MAX_FDS: usize = 65;
+/// Descriptors that travel with one message at most: one queue per worker, a view of sockets, and one that tells of the end.
+const MAX_FDS: usize = 66;
 const MAX_BYTES: usize = 65_536;
 
 /// One end of the conversation.

@@ -39,7 +39,7 @@ use crate::control::attach;
 use crate::control::error::Error as Refusal;
 use crate::control::model::Mode;
 use crate::control::network::Surroundings;
-use crate::control::registry::{DEFAULT_NETWORK, Registry, Told, UnixSockets};
+use crate::control::registry::{DEFAULT_NETWORK, Registry, Told, UnixSockets, Watch};
 use crate::control::runtime_dir::{self, API_SOCKET, ATTACH_SOCKET};
 use crate::control::spec::{File, FileError, Name, NetworkSpec};
 use crate::control::state::State;
@@ -139,6 +139,7 @@ pub fn up(options: &Options) -> Result<(), Error> {
     let (notices, told) = unbounded_channel();
     let registry = Arc::new(Registry::new(Mode::Daemon, around, state, notices));
     registry.restore(options.config.clone(), file, opened)?;
+    let watch = Watch::start(&registry).doing("starting")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().doing("starting")?;
     code.release();
     let served = runtime.block_on(serve(&doors, &registry, told, &signals, follower, &service));
@@ -146,6 +147,7 @@ pub fn up(options: &Options) -> Result<(), Error> {
     doors.remove();
     // A client that is being answered is not waited for.
     runtime.shutdown_background();
+    drop(watch);
     served
 }
 

@@ -19,8 +19,8 @@ use std::time::Duration;
 use netlink_packet_route::link::LinkAttribute;
 
 pub use netlink::{Netlink, link_local};
-pub use sock_diag::{Listening, SockDiag};
 use smoltcp::wire::{EthernetAddress, IpCidr};
+pub use sock_diag::{Listening, SockDiag};
 
 use crate::sys::tun::{self, Offloads};
 

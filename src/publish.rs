@@ -12,6 +12,7 @@
 //! One descriptor per port and family; of TCP a backlog of [`BACKLOG`] clients each, as far as `net.core.somaxconn` goes, of
 //! UDP what `net.core.rmem_default` holds.
 
+pub mod auto;
 mod end;
 pub mod holder;
 mod keeper;

@@ -47,12 +47,13 @@ use supervise::{Served, Supervisor};
 use crate::channel::Channel;
 use crate::control::attach::{Handed, Life};
 use crate::control::network::{AttachRequest, Network, Sandbox};
-use crate::control::registry::Registry;
+use crate::control::registry::{Registry, Watch};
+use crate::control::spec::{PortWish, Text};
 use crate::dataplane::{self, PollMode, remarks::Remarks};
 use crate::doctor::{self, advice};
 use crate::host::{self, HostSocket, HostSockets};
 use crate::netns::plan::{Plan, Wishes};
-use crate::netns::{DeviceChoice, DeviceKind, INTERFACE};
+use crate::netns::{DeviceChoice, DeviceKind, INTERFACE, SockDiag};
 use crate::port::{Device, Tap};
 use crate::publish::{self, Opened};
 use crate::resolv::{self, ResolvConf};
@@ -79,7 +80,7 @@ pub struct Options {
     /// The sandbox's host name instead of the host's.
     pub hostname: Option<String>,
     /// Ports of the host that lead into the sandbox.
-    pub publish: Vec<publish::Request>,
+    pub publish: Vec<PortWish>,
     /// The gateway's address leads to the host's loopback.
     pub host_loopback: bool,
     /// Ports of the gateway that lead to unix sockets of the host.
@@ -153,6 +154,7 @@ pub fn run(options: &Options) -> Result<Outcome, Error> {
     let setup = Setup {
         interface: gateway.interface(options),
         device: options.device,
+        watched: gateway.watched(options),
         hostname: options.hostname.clone(),
         resolv_conf: gateway.resolv_conf(&host),
         command: options.command.clone(),
@@ -185,13 +187,17 @@ fn serve(
     let mapped = ToInit::Mapped { ping_groups: written.ping_groups };
     // A failure of init says more than this send's own: it is read below.
     drop(channel.send(&mapped, &[]));
-    let (kind, queues) = receive_device(&channel)?;
+    let (kind, mut queues) = receive_device(&channel)?;
+    let has_view = !gateway.watched(options).is_empty();
+    let view = if has_view { queues.pop() } else { None };
     let offloads = queues.first().and_then(|queue| Tap::negotiate(queue).ok()).unwrap_or(Tap::OFFLOADS);
     match gateway {
         Gateway::Own { plan, config } => {
             let config = Config { max_sockets: host::raise_open_files(nofile), ..*config };
             let queues = queues.into_iter().map(|queue| Device::Tap(Tap::new(queue, offloads))).collect();
-            serve_here(options, &plan, config, kind, queues, init, channel)
+            let view =
+                view.map(SockDiag::try_from).transpose().doing("taking the view of the sandbox's sockets")?;
+            serve_here(options, &plan, config, kind, Inside { queues, view }, init, channel)
         }
         Gateway::Daemon { client, .. } => {
             let life = pidfd_open(init, PidfdFlags::empty()).doing("watching the sandbox's init")?;
@@ -202,7 +208,9 @@ fn serve(
                 is_borrowed: false,
                 interface: Some(INTERFACE.to_owned()),
                 life: Life::Process,
+                has_view,
             };
+            queues.extend(view);
             let port = client.hand_over(handed, &queues, Some(&life))?;
             drop(queues);
             tracing::info!("the sandbox is {} on network {}", port.name, port.network);
@@ -222,12 +230,12 @@ fn serve_here(
     plan: &Plan,
     config: Config,
     kind: DeviceKind,
-    queues: Vec<Device>,
+    Inside { queues, view }: Inside,
     init: Pid,
     channel: Channel,
 ) -> Result<Outcome, Error> {
-    let claims =
-        Opened::of(&options.publish).and_then(|mut opened| publish::bind(&options.publish, &mut opened));
+    let requests: Vec<_> = options.publish.iter().filter_map(PortWish::request).cloned().collect();
+    let claims = Opened::of(&requests).and_then(|mut opened| publish::bind(&requests, &mut opened));
     let claims = claims.map_err(publish::Error::naming_holder)?;
     if tracing::enabled!(tracing::Level::INFO) {
         say_degraded();
@@ -270,13 +278,24 @@ fn serve_here(
         kind: kind.into(),
         member: plan.member(),
         interface: INTERFACE.to_owned(),
+        publish: options.publish.iter().cloned().map(Text).collect(),
+        view,
     });
+    let is_watched = !network.watched().is_empty();
     let registry = Arc::new(Registry::of_run(network));
     for claim in claims {
         claim.announce(plan.container());
         registry.publish_claim(claim)?;
     }
-    supervisor.run(Some(Served { registry, door }), code)
+    let watch =
+        is_watched.then(|| Watch::start(&registry)).transpose().doing("watching the sandbox's sockets")?;
+    supervisor.run(Some(Served { registry, door, _watch: watch }), code)
+}
+
+/// What the sandbox's init has opened inside.
+struct Inside {
+    queues: Vec<Device>,
+    view: Option<SockDiag>,
 }
 
 fn say_degraded() {

@@ -22,7 +22,9 @@ use serde::{Deserialize, Serialize};
 use smoltcp::wire::EthernetAddress;
 use wharf_switch::Offloads;
 
-use super::{Client, Done, Error, Handed, Life, Options, Place, PortKind, Target, helper, request};
+use super::{
+    Client, Done, Error, Handed, Life, Options, Place, PortKind, Target, has_no_view, helper, request,
+};
 use crate::control::spec::Text;
 use crate::netns::{Failure, Netlink};
 use crate::port::Tap;
@@ -87,6 +89,7 @@ pub(super) fn attach(
         request.container.mac = found.mac.map(EthernetAddress).map(Text);
     }
     let (client, offer) = Client::ask(&options.socket, request)?;
+    has_no_view(&offer)?;
     let (life, life_fd) = place.map_or((Life::Device, None), |place| (place.life, place.life_fd));
     let handed = Handed {
         kind: found.kind,
@@ -95,6 +98,7 @@ pub(super) fn attach(
         is_borrowed: found.kind == PortKind::Tap,
         interface: Some(found.interface),
         life,
+        has_view: false,
     };
     let port = client.hand_over(handed, &queues, life_fd.as_ref())?;
     Ok(Done { port, offer, warnings: Vec::new() })

@@ -28,7 +28,8 @@ impl Client {
     /// There is no daemon, or it refuses.
     pub fn ask(socket: &Path, request: AttachRequest) -> Result<(Self, Offer), Error> {
         let daemon = connect(socket)?;
-        let wishes: Vec<_> = request.publish.iter().map(|Text(wish)| wish.request.clone()).collect();
+        let wishes: Vec<_> =
+            request.publish.iter().filter_map(|Text(wish)| wish.request().cloned()).collect();
         let opened = Opened::of(&wishes)?;
         let fds: Vec<_> = opened.descriptors().collect();
         match say(&daemon, &Request::Offer(Box::new(request)), &fds)? {

@@ -55,6 +55,12 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// What is to be published cannot be seen.
+    #[error(
+        "what listens there cannot be seen, so it cannot be published by itself; publish its ports by number, or attach \
+         it by an interface that is made in its namespace"
+    )]
+    NoView,
     /// Waiting was ended by a signal.
     #[error("ended by signal {0} before a virtual machine came")]
     Interrupted(i32),
@@ -78,6 +84,7 @@ impl Error {
             Self::Publish(error) => refusal(error).code,
             Self::NoTarget { .. } | Self::NoDaemon { .. } => Code::NotFound,
             Self::NotOurs { .. } => Code::Forbidden,
+            Self::NoView => Code::Unsupported,
             Self::Daemon(_) | Self::Misunderstood | Self::Listening { .. } | Self::Interface { .. } => {
                 Code::Internal
             }

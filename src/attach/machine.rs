@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{SocketFlags, SocketType, accept_with};
 
-use super::{Client, Done, Error, Handed, Life, Options, PortKind, request};
+use super::{Client, Done, Error, Handed, Life, Options, PortKind, has_no_view, request};
 use crate::control::network::Offer;
 use crate::sys::signal::{Mask, SignalFd};
 use crate::unix;
@@ -21,6 +21,7 @@ use crate::unix;
 pub(super) fn attach(options: &Options, path: &Path, waiting: impl FnOnce(&Offer)) -> Result<Done, Error> {
     let (client, offer) =
         Client::ask(&options.socket, request(options, format!("socket {}", path.display())))?;
+    has_no_view(&offer)?;
     let listening = |source| Error::Listening { path: path.to_owned(), source };
     // Before the socket has a name, which a signal must not leave behind.
     let before = Mask::block_all();
@@ -37,6 +38,7 @@ pub(super) fn attach(options: &Options, path: &Path, waiting: impl FnOnce(&Offer
         is_borrowed: false,
         interface: None,
         life: Life::Device,
+        has_view: false,
     };
     let port = client.hand_over(handed, &[machine], None)?;
     Ok(Done { port, offer, warnings: Vec::new() })

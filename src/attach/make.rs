@@ -10,7 +10,9 @@ use super::{Client, Done, Error, Options, Target, helper, request};
 use crate::control::attach::Handed;
 use crate::control::network::Offer;
 use crate::doctor::advice;
-use crate::netns::{self, Device, DeviceChoice, DeviceKind, INTERFACE, Interface, Netlink, Side, Wanted};
+use crate::netns::{
+    self, Device, DeviceChoice, DeviceKind, INTERFACE, Interface, Netlink, Side, SockDiag, Wanted,
+};
 use crate::port::Tap;
 
 /// Interfaces that a name is looked for among.
@@ -42,7 +44,13 @@ pub(super) fn attach(options: &Options, new: &New) -> Result<Done, Error> {
     let place = new.target.open()?;
     let (client, offer) = Client::ask(&options.socket, request(options, new.target.to_string()))?;
     let interface = interface(new, &offer);
-    let (made, queues) = helper::in_namespace(&new.target, &place.namespace, || build(new, &interface))?;
+    let (made, fds) = helper::in_namespace(&new.target, &place.namespace, || {
+        let (made, mut fds) = build(new, &interface)?;
+        let view = SockDiag::of(offer.watched.iter().copied());
+        let unseen = |source| netns::Failure { step: "looking at what listens there", source };
+        fds.extend(view.map_err(unseen)?.map(OwnedFd::from));
+        Ok((made, fds))
+    })?;
     let handed = Handed {
         kind: made.device.into(),
         uso: made.takes_uso,
@@ -50,8 +58,9 @@ pub(super) fn attach(options: &Options, new: &New) -> Result<Done, Error> {
         is_borrowed: false,
         interface: Some(made.interface),
         life: place.life,
+        has_view: !offer.watched.is_empty(),
     };
-    let port = client.hand_over(handed, &queues, place.life_fd.as_ref())?;
+    let port = client.hand_over(handed, &fds, place.life_fd.as_ref())?;
     Ok(Done { port, offer, warnings: made.warnings })
 }
 

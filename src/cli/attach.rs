@@ -72,7 +72,7 @@ pub(super) struct AttachArgs {
     #[arg(long, value_name = "NAME")]
     outbound_interface: Option<String>,
     /// Publish a port of it as long as it is attached, as `wharf run -p` does; may be repeated
-    #[arg(short, long, value_name = "[[IP:|IFACE:]HOSTPORT[-END]|unix:PATH]:PORT[-END][/udp|/tcp+proxy]", value_parser = wish::typed)]
+    #[arg(short, long, value_name = "[[IP:|IFACE:]HOSTPORT[-END]|unix:PATH]:PORT[-END]|auto[/udp|/tcp+proxy]", value_parser = wish::typed)]
     publish: Vec<PortWish>,
     /// The kind of device: auto takes a veth pair where there is no /dev/net/tun
     #[arg(long, value_name = "KIND", default_value = "auto", conflicts_with = "ExistingArgs")]

@@ -117,9 +117,9 @@ struct NameArgs {
 #[derive(Debug, Args)]
 struct ReachArgs {
     /// Connect whoever comes to a port of the host to a port of the sandbox; without IP on all the host's addresses, with
-    /// IFACE only through that interface; 0 is any free port; unix:PATH is a unix socket of the host; with +proxy the
-    /// server is told who its clients are (PROXY protocol, version 2); may be repeated
-    #[arg(short, long, value_name = "[[IP:|IFACE:]HOSTPORT[-END]|unix:PATH]:PORT[-END][/udp|/tcp+proxy]", value_parser = wish::own_port)]
+    /// IFACE only through that interface; 0 is any free port; unix:PATH is a unix socket of the host; auto stands for
+    /// whatever the sandbox listens on, at the same ports; with +proxy the server is told who its clients are (PROXY protocol, version 2); may be repeated
+    #[arg(short, long, value_name = "[[IP:|IFACE:]HOSTPORT[-END]|unix:PATH]:PORT[-END]|auto[/udp|/tcp+proxy]", value_parser = wish::own_port)]
     publish: Vec<PortWish>,
     /// Let the gateway's addresses lead to the host's 127.0.0.1 and ::1
     #[arg(long)]
@@ -259,7 +259,7 @@ impl RunArgs {
             dns: self.names.dns,
             search: self.names.search,
             hostname: self.names.hostname,
-            publish: self.reach.publish.iter().map(|wish| wish.request.clone()).collect(),
+            publish: self.reach.publish.clone(),
             host_loopback: self.reach.host_loopback,
             host_sockets: self.reach.host_socket,
             allow_link_local: self.reach.allow_link_local,

@@ -37,10 +37,11 @@ use tokio::time::timeout;
 
 use super::error::Error;
 use super::model::{Port, PortKind, Publication, PublishRequest};
-use super::network::{AttachRequest, Offer};
+use super::network::{AttachRequest, Attachment, Offer};
 use super::registry::Registry;
 use super::spec::Name;
 use crate::channel::Channel;
+use crate::netns::SockDiag;
 use crate::port::{Device, Stream, Tap};
 use crate::publish::Opened;
 use crate::sys::readiness::watch;
@@ -59,7 +60,7 @@ const OFFER_TIME: Duration = Duration::from_secs(3600);
 pub enum Request {
     /// To be attached; the unix sockets that it publishes come as descriptors ([`Opened`]).
     Offer(Box<AttachRequest>),
-    /// This device, on what was offered; its queues come as descriptors, and then its life.
+    /// This device, on what was offered; its queues come as descriptors, then a view, then its life.
     Device(Handed),
     /// To have a unix socket published, which comes as descriptors.
     Publish(PublishRequest),
@@ -80,6 +81,9 @@ pub struct Handed {
     pub interface: Option<String>,
     /// What its last descriptor is.
     pub life: Life,
+    /// Before that comes a view of what listens there.
+    #[serde(default)]
+    pub has_view: bool,
 }
 
 /// What tells that the container is gone.
@@ -232,12 +236,11 @@ impl Connection {
         };
         request.interface.clone_from(&handed.interface);
         let life = if handed.life == Life::Device { None } else { fds.pop() };
-        let devices = devices(&handed, fds, offer.mtu);
+        let attachment = attachment(&handed, fds, offer.mtu);
         let (leash, off_the_leash) = oneshot::channel();
-        let attached = match devices {
-            Ok(devices) => {
-                let attach =
-                    move |registry: &Registry| registry.attach(request, handed.kind, devices, leash, opened);
+        let attached = match attachment {
+            Ok(attachment) => {
+                let attach = move |registry: &Registry| registry.attach(request, attachment, leash, opened);
                 self.in_registry(attach).await
             }
             Err(error) => Err(error),
@@ -271,6 +274,13 @@ impl Connection {
 /// The unix sockets behind these descriptors.
 fn received(fds: Vec<OwnedFd>) -> Result<Opened, Error> {
     Opened::received(fds).map_err(|error| Error::invalid(error.to_string()))
+}
+
+/// What is attached by these descriptors, on a link whose packets have at most `mtu_bytes`.
+fn attachment(handed: &Handed, mut fds: Vec<OwnedFd>, mtu_bytes: usize) -> Result<Attachment, Error> {
+    let view = if handed.has_view { fds.pop() } else { None };
+    let view = view.map(SockDiag::try_from).transpose().map_err(|error| Error::invalid(error.to_string()))?;
+    Ok(Attachment { kind: handed.kind, queues: devices(handed, fds, mtu_bytes)?, view })
 }
 
 /// The device behind these descriptors, for a link whose packets have at most `mtu_bytes`.

@@ -205,7 +205,7 @@ pub struct Flow {
 }
 
 /// What is spoken at a published port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Transport {
     /// Connections.
@@ -258,6 +258,9 @@ pub struct Publication {
     /// The server is told who its clients are, by the PROXY protocol.
     #[serde(default)]
     pub proxy: bool,
+    /// It is there as long as the container listens on that port.
+    #[serde(default)]
+    pub auto: bool,
     /// The container's name.
     pub container: Option<String>,
     /// The container's end.
@@ -468,6 +471,17 @@ pub enum EventKind {
     Publish(Publication),
     /// It does not any more.
     Unpublish(Publication),
+    /// A container listens on a port that cannot be published. It is tried again, and told no more.
+    PublishFailed {
+        /// The container.
+        name: String,
+        /// What is spoken there.
+        transport: Transport,
+        /// The port.
+        port: u16,
+        /// Why, and who has it.
+        reason: String,
+    },
     /// Guards stopped frames.
     Guard {
         /// The port that they came from, if it is attached still.

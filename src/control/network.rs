@@ -2,6 +2,7 @@
 //! One network: its workers, who is attached to it, and what is published.
 
 mod attached;
+mod automatic;
 mod links;
 mod looking;
 mod names;
@@ -23,13 +24,15 @@ use wharf_switch::PortId;
 use super::error::{Code, Error};
 use super::members::{Member, Members, Others, Wish};
 use super::model::{self, PortKind};
-use super::spec::{ContainerSpec, Name, NetworkSpec, Text};
+use super::spec::{ContainerSpec, Name, NetworkSpec, PortWish, Text};
 use super::state::Kept;
 use crate::dataplane::{self, Running};
 use crate::host::{HostSocket, HostSockets, Ways};
+use crate::netns::SockDiag;
 use crate::publish::Opened;
 use attached::Attached;
-pub use attached::{AttachRequest, Detached, Offer};
+pub use attached::{AttachRequest, Attachment, Detached, Offer};
+pub use automatic::{Changes, Heard, Refused, Watched};
 pub(super) use links::LinkEnd;
 use plan::configuration;
 use policy::{policy, wish_of};
@@ -103,6 +106,10 @@ pub struct Sandbox {
     pub member: Member,
     /// The interface's name in it.
     pub interface: String,
+    /// What is published as long as it listens.
+    pub publish: Vec<Text<PortWish>>,
+    /// What it listens on.
+    pub view: Option<SockDiag>,
 }
 
 /// A network as it runs.
@@ -131,6 +138,8 @@ pub struct Network {
     /// Who has an offer, and what belonged to them before.
     pending: BTreeMap<Name, Option<Member>>,
     publications: Vec<Publication>,
+    /// Publications that had to make way for others, and were not told of yet.
+    made_way: Vec<model::Publication>,
     /// Ports made by command that somebody else had when the network started.
     unbound: Vec<model::Publication>,
 }
@@ -178,6 +187,7 @@ impl Network {
             attached: BTreeMap::new(),
             pending: BTreeMap::new(),
             publications: Vec::new(),
+            made_way: Vec::new(),
             unbound: Vec::new(),
         };
         network.restore_leases(&kept.leases);
@@ -193,7 +203,18 @@ impl Network {
     #[must_use]
     pub fn of_sandbox(sandbox: Sandbox) -> Self {
         let name = Name::sandbox();
-        let Sandbox { running, config, has_own_dns, host_sockets, port, kind, member, interface } = sandbox;
+        let Sandbox {
+            running,
+            config,
+            has_own_dns,
+            host_sockets,
+            port,
+            kind,
+            member,
+            interface,
+            publish,
+            view,
+        } = sandbox;
         let dns =
             if has_own_dns { config.nameservers.iter().copied().map(Text).collect() } else { Vec::new() };
         let spec = NetworkSpec {
@@ -211,12 +232,15 @@ impl Network {
             request: AttachRequest {
                 at: "the sandbox".to_owned(),
                 interface: Some(interface),
+                publish,
                 ..AttachRequest::default()
             },
             container: ContainerSpec::default(),
             member,
             storm: Arc::default(),
             since: Instant::now(),
+            view: view.map(Arc::new),
+            refused: BTreeSet::new(),
             _leash: None,
         };
         Self {
@@ -234,6 +258,7 @@ impl Network {
             attached: [(name.clone(), attached)].into(),
             pending: BTreeMap::new(),
             publications: Vec::new(),
+            made_way: Vec::new(),
             unbound: Vec::new(),
             name,
         }
@@ -375,6 +400,10 @@ impl Network {
         self.unpublish_unspecified();
         // A running daemon makes no unix sockets.
         errors.extend(self.publish_specified(next_id, &mut Opened::default()));
+        let unseen = |(name, attached): (&Name, &Attached)| {
+            self.check_view(name, &attached.request, attached.view.as_deref()).err()
+        };
+        errors.extend(self.attached.iter().filter_map(unseen));
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 

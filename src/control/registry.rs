@@ -11,7 +11,8 @@ mod reload;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::Thread;
 
 use smoltcp::wire::Ipv4Cidr;
 use tokio::sync::mpsc::UnboundedSender;
@@ -20,14 +21,18 @@ use wharf_switch::{Alarm, Reason as _};
 
 use super::error::{Code, Error};
 use super::events::Events;
-use super::model::{self, EventKind, Mode, PortKind};
-use super::network::{AttachRequest, Detached, Network, Offer, Origin, Surroundings};
+use super::model::{self, EventKind, Mode};
+use super::network::{AttachRequest, Attachment, Detached, Network, Offer, Origin, Surroundings};
 use super::spec::{File, Name, NetworkSpec, PortWish, Text, Value as _};
 use super::state::State;
 use crate::dataplane::{Notice, Notify};
 use crate::port::Device;
 use crate::publish::{Claim, End, Opened, Request};
 use links::Unlinked;
+
+mod watch;
+
+pub use watch::Watch;
 
 /// The network that is meant when none is named and there are several, and that there is without a file.
 pub const DEFAULT_NETWORK: &str = "default";
@@ -42,6 +47,8 @@ pub struct Registry {
     inner: Mutex<Inner>,
     events: Events,
     notices: UnboundedSender<Told>,
+    /// Who looks what containers listen on.
+    watch: OnceLock<Thread>,
 }
 
 #[derive(Debug)]
@@ -129,7 +136,7 @@ impl Registry {
     #[must_use]
     pub fn new(mode: Mode, around: Surroundings, state: State, notices: UnboundedSender<Told>) -> Self {
         let inner = Inner { networks: BTreeMap::new(), around, state, file: None, next_id: 1 };
-        Self { mode, inner: Mutex::new(inner), events: Events::default(), notices }
+        Self { mode, inner: Mutex::new(inner), events: Events::default(), notices, watch: OnceLock::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -329,8 +336,7 @@ impl Registry {
     pub fn attach(
         &self,
         request: AttachRequest,
-        kind: PortKind,
-        queues: Vec<Device>,
+        attachment: Attachment,
         leash: oneshot::Sender<Infallible>,
         opened: Opened,
     ) -> Result<model::Port, Error> {
@@ -339,15 +345,17 @@ impl Registry {
         let Inner { networks, next_id, .. } = &mut *inner;
         let network =
             networks.get_mut(&name).ok_or_else(|| Error::not_found(format!("there is no network {name}")))?;
-        let wishes: Vec<_> = request.publish.iter().map(|Text(wish)| wish.request.clone()).collect();
+        let wishes: Vec<_> =
+            request.publish.iter().filter_map(|Text(wish)| wish.request().cloned()).collect();
         let port = network
-            .attach(request, kind, queues, leash, next_id, opened)
+            .attach(request, attachment, leash, next_id, opened)
             .map_err(|refusal| inner.naming_publication(refusal, &wishes))?;
         inner.tell_linked(&name);
         inner.save(&name);
         let addresses = port.ipv4.map(Into::into).into_iter().chain(port.ipv6.map(Into::into)).collect();
         let kind = EventKind::Attach { name: port.name.clone(), mac: port.mac.clone(), addresses };
         self.events.tell(name.as_str(), kind);
+        self.wake_watch();
         Ok(port)
     }
 
@@ -461,6 +469,11 @@ impl Registry {
         mut opened: Opened,
     ) -> Result<Vec<model::Publication>, Error> {
         let wish = PortWish::parse(&request.ports).map_err(Error::invalid)?;
+        let Some(ports) = wish.request() else {
+            let message = "what a container listens on is published as long as it is attached";
+            return Err(Error::invalid(message)
+                .hint("`wharf attach -p auto`, or publish = [\"auto:NAME\"] in the file"));
+        };
         let network = request.network.as_deref().map(Name::parse).transpose().map_err(Error::invalid)?;
         let mut inner = self.lock();
         let name = inner.meant(network.as_ref())?;
@@ -469,7 +482,7 @@ impl Registry {
         let Some(network) = networks.get_mut(&name) else { return Ok(Vec::new()) };
         let made = network
             .publish(&wish, &Origin::Api, next_id, &mut opened)
-            .map_err(|refusal| inner.naming_publication(refusal, &[wish.request]))?;
+            .map_err(|refusal| inner.naming_publication(refusal, std::slice::from_ref(ports)))?;
         inner.save(&name);
         for publication in &made {
             self.events.tell(name.as_str(), EventKind::Publish(publication.clone()));
@@ -568,7 +581,7 @@ impl UnixSockets {
         let kept: Vec<_> = state.networks().iter().map(|name| state.load(name)).collect();
         let specs = || file.networks.values().chain(kept.iter().filter_map(|kept| kept.made_as.as_ref()));
         let wished =
-            specs().flat_map(|spec| &spec.publish).filter_map(|Text(wish)| wish.request.place.path());
+            specs().flat_map(|spec| &spec.publish).filter_map(|Text(wish)| wish.request()?.place.path());
         let before = kept.iter().flat_map(|kept| &kept.publications).filter_map(|before| before.host.path());
         let connectable = specs().flat_map(|spec| &spec.host_sockets).map(|Text(socket)| socket.directory());
         Self {

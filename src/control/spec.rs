@@ -22,10 +22,10 @@ use std::path::Path;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use smoltcp::wire::{EthernetAddress, IpCidr, Ipv4Cidr, Ipv6Cidr};
 
-use super::model::Allow;
+use super::model::{Allow, Transport};
 use crate::host::HostSocket;
 use crate::netns::plan::NAT64_PREFIX;
-use crate::publish::wish;
+use crate::publish::{self, wish};
 use crate::sys::tun::MAX_MTU;
 use crate::values;
 use wharf_stack::{Zone, ZoneError};
@@ -276,7 +276,7 @@ impl NetworkSpec {
         }
         for wish in &self.publish {
             if wish.0.container.is_none() {
-                return Err(format!("publish {wish}: name the container, as in 8080:web:80"));
+                return Err(format!("publish {wish}: name the container, as in 8080:web:80 or auto:web"));
             }
         }
         if let Some(Text(domain)) = &self.domain {
@@ -490,14 +490,43 @@ pub struct PortWish {
     pub text: String,
     /// The container that it is about.
     pub container: Option<String>,
-    /// The ports.
-    pub request: crate::publish::Request,
+    /// What is to be published.
+    pub wished: Wished,
+}
+
+/// What is to be published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wished {
+    /// These ports.
+    Ports(publish::Request),
+    /// Whatever the container listens on.
+    Listening(publish::auto::Wish),
+}
+
+impl PortWish {
+    /// The ports, if it names any.
+    #[must_use]
+    pub fn request(&self) -> Option<&publish::Request> {
+        match &self.wished {
+            Wished::Ports(request) => Some(request),
+            Wished::Listening(_) => None,
+        }
+    }
+
+    /// What it is published by that the container listens on, if it is.
+    #[must_use]
+    pub fn watched(&self) -> Option<Transport> {
+        match &self.wished {
+            Wished::Ports(_) => None,
+            Wished::Listening(wish) => Some(wish.transport.into()),
+        }
+    }
 }
 
 impl Value for PortWish {
     fn parse(text: &str) -> Result<Self, String> {
-        let (container, request) = wish::parse(text)?;
-        Ok(Self { text: text.to_owned(), container, request })
+        let (container, wished) = wish::parse(text)?;
+        Ok(Self { text: text.to_owned(), container, wished })
     }
 
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

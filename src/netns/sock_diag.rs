@@ -63,6 +63,20 @@ impl SockDiag {
         Ok(Self(socket))
     }
 
+    /// The same, if there are any transports whose sockets are to be seen, and they are.
+    ///
+    /// # Errors
+    /// See [`listening`](Self::listening).
+    pub fn of(transports: impl IntoIterator<Item = impl Into<Transport>>) -> io::Result<Option<Self>> {
+        let mut transports = transports.into_iter().peekable();
+        if transports.peek().is_none() {
+            return Ok(None);
+        }
+        let view = Self::open()?;
+        transports.try_for_each(|transport| view.listening(transport.into()).map(drop))?;
+        Ok(Some(view))
+    }
+
     /// TCP sockets that listen, or UDP sockets that are bound to a port and connected to nobody.
     ///
     /// # Errors
@@ -76,7 +90,8 @@ impl SockDiag {
     }
 
     fn dump(&self, request: Request, found: &mut Vec<Listening>) -> io::Result<()> {
-        let mut message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(request));
+        let mut message =
+            NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(request));
         message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
@@ -176,9 +191,8 @@ impl Listening {
     /// Reads an `inet_diag_msg`: family, state, two more bytes, both ports, both addresses, and on.
     fn parse(message: &[u8]) -> Option<Self> {
         let (head, attributes) = message.split_at_checked(ANSWER_LEN)?;
-        let [port, remote_port] = [head.get(4..6)?, head.get(6..8)?].map(|port| {
-            port.try_into().map_or(0, u16::from_be_bytes)
-        });
+        let [port, remote_port] =
+            [head.get(4..6)?, head.get(6..8)?].map(|port| port.try_into().map_or(0, u16::from_be_bytes));
         let address = head.get(8..24)?.first_chunk::<16>()?;
         let ip = if i32::from(*head.first()?) == libc::AF_INET {
             IpAddr::from(Ipv4Addr::from(*address.first_chunk::<4>()?))
@@ -193,8 +207,8 @@ impl Listening {
 /// The value of an attribute: each is its length, its kind and its value, at multiples of four bytes.
 fn attribute(mut rest: &[u8], wanted: u16) -> Option<&[u8]> {
     loop {
-        let [len, kind] = [rest.get(..2)?, rest.get(2..4)?]
-            .map(|field| field.try_into().map_or(0, u16::from_ne_bytes));
+        let [len, kind] =
+            [rest.get(..2)?, rest.get(2..4)?].map(|field| field.try_into().map_or(0, u16::from_ne_bytes));
         let value = rest.get(4..len.into())?;
         if kind == wanted {
             return Some(value);

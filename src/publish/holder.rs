@@ -67,9 +67,9 @@ impl Holder {
 
 /// A refusal with who has the first of the ports wished for that somebody has: the gateway that refuses cannot see it.
 #[must_use]
-pub fn named(refusal: Error, wishes: &[Request]) -> Error {
+pub fn named<'a>(refusal: Error, wishes: impl IntoIterator<Item = &'a Request>) -> Error {
     let holder_of = |wish: &Request| wish.ends().find_map(|end| Holder::of(wish.transport, &end));
-    match wishes.iter().filter(|_| refusal.code == Code::InUse).find_map(holder_of) {
+    match wishes.into_iter().filter(|_| refusal.code == Code::InUse).find_map(holder_of) {
         Some(holder) => refusal.hint(holder.hint()),
         None => refusal,
     }

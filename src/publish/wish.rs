@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A wish for published ports as text:
-//! `[IP:|INTERFACE:]HOSTPORT[-END]:[NAME:]PORT[-END][/tcp|/udp|/tcp+proxy]`, or `unix:PATH:[NAME:]PORT[/tcp|/tcp+proxy]`.
+//! `[IP:|INTERFACE:]HOSTPORT[-END]:[NAME:]PORT[-END][/tcp|/udp|/tcp+proxy]`, `unix:PATH:[NAME:]PORT[/tcp|/tcp+proxy]`, or
+//! `[IP:|INTERFACE:]auto[:NAME][/tcp|/udp|/tcp+proxy]` for the ports that the container listens on.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
@@ -8,13 +9,15 @@ use std::ops::RangeInclusive;
 use wharf_stack::host::Transport;
 
 use super::end::UNIX;
-use super::{Place, Request};
-use crate::control::spec::{PortWish, Value as _};
+use super::{Place, Request, auto};
+use crate::control::spec::{PortWish, Value as _, Wished};
 use crate::unix;
 use crate::values;
 
 const EXAMPLES: &str = "write it as 8080:80, 127.0.0.1:8080:80, [::1]:8080:80, eth0:8080:80, 8000-8009:9000-9009, 5353:53/udp, \
-     8080:80/tcp+proxy or unix:/run/web.sock:80";
+     8080:80/tcp+proxy, unix:/run/web.sock:80 or auto";
+/// What stands for the ports that the container listens on.
+const AUTO: &str = "auto";
 /// How long an interface's name may be, in bytes: `IFNAMSIZ` less its end.
 const MAX_INTERFACE: usize = 15;
 
@@ -36,19 +39,23 @@ pub(crate) fn own_port(text: &str) -> Result<PortWish, String> {
 }
 
 /// A wish, with the name of the container that it is about.
-pub(crate) fn parse(text: &str) -> Result<(Option<String>, Request), String> {
+pub(crate) fn parse(text: &str) -> Result<(Option<String>, Wished), String> {
     if let Some(rest) = text.strip_prefix(UNIX) {
         return parse_socket(rest);
     }
     let (ends, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     let (transport, tells_clients) = self::protocol(protocol)?;
+    if let Some((place, name)) = automatic(ends) {
+        let (place, name) = (self::place(place)?, name.map(values::container).transpose()?);
+        return Ok((name, Wished::Listening(auto::Wish { place, transport, tells_clients })));
+    }
     let (rest, ports) = ends.rsplit_once(':').ok_or(EXAMPLES)?;
     let (rest, name) = split_name(rest)?;
     let (place, host) = match rest.rsplit_once(':') {
-        None => (Place::Everywhere, rest),
-        Some((interface, host)) if is_interface(interface) => (Place::Interface(interface.to_owned()), host),
-        Some((address, host)) => (Place::Address(self::address(address)?), host),
+        None => (None, rest),
+        Some((place, host)) => (Some(place), host),
     };
+    let place = self::place(place)?;
     let (host, ports) = (range(host)?, inner_range(ports)?);
     // Port 0 stands for any free port, as many as are wanted.
     if host != (0..=0) {
@@ -60,11 +67,37 @@ pub(crate) fn parse(text: &str) -> Result<(Option<String>, Request), String> {
             return Err(format!("{given} ports of the host cannot lead to {wanted} of the sandbox"));
         }
     }
-    Ok((name, Request { place, first: *host.start(), ports, transport, tells_clients }))
+    let request = Request { place, first: *host.start(), ports, transport, tells_clients };
+    Ok((name, Wished::Ports(request)))
+}
+
+/// Of a wish for what a container listens on, where on the host that is to be, and the container's name.
+fn automatic(ends: &str) -> Option<(Option<&str>, Option<&str>)> {
+    let named = || {
+        let (rest, name) = ends.rsplit_once(':').filter(|(_, name)| is_name(name))?;
+        Some((before_auto(rest)?, Some(name)))
+    };
+    before_auto(ends).map(|place| (place, None)).or_else(named)
+}
+
+fn before_auto(text: &str) -> Option<Option<&str>> {
+    match text.strip_suffix(AUTO)? {
+        "" => Some(None),
+        place => place.strip_suffix(':').map(Some),
+    }
+}
+
+/// Where on the host.
+fn place(text: Option<&str>) -> Result<Place, String> {
+    match text {
+        None => Ok(Place::Everywhere),
+        Some(interface) if is_interface(interface) => Ok(Place::Interface(interface.to_owned())),
+        Some(address) => self::address(address).map(Place::Address),
+    }
 }
 
 /// A wish for a unix socket, behind what says that it is one.
-fn parse_socket(text: &str) -> Result<(Option<String>, Request), String> {
+fn parse_socket(text: &str) -> Result<(Option<String>, Wished), String> {
     let (rest, ends) = text.rsplit_once(':').ok_or(EXAMPLES)?;
     let (port, protocol) = ends.split_once('/').unwrap_or((ends, "tcp"));
     let (transport, tells_clients) = self::protocol(protocol)?;
@@ -74,7 +107,7 @@ fn parse_socket(text: &str) -> Result<(Option<String>, Request), String> {
         return Err("a unix socket leads to one port, of TCP".to_owned());
     }
     let place = Place::Socket(unix::path(path)?);
-    Ok((name, Request { place, first: 0, ports, transport, tells_clients }))
+    Ok((name, Wished::Ports(Request { place, first: 0, ports, transport, tells_clients })))
 }
 
 /// What stands before a container's name, and the name.
@@ -154,7 +187,19 @@ mod tests {
     use super::*;
 
     fn own_port(text: &str) -> Result<Request, String> {
-        super::own_port(text).map(|wish| wish.request)
+        super::own_port(text).map(|wish| wish.request().unwrap().clone())
+    }
+
+    fn parse(text: &str) -> Result<(Option<String>, Request), String> {
+        let (name, wished) = super::parse(text)?;
+        let Wished::Ports(request) = wished else { panic!("{text}: {wished:?}") };
+        Ok((name, request))
+    }
+
+    fn listening(text: &str) -> (Option<String>, auto::Wish) {
+        let (name, wished) = super::parse(text).unwrap();
+        let Wished::Listening(wish) = wished else { panic!("{text}: {wished:?}") };
+        (name, wish)
     }
 
     #[test]
@@ -231,7 +276,7 @@ mod tests {
     fn a_path_that_is_typed_may_begin_here() {
         let here = std::env::current_dir().unwrap();
         let wish = typed("unix:web.sock:web:80").unwrap();
-        assert_eq!(wish.request.place.path(), Some(here.join("web.sock").as_path()));
+        assert_eq!(wish.request().unwrap().place.path(), Some(here.join("web.sock").as_path()));
         assert_eq!(PortWish::parse(&wish.text).unwrap(), wish);
         assert!(PortWish::parse("unix:web.sock:80").unwrap_err().contains("from the root directory"));
     }
@@ -241,6 +286,31 @@ mod tests {
         let path = |len: usize| format!("unix:/{}:80", "a".repeat(len - 1));
         assert!(own_port(&path(107)).is_ok());
         assert!(own_port(&path(108)).unwrap_err().contains("at most 107 bytes"));
+    }
+
+    #[test]
+    fn what_a_container_listens_on_may_be_wished_for_at_any_place() {
+        for (text, place, name) in [
+            ("auto", Place::Everywhere, None),
+            ("127.0.0.1:auto", Place::Address([127, 0, 0, 1].into()), None),
+            ("[::1]:auto", Place::Address(std::net::Ipv6Addr::LOCALHOST.into()), None),
+            ("eth0:auto", Place::Interface("eth0".to_owned()), None),
+            ("auto:web", Place::Everywhere, Some("web")),
+            ("127.0.0.1:auto:web", Place::Address([127, 0, 0, 1].into()), Some("web")),
+            ("eth0:auto:web", Place::Interface("eth0".to_owned()), Some("web")),
+        ] {
+            let (named, wish) = listening(text);
+            assert_eq!((named.as_deref(), &wish.place), (name, &place), "{text}");
+            assert_eq!((wish.transport, wish.tells_clients), (Transport::Tcp, false));
+            assert_eq!(
+                listening(&format!("{text}/udp")).1,
+                auto::Wish { transport: Transport::Udp, ..wish.clone() }
+            );
+            assert!(listening(&format!("{text}/tcp+proxy")).1.tells_clients);
+        }
+        // A container may be called so, and is not meant where ports are.
+        assert_eq!(parse("8080:auto:80").unwrap().0.as_deref(), Some("auto"));
+        assert!(super::own_port("auto:web").unwrap_err().contains("but one sandbox"));
     }
 
     #[test]
@@ -275,6 +345,10 @@ mod tests {
             ("unix:/run/web.sock:http", "not a port"),
             ("unix:/run/:80", "no path"),
             ("unix:/run/a\nb:80", "characters"),
+            ("8080:auto", "not an address"),
+            ("auto:80", "not a port"),
+            ("auto-81", "8080:80"),
+            ("auto/sctp", "no protocol"),
         ] {
             let error = own_port(wrong).unwrap_err();
             assert!(error.contains(hint), "{wrong}: {error}");

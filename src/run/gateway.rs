@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Who carries the sandbox's packets, as far as it is decided before there is a sandbox.
 
+use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
 use std::path::Path;
 
@@ -10,7 +11,9 @@ use wharf_stack::Config;
 use super::error::Doing as _;
 use super::{Error, Join, Options};
 use crate::attach::Client;
+use crate::control::model::Transport;
 use crate::control::network::Offer;
+use crate::control::spec::PortWish;
 use crate::host;
 use crate::netns::plan::{Families, GATEWAY_MAC, Plan, overlap};
 use crate::netns::{Interface, Netlink};
@@ -50,6 +53,14 @@ impl Gateway {
         match self {
             Self::Own { plan, .. } => plan.interface(options.mtu_bytes, options.workers),
             Self::Daemon { offer, .. } => offer.interface(),
+        }
+    }
+
+    /// What of the sandbox's sockets matters.
+    pub(super) fn watched(&self, options: &Options) -> BTreeSet<Transport> {
+        match self {
+            Self::Own { .. } => options.publish.iter().filter_map(PortWish::watched).collect(),
+            Self::Daemon { offer, .. } => offer.watched.clone(),
         }
     }
 

@@ -11,6 +11,7 @@
 //! # Bounds
 //! One message of at most 8 KiB at a time; nothing grows.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
@@ -26,8 +27,9 @@ use super::messages::{FromInit, ToInit};
 use super::sysfs;
 use super::terminal::foreground_is_ours;
 use crate::channel::Channel;
+use crate::control::model::Transport;
 use crate::doctor::advice;
-use crate::netns::{self, Device, DeviceChoice, INTERFACE, Interface, Wanted};
+use crate::netns::{self, Device, DeviceChoice, INTERFACE, Interface, SockDiag, Wanted};
 use crate::resolv;
 use crate::resolv::mount::Cover;
 use crate::sys::process::{close_all_except, exit_now, process_group, spawn};
@@ -38,6 +40,8 @@ use crate::sys::signal::{self, Mask, SignalFd};
 pub(super) struct Setup {
     pub(super) interface: Interface,
     pub(super) device: DeviceChoice,
+    /// What sockets wharf is to see.
+    pub(super) watched: BTreeSet<Transport>,
     pub(super) hostname: Option<String>,
     pub(super) resolv_conf: String,
     pub(super) command: Vec<OsString>,
@@ -133,7 +137,10 @@ fn cable(setup: &Setup, channel: &Channel) -> Result<(), Failure> {
     };
     let warnings =
         netns::configure(INTERFACE, &setup.interface).map_err(|f| Failure::new(f.step, &f.source))?;
-    let fds: Vec<BorrowedFd<'_>> = device.queues.iter().map(AsFd::as_fd).collect();
+    let view = SockDiag::of(setup.watched.iter().copied());
+    let view = view.map_err(|e| Failure::new("looking at what listens in the sandbox", &e))?;
+    let view = view.as_ref().map(AsFd::as_fd);
+    let fds: Vec<BorrowedFd<'_>> = device.queues.iter().map(AsFd::as_fd).chain(view).collect();
     if let Some(error) = device.fell_back {
         let text = format!("a veth pair takes the place of a TAP: {}", advice::tap(&error));
         let _ = channel.send(&FromInit::Note(text), &[]);

@@ -24,7 +24,8 @@ pub(crate) enum ToInit {
 /// From init to wharf.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum FromInit {
-    /// The device is there and configured; its queues come as descriptors.
+    /// The device is there and configured; its queues come as descriptors, and then a view of what listens, where one is
+    /// needed.
     Device(DeviceKind),
     /// Something is not as usual.
     Note(String),

@@ -22,7 +22,7 @@ use super::messages::{FromInit, ToInit};
 use super::terminal::Terminal;
 use super::{Error, Outcome};
 use crate::channel::Channel;
-use crate::control::registry::Registry;
+use crate::control::registry::{Registry, Watch};
 use crate::resolv::follow::Follower;
 use crate::sys::memory::Code;
 use crate::sys::signal::SignalFd;
@@ -31,6 +31,7 @@ use crate::sys::signal::SignalFd;
 pub(super) struct Served {
     pub(super) registry: Arc<Registry>,
     pub(super) door: Option<Door>,
+    pub(super) _watch: Option<Watch>,
 }
 
 pub(super) struct Supervisor {
@@ -78,7 +79,7 @@ impl Supervisor {
                 self.resolv_conf_changed(served.as_ref());
             }
             if ready.client
-                && let Some(Served { registry, door: Some(door) }) = &mut served
+                && let Some(Served { registry, door: Some(door), .. }) = &mut served
             {
                 door.answer(registry);
             }

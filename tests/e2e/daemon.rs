@@ -13,6 +13,7 @@
 mod activated;
 mod adopted;
 mod apart;
+mod automatic;
 mod churn;
 mod commands;
 mod dhcp;

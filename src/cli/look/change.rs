@@ -58,16 +58,16 @@ pub(in crate::cli) struct DetachArgs {
 
 pub(super) async fn publish(args: PublishArgs) -> Result<(), Failure> {
     let client = args.output.whom.client().await?;
-    let request = PublishRequest { network: args.network, ports: args.ports.text };
-    if args.ports.request.place.path().is_some() {
-        let published = publish_socket(&client, request, &args.ports.request).await?;
+    let request = PublishRequest { network: args.network, ports: args.ports.text.clone() };
+    if let Some(socket) = args.ports.request().filter(|request| request.place.path().is_some()) {
+        let published = publish_socket(&client, request, socket).await?;
         return match args.output.json {
             true => print_line(&serde_json::to_vec(&published).unwrap_or_default()),
             false => show(&published),
         };
     }
     let answer = match client.post(&Target::new(Publication::PATH), &request).await {
-        Err(Error::Refused(refusal)) => Err(holder::named(refusal, &[args.ports.request]).into()),
+        Err(Error::Refused(refusal)) => Err(holder::named(refusal, args.ports.request()).into()),
         answer => answer,
     }?;
     if args.output.json {

@@ -87,7 +87,7 @@ impl Listed for Publication {
     const NONE: &str = "nothing is published";
 
     fn text(items: &[Self]) -> String {
-        let mut table = Table::new(&[">ID", "NETWORK", "PROTOCOL", "HOST", "CONTAINER", "TARGET"]);
+        let mut table = Table::new(&[">ID", "NETWORK", "PROTOCOL", "HOST", "CONTAINER", "TARGET", "AUTO"]);
         for publication in items {
             table.row([
                 publication.id.to_string(),
@@ -96,6 +96,7 @@ impl Listed for Publication {
                 publication.end().to_string(),
                 or_nothing(publication.container.as_ref()),
                 publication.target.to_string(),
+                yes(publication.auto),
             ]);
         }
         table.to_string()

@@ -18,7 +18,7 @@ use super::patience::{MAX_ASKING, MAX_IDLE};
 use super::*;
 use crate::control::events::BACKLOG;
 use crate::control::model::{EventKind, Mode, PortKind, PublishRequest};
-use crate::control::network::{AttachRequest, Surroundings};
+use crate::control::network::{AttachRequest, Attachment, Surroundings};
 use crate::control::spec::{File, Name, NetworkSpec, Size, Text};
 use crate::control::state::State;
 use crate::port::{Device, Messages};
@@ -41,7 +41,8 @@ fn attach_web(registry: &Registry) -> OwnedFd {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let (ours, cable) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
     let queues = vec![Device::from(Messages::new(ours))];
-    registry.attach(request, PortKind::Stream, queues, oneshot::channel().0, Opened::default()).unwrap();
+    let attachment = Attachment { kind: PortKind::Stream, queues, view: None };
+    registry.attach(request, attachment, oneshot::channel().0, Opened::default()).unwrap();
     cable
 }
 

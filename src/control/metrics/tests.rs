@@ -171,6 +171,7 @@ fn snapshot() -> Snapshot {
         host: "127.0.0.1:80".parse().unwrap(),
         interface: None,
         proxy: false,
+        auto: false,
         container: None,
         target: "192.0.2.1:80".parse().unwrap(),
     };

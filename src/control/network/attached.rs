@@ -18,9 +18,9 @@ use wharf_switch::{PortId, StormControl};
 
 use super::policy::{membership, policy, wish_of};
 use super::{Code, Error, Member, Name, Network, Origin, id_text, seconds_since_1970, ways};
-use crate::control::model::{self, PortKind};
+use crate::control::model::{self, PortKind, Transport};
 use crate::control::spec::{ContainerSpec, PortWish, Text};
-use crate::netns::{Interface, Route, Side};
+use crate::netns::{Interface, Route, Side, SockDiag};
 use crate::port::Device;
 use crate::publish::Opened;
 
@@ -68,6 +68,9 @@ pub struct Offer {
     pub mtu: usize,
     /// Queues that the device should have.
     pub workers: usize,
+    /// What sockets there are to be seen by a view that comes with the device.
+    #[serde(default)]
+    pub watched: BTreeSet<Transport>,
 }
 
 /// The way to a linked network, whichever interface leads outside.
@@ -106,6 +109,17 @@ impl Offer {
     }
 }
 
+/// What somebody is attached by.
+#[derive(Debug)]
+pub struct Attachment {
+    /// What kind of device it is.
+    pub kind: PortKind,
+    /// The device, by its queues.
+    pub queues: Vec<Device>,
+    /// What listens at the other end.
+    pub view: Option<SockDiag>,
+}
+
 /// A port that is attached.
 #[derive(Debug)]
 pub(super) struct Attached {
@@ -116,6 +130,10 @@ pub(super) struct Attached {
     pub(super) member: Member,
     pub(super) storm: Arc<StormControl>,
     pub(super) since: Instant,
+    /// What it listens on, where that matters.
+    pub(super) view: Option<Arc<SockDiag>>,
+    /// Of that, by the wish, what could not be published at the last look.
+    pub(super) refused: BTreeSet<(String, u16)>,
     /// Whoever waits for the container's end ends too when this is dropped.
     pub(super) _leash: Option<oneshot::Sender<Infallible>>,
 }
@@ -162,7 +180,6 @@ impl Network {
         let has_outside = !self.spec.internal;
         Ok(Offer {
             network: self.name.clone(),
-            name,
             member,
             ipv4_prefix_len: self.config.ipv4.map(|plan| plan.subnet.prefix_len()),
             ipv4_gateway: self.config.ipv4.filter(|_| has_outside).map(|plan| plan.gateway),
@@ -175,6 +192,8 @@ impl Network {
             search: self.config.search.clone(),
             mtu: self.config.mtu_bytes,
             workers,
+            watched: self.watched_transports(&name, request),
+            name,
         })
     }
 
@@ -228,8 +247,7 @@ impl Network {
     pub fn attach(
         &mut self,
         request: AttachRequest,
-        kind: PortKind,
-        queues: Vec<Device>,
+        attachment: Attachment,
         leash: oneshot::Sender<Infallible>,
         next_id: &mut u64,
         mut opened: Opened,
@@ -237,6 +255,8 @@ impl Network {
         let Some(name) = request.name.clone().filter(|name| self.pending.contains_key(name)) else {
             return Err(Error::invalid("there is no offer to that name"));
         };
+        let Attachment { kind, queues, view } = attachment;
+        self.check_view(&name, &request, view.as_ref())?;
         let container = self.container_spec(&name, &request.container);
         let member = self.member(&name, wish_of(&container))?;
         let storm = Arc::<StormControl>::default();
@@ -248,8 +268,18 @@ impl Network {
         self.pending.remove(&name);
         self.members.seen(&name, seconds_since_1970());
         let wishes = request.publish.clone();
-        let since = Instant::now();
-        let attached = Attached { id, kind, request, container, member, storm, since, _leash: Some(leash) };
+        let attached = Attached {
+            id,
+            kind,
+            request,
+            container,
+            member,
+            storm,
+            since: Instant::now(),
+            view: view.map(Arc::new),
+            refused: BTreeSet::new(),
+            _leash: Some(leash),
+        };
         self.attached.insert(name.clone(), attached);
         self.forget_neighbors(member);
         self.renew_zone();
@@ -268,8 +298,9 @@ impl Network {
     /// Detaches a port, and what was published for it.
     pub fn detach(&mut self, name: &Name) -> Option<Detached> {
         let attached = self.attached.remove(name)?;
-        let unpublished =
-            self.unpublish_where(|publication| publication.origin == Origin::Port(name.clone()));
+        let unpublished = self.unpublish_where(|publication| {
+            publication.origin == Origin::Port(name.clone()) || publication.is_automatic_of(name)
+        });
         let devices = self.running.as_ref().map(|running| running.detach(attached.id)).unwrap_or_default();
         self.forget_neighbors(attached.member);
         self.renew_zone();

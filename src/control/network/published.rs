@@ -12,13 +12,30 @@ use crate::publish::{self, Claim, Opened};
 #[derive(Debug)]
 pub(super) struct Publication {
     pub(super) info: model::Publication,
-    wish: String,
+    pub(super) wish: String,
     pub(super) origin: Origin,
     published: Published,
 }
 
+impl Publication {
+    /// Whether it is there because this container listens.
+    pub(super) fn is_automatic_of(&self, name: &Name) -> bool {
+        self.info.auto && self.info.container.as_deref() == Some(name.as_str())
+    }
+}
+
+/// Why something is published.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cause<'a> {
+    pub(super) wish: &'a str,
+    pub(super) origin: &'a Origin,
+    /// Only as long as the container listens.
+    pub(super) auto: bool,
+}
+
 impl Network {
-    /// Publishes ports, all that the wish names or none, and a unix socket if it is `opened`.
+    /// Publishes ports, all that the wish names or none, and a unix socket if it is `opened`. What a container listens on
+    /// is [followed](Self::follow) instead.
     ///
     /// # Errors
     /// It names nobody, or a port is not to be had.
@@ -34,8 +51,9 @@ impl Network {
             return Err(Error::new(Code::Forbidden, message));
         }
         let name = self.published_name(wish)?;
-        let claims = publish::bind(std::slice::from_ref(&wish.request), opened);
-        let claims = claims.map_err(|error| refusal(&error))?;
+        let Some(request) = wish.request() else { return Ok(Vec::new()) };
+        self.make_way(request);
+        let claims = publish::bind(std::slice::from_ref(request), opened).map_err(|error| refusal(&error))?;
         self.publish_claims(claims, &name, &wish.text, origin, next_id)
     }
 
@@ -52,11 +70,25 @@ impl Network {
         next_id: &mut u64,
     ) -> Result<Vec<model::Publication>, Error> {
         let addresses = self.member(name, Wish::default())?.addresses();
+        self.publish_at(claims, addresses, name, Cause { wish, origin, auto: false }, next_id)
+    }
+
+    /// The same at those of the container's addresses that lead to its server.
+    pub(super) fn publish_at(
+        &mut self,
+        claims: Vec<Claim>,
+        addresses: publish::Addresses,
+        name: &Name,
+        cause: Cause<'_>,
+        next_id: &mut u64,
+    ) -> Result<Vec<model::Publication>, Error> {
+        let Cause { wish, origin, auto } = cause;
         let mut made = Vec::new();
         for claim in claims {
             match self.publish_one(claim, addresses, name, *next_id) {
                 Ok((info, published)) => {
                     *next_id += 1;
+                    let info = model::Publication { auto, ..info };
                     made.push(Publication { info, wish: wish.to_owned(), origin: origin.clone(), published });
                 }
                 Err(error) => {
@@ -185,6 +217,7 @@ impl Network {
             host: claim.host().at.clone(),
             interface: claim.host().interface.clone(),
             proxy: claim.tells_clients(),
+            auto: false,
             container: Some(name.to_string()),
             target,
         };

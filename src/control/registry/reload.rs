@@ -71,6 +71,7 @@ impl Registry {
         // They end where nobody waits.
         drop(inner);
         drop(gone);
+        self.wake_watch();
         Ok(reloaded)
     }
 

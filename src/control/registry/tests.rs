@@ -10,7 +10,7 @@ use tokio::sync::mpsc::unbounded_channel;
 use wharf_switch::Offloads;
 
 use super::*;
-use crate::control::model::{CreateNetwork, PublishRequest, Reloaded};
+use crate::control::model::{CreateNetwork, PortKind, PublishRequest, Reloaded};
 use crate::control::network::AttachRequest;
 use crate::port::Tap;
 
@@ -66,7 +66,8 @@ impl Daemon {
         // Nobody sends, and the port stays.
         std::mem::forget(theirs);
         let queue = Device::Tap(Tap::new(ours, Offloads::NONE));
-        self.registry.attach(request, PortKind::Tap, vec![queue], oneshot::channel().0, Opened::default())
+        let attachment = Attachment { kind: PortKind::Tap, queues: vec![queue], view: None };
+        self.registry.attach(request, attachment, oneshot::channel().0, Opened::default())
     }
 
     fn attach_named(&self, text: &str, ipv4: Option<&str>) -> Result<model::Port, Error> {
@@ -182,6 +183,21 @@ fn who_has_no_name_gets_one_that_nobody_had() {
     daemon.detach(&first.name);
     let second = daemon.attach(AttachRequest::default()).unwrap();
     assert_ne!((first.name, first.ipv4), (second.name, second.ipv4));
+}
+
+#[test]
+fn who_cannot_be_seen_is_not_published_by_itself() {
+    let daemon = Daemon::new("unseen", &format!("{NETWORK}publish = [\"auto:web\"]\n"));
+    let refused = daemon.attach_named("web", None).unwrap_err();
+    assert_eq!(refused.code, Code::Unsupported, "{refused}");
+    daemon.attach_named("other", None).unwrap();
+    let wish = Text(PortWish::parse("auto/udp").unwrap());
+    let mut request = AttachRequest { publish: vec![wish], ..AttachRequest::default() };
+    let offer = daemon.registry.offer(&mut request).unwrap();
+    assert_eq!(offer.watched, [model::Transport::Udp].into());
+    daemon.registry.withdraw_offer(&offer);
+    let request = PublishRequest { network: None, ports: "auto:other".to_owned() };
+    assert_eq!(daemon.registry.publish(&request, Opened::default()).unwrap_err().code, Code::Invalid);
 }
 
 #[test]

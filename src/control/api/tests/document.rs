@@ -258,6 +258,7 @@ fn publication(transport: Transport) -> Publication {
         host: HostAddress::Inet(([127, 0, 0, 1], 8080).into()),
         interface: Some("lo".to_owned()),
         proxy: true,
+        auto: true,
         container: Some("web".to_owned()),
         target: ([192, 0, 2, 10], 80).into(),
     }
@@ -303,10 +304,16 @@ fn events() -> Vec<EventKind> {
         EventKind::NetworkDown,
         EventKind::NetworkLost,
         EventKind::Attach { name: name.clone(), mac: mac.clone(), addresses: vec![[192, 0, 2, 10].into()] },
-        EventKind::Detach { name, reason: "it ended".to_owned() },
+        EventKind::Detach { name: name.clone(), reason: "it ended".to_owned() },
         EventKind::Lease { address: [192, 0, 2, 10].into(), mac },
         EventKind::Publish(publication(Transport::Tcp)),
         EventKind::Unpublish(publication(Transport::Udp)),
+        EventKind::PublishFailed {
+            name,
+            transport: Transport::Tcp,
+            port: 80,
+            reason: "the port is in use".to_owned(),
+        },
         EventKind::Guard { name: Some("web".to_owned()), reason: "arp_forged".to_owned(), count: 7 },
     ]
 }
