@@ -13,7 +13,7 @@ fn lab() -> Lab {
     )
     .text();
     lab.serve("socat TCP-LISTEN:8000,fork,reuseaddr SYSTEM:\"echo \\$SOCAT_PEERADDR\"", 8000);
-    lab.serve("socat UDP-LISTEN:8001,fork,reuseaddr SYSTEM:\"echo \\$SOCAT_PEERADDR\"", 8001);
+    lab.serve("socat UDP-LISTEN:8001,fork,reuseaddr SYSTEM:\"read question; echo \\$SOCAT_PEERADDR\"", 8001);
     lab
 }
 
