@@ -71,6 +71,13 @@ pub(super) struct AttachArgs {
     /// The host's interface that its traffic leaves by
     #[arg(long, value_name = "NAME")]
     outbound_interface: Option<String>,
+    /// The host's IPv4 address that is its own outside (one-to-one NAT): its traffic leaves from there, and what it listens
+    /// on is published there
+    #[arg(long, value_name = "ADDR", conflicts_with = "outbound_ip")]
+    external_ip: Option<Ipv4Addr>,
+    /// The host's IPv6 address that is its own outside
+    #[arg(long, value_name = "ADDR", conflicts_with = "outbound_ip6")]
+    external_ip6: Option<Ipv6Addr>,
     /// Publish a port of it as long as it is attached, as `wharf run -p` does; may be repeated
     #[arg(short, long, value_name = "[[IP:|IFACE:]HOSTPORT[-END]|unix:PATH]:PORT[-END]|auto[/udp|/tcp+proxy]", value_parser = wish::typed)]
     publish: Vec<PortWish>,
@@ -172,6 +179,8 @@ impl AttachArgs {
             outbound_ipv4: self.outbound_ip,
             outbound_ipv6: self.outbound_ip6,
             outbound_interface: self.outbound_interface,
+            external_ipv4: self.external_ip,
+            external_ipv6: self.external_ip6,
         };
         let request = AttachRequest {
             network: self.network,

@@ -401,7 +401,7 @@ impl Network {
         // A running daemon makes no unix sockets.
         errors.extend(self.publish_specified(next_id, &mut Opened::default()));
         let unseen = |(name, attached): (&Name, &Attached)| {
-            self.check_view(name, &attached.request, attached.view.as_deref()).err()
+            self.check_view(name, &attached.request, &attached.container, attached.view.as_deref()).err()
         };
         errors.extend(self.attached.iter().filter_map(unseen));
         if errors.is_empty() { Ok(()) } else { Err(errors) }
@@ -410,6 +410,7 @@ impl Network {
     fn renew_policy(&mut self, name: &Name) -> Result<(), Error> {
         let Some(attached) = self.attached.get(name) else { return Ok(()) };
         let container = self.container_spec(name, &attached.request.container);
+        self.check_external(&container.external().collect::<Vec<_>>(), Some(name))?;
         // Whoever is attached keeps the addresses that it has.
         let policy = policy(&container, self, attached.member, Arc::clone(&attached.storm))?;
         self.running()?.set_policy(attached.id, &Arc::new(policy));

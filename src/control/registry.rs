@@ -103,6 +103,15 @@ impl Inner {
         around
     }
 
+    /// Whether the external addresses of somebody who wants to be attached are nobody's on any network.
+    fn check_external(&self, network: &Name, request: &AttachRequest) -> Result<(), Error> {
+        let addresses = self.networks.get(network).map(|of| of.external(request)).unwrap_or_default();
+        self.networks.iter().try_for_each(|(name, of)| {
+            let own = request.name.as_ref().filter(|_| name == network);
+            of.check_external(&addresses, own)
+        })
+    }
+
     /// A refusal of these ports with the publication that has one of them, if it is that.
     fn naming_publication(&self, refusal: Error, wishes: &[Request]) -> Error {
         let published = |wish: &Request| {
@@ -316,6 +325,7 @@ impl Registry {
         let mut inner = self.lock();
         let name = inner.meant(request.network.as_ref())?;
         request.network = Some(name.clone());
+        inner.check_external(&name, request)?;
         inner.network(&name)?.offer(request)
     }
 
@@ -342,6 +352,8 @@ impl Registry {
     ) -> Result<model::Port, Error> {
         let mut inner = self.lock();
         let name = inner.meant(request.network.as_ref())?;
+        // Somebody else may have come since the offer.
+        inner.check_external(&name, &request)?;
         let Inner { networks, next_id, .. } = &mut *inner;
         let network =
             networks.get_mut(&name).ok_or_else(|| Error::not_found(format!("there is no network {name}")))?;

@@ -16,7 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -96,7 +96,26 @@ impl File {
         for (name, spec) in &file.networks {
             spec.check(name).map_err(|error| format!("network {name}: {error}"))?;
         }
+        file.check_external()?;
         Ok(file)
+    }
+
+    /// Whether every external address is that of one container.
+    fn check_external(&self) -> Result<(), String> {
+        let mut owners = BTreeMap::new();
+        for (network, spec) in &self.networks {
+            for (name, container) in &spec.containers {
+                for address in container.external() {
+                    if let Some((other_network, other)) = owners.insert(address, (network, name)) {
+                        return Err(format!(
+                            "network {network}: container {name}: {address} is the external address of {other} on network \
+                             {other_network}"
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -224,9 +243,21 @@ pub struct ContainerSpec {
     /// The host's interface that its traffic leaves by, instead of the network's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outbound_interface: Option<String>,
+    /// The host's IPv4 address that is its own outside (one-to-one NAT): its traffic leaves from there, and what it listens
+    /// on is published there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub external_ipv4: Option<Ipv4Addr>,
+    /// The host's IPv6 address that is its own outside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub external_ipv6: Option<Ipv6Addr>,
 }
 
 impl ContainerSpec {
+    /// The host's addresses that are its own outside.
+    pub fn external(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        self.external_ipv4.map(IpAddr::from).into_iter().chain(self.external_ipv6.map(IpAddr::from))
+    }
+
     /// Whether a container can be found by its name and its aliases.
     ///
     /// # Errors
@@ -652,6 +683,11 @@ containers.db = { vlan = 5, trunk = [6, 7], isolated = true }
             ("version = 1\n[networks.a]\nmemory = \"1\"", &["line 3", "at least 1M"]),
             ("version = 1\n[networks.a]\ncontainers.b.aliases = [\"gateway\"]", &["container b", "reserved"]),
             ("version = 1\n[networks.a]\ncontainers.localhost = {}", &["container localhost", "reserved"]),
+            (
+                "version = 1\n[networks.a]\ncontainers.b.external_ipv4 = \"192.0.2.7\"\n[networks.c]\n\
+                 containers.d.external_ipv4 = \"192.0.2.7\"",
+                &["container d", "192.0.2.7 is the external address of b on network a"],
+            ),
             ("version = 1\n[networks.a]\ndomain = \"localhost\"", &["network a", "wharf.internal"]),
         ] {
             let error = File::parse(text).unwrap_err();

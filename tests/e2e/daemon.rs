@@ -17,6 +17,7 @@ mod automatic;
 mod churn;
 mod commands;
 mod dhcp;
+mod external;
 mod flow;
 mod forgeries;
 mod linked;

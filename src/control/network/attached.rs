@@ -192,7 +192,7 @@ impl Network {
             search: self.config.search.clone(),
             mtu: self.config.mtu_bytes,
             workers,
-            watched: self.watched_transports(&name, request),
+            watched: self.watched_transports(&name, request, &container),
             name,
         })
     }
@@ -216,6 +216,13 @@ impl Network {
         Name::parse(&free.unwrap_or_default()).map_err(Error::invalid)
     }
 
+    /// The external addresses of somebody who wants to be attached.
+    #[must_use]
+    pub fn external(&self, request: &AttachRequest) -> Vec<IpAddr> {
+        let container = request.name.as_ref().map(|name| self.container_spec(name, &request.container));
+        container.as_ref().unwrap_or(&request.container).external().collect()
+    }
+
     /// What holds for a container: what its own request says, else what the network's specification does.
     pub(super) fn container_spec(&self, name: &Name, own: &ContainerSpec) -> ContainerSpec {
         let base = self.spec.containers.get(name).cloned().unwrap_or_default();
@@ -236,6 +243,8 @@ impl Network {
             outbound_ipv4: own.outbound_ipv4.or(base.outbound_ipv4),
             outbound_ipv6: own.outbound_ipv6.or(base.outbound_ipv6),
             outbound_interface: own.outbound_interface.clone().or(base.outbound_interface),
+            external_ipv4: own.external_ipv4.or(base.external_ipv4),
+            external_ipv6: own.external_ipv6.or(base.external_ipv6),
         }
     }
 
@@ -256,8 +265,8 @@ impl Network {
             return Err(Error::invalid("there is no offer to that name"));
         };
         let Attachment { kind, queues, view } = attachment;
-        self.check_view(&name, &request, view.as_ref())?;
         let container = self.container_spec(&name, &request.container);
+        self.check_view(&name, &request, &container, view.as_ref())?;
         let member = self.member(&name, wish_of(&container))?;
         let storm = Arc::<StormControl>::default();
         let policy = policy(&container, self, member, Arc::clone(&storm))?;

@@ -7,6 +7,7 @@
 //! more. Ports that are published by hand have precedence.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use wharf_switch::PortId;
@@ -16,9 +17,9 @@ use super::published::refusal;
 use super::{AttachRequest, Error, Name, Network, Origin};
 use crate::control::error::Code;
 use crate::control::model::{self, Transport};
-use crate::control::spec::{PortWish, Text, Wished};
+use crate::control::spec::{ContainerSpec, PortWish, Text, Wished};
 use crate::netns::{Listening, SockDiag};
-use crate::publish::{self, Addresses, End, Opened, Request, auto};
+use crate::publish::{self, Addresses, End, Opened, Place, Request, auto};
 
 /// A container whose ports are published by themselves, and what is to be looked at for that.
 #[derive(Clone, Debug)]
@@ -57,10 +58,10 @@ pub struct Refused {
 }
 
 /// A wish for what a container listens on.
-struct Automatic<'a> {
-    wish: &'a auto::Wish,
+struct Automatic {
+    wish: auto::Wish,
     /// As it was written.
-    text: &'a str,
+    text: String,
     origin: Origin,
 }
 
@@ -88,17 +89,24 @@ impl Due {
 
 impl Network {
     /// The wishes of and for a container.
-    fn automatic<'a>(&'a self, name: &'a Name, request: &'a AttachRequest) -> Vec<Automatic<'a>> {
+    fn automatic(&self, name: &Name, request: &AttachRequest, container: &ContainerSpec) -> Vec<Automatic> {
         let own = request.publish.iter().map(|Text(wish)| (wish, Origin::Port(name.clone())));
         let is_its = |wish: &PortWish| wish.container.as_deref() == Some(name.as_str());
         let of_file = self.spec.publish.iter().map(|Text(wish)| wish).filter(move |wish| is_its(wish));
         let wishes = own.chain(of_file.map(|wish| (wish, Origin::File)));
-        wishes.filter_map(|(wish, origin)| Automatic::of(wish, origin)).collect()
+        let wishes = wishes.filter_map(|(wish, origin)| Automatic::of(wish, origin));
+        wishes.chain(container.external().flat_map(|address| Automatic::at(address, name))).collect()
     }
 
     /// What sockets of a container are looked at.
-    pub(super) fn watched_transports(&self, name: &Name, request: &AttachRequest) -> BTreeSet<Transport> {
-        self.automatic(name, request).into_iter().map(|automatic| automatic.wish.transport.into()).collect()
+    pub(super) fn watched_transports(
+        &self,
+        name: &Name,
+        request: &AttachRequest,
+        container: &ContainerSpec,
+    ) -> BTreeSet<Transport> {
+        let wishes = self.automatic(name, request, container).into_iter();
+        wishes.map(|automatic| automatic.wish.transport.into()).collect()
     }
 
     /// Whether everything can be seen that is to be looked at.
@@ -109,9 +117,10 @@ impl Network {
         &self,
         name: &Name,
         request: &AttachRequest,
+        container: &ContainerSpec,
         view: Option<&SockDiag>,
     ) -> Result<(), Error> {
-        if view.is_some() || self.watched_transports(name, request).is_empty() {
+        if view.is_some() || self.watched_transports(name, request, container).is_empty() {
             return Ok(());
         }
         let message = format!("what {name} listens on cannot be seen, so it cannot be published by itself");
@@ -125,7 +134,7 @@ impl Network {
     pub fn watched(&self) -> Vec<Watched> {
         let watched = |(name, attached): (&Name, &Attached)| {
             let view = Arc::clone(attached.view.as_ref()?);
-            let transports = self.watched_transports(name, &attached.request);
+            let transports = self.watched_transports(name, &attached.request, &attached.container);
             (!transports.is_empty()).then_some(Watched { id: attached.id, view, transports })
         };
         self.attached.iter().filter_map(watched).collect()
@@ -174,12 +183,12 @@ impl Network {
         let Some(attached) = self.attached.get(name) else { return Vec::new() };
         let container = attached.member.addresses();
         let mut all = Vec::new();
-        for Automatic { wish, text, origin } in self.automatic(name, &attached.request) {
+        for Automatic { wish, text, origin } in self.automatic(name, &attached.request, &attached.container) {
             let sockets = heard.get(&wish.transport.into()).map_or(&[][..], Vec::as_slice);
             for (port, container) in auto::reachable(wish.transport, sockets, container) {
                 let (request, origin) = (wish.port(port), origin.clone());
                 if !self.is_by_hand(name, &request) {
-                    all.push(Due { request, container, text: text.to_owned(), origin });
+                    all.push(Due { request, container, text: text.clone(), origin });
                 }
             }
         }
@@ -228,12 +237,27 @@ impl Network {
     }
 }
 
-impl<'a> Automatic<'a> {
-    fn of(wish: &'a PortWish, origin: Origin) -> Option<Self> {
+impl Automatic {
+    fn of(wish: &PortWish, origin: Origin) -> Option<Self> {
         match &wish.wished {
-            Wished::Listening(automatic) => Some(Self { wish: automatic, text: &wish.text, origin }),
+            Wished::Listening(automatic) => {
+                Some(Self { wish: automatic.clone(), text: wish.text.clone(), origin })
+            }
             Wished::Ports(_) => None,
         }
+    }
+
+    /// Everything at a container's external address.
+    fn at(address: IpAddr, name: &Name) -> [Self; 2] {
+        [Transport::Tcp, Transport::Udp].map(|transport| Self {
+            wish: auto::Wish {
+                place: Place::Address(address),
+                transport: transport.into(),
+                tells_clients: false,
+            },
+            text: format!("external {address} {transport}"),
+            origin: Origin::Port(name.clone()),
+        })
     }
 }
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! By what way the traffic of a network leaves the host, and that of those containers that have one of their own.
 
-use super::{ContainerSpec, Error, Network, NetworkSpec};
+use std::net::IpAddr;
+
+use super::{Code, ContainerSpec, Error, Name, Network, NetworkSpec};
 use crate::host::{Sources, Way, Ways};
 
 /// The network's way.
@@ -14,14 +16,30 @@ pub(super) fn of_network(spec: &NetworkSpec) -> Result<Way, Error> {
 
 /// A container's, if it has its own. What it does not say is the network's.
 pub(super) fn of_container(container: &ContainerSpec, spec: &NetworkSpec) -> Result<Option<Way>, Error> {
-    let ContainerSpec { outbound_ipv4, outbound_ipv6, outbound_interface, .. } = container;
-    if outbound_ipv4.is_none() && outbound_ipv6.is_none() && outbound_interface.is_none() {
+    let ContainerSpec { outbound_interface, .. } = container;
+    let ipv4 = own_source(container.external_ipv4, container.outbound_ipv4)?;
+    let ipv6 = own_source(container.external_ipv6, container.outbound_ipv6)?;
+    if ipv4.is_none() && ipv6.is_none() && outbound_interface.is_none() {
         return Ok(None);
     }
-    let sources =
-        Sources { ipv4: outbound_ipv4.or(spec.outbound_ipv4), ipv6: outbound_ipv6.or(spec.outbound_ipv6) };
+    let sources = Sources { ipv4: ipv4.or(spec.outbound_ipv4), ipv6: ipv6.or(spec.outbound_ipv6) };
     let interface = outbound_interface.as_ref().or(spec.outbound_interface.as_ref()).cloned();
     checked(Way { sources, interface }).map(Some)
+}
+
+/// The address that a container itself is to be seen by.
+fn own_source<A: Copy + Eq + std::fmt::Display>(
+    external: Option<A>,
+    outbound: Option<A>,
+) -> Result<Option<A>, Error> {
+    match (external, outbound) {
+        (Some(external), Some(outbound)) if external != outbound => {
+            let message =
+                format!("its traffic cannot leave from {outbound}: its external address is {external}");
+            Err(Error::invalid(message).hint("leave the outbound address out"))
+        }
+        _ => Ok(external.or(outbound)),
+    }
 }
 
 fn checked(way: Way) -> Result<Way, Error> {
@@ -32,6 +50,20 @@ fn checked(way: Way) -> Result<Way, Error> {
 }
 
 impl Network {
+    /// Whether nobody is attached with one of these external addresses, but for `own`.
+    ///
+    /// # Errors
+    /// Somebody is.
+    pub fn check_external(&self, addresses: &[IpAddr], own: Option<&Name>) -> Result<(), Error> {
+        let others = self.attached.iter().filter(|(name, _)| Some(*name) != own);
+        let mut taken = others.flat_map(|(name, of)| of.container.external().map(move |at| (name, at)));
+        let Some((other, address)) = taken.find(|(_, address)| addresses.contains(address)) else {
+            return Ok(());
+        };
+        let message = format!("{address} is the external address of {other} on network {}", self.name);
+        Err(Error::new(Code::InUse, message).hint("every container needs one of its own"))
+    }
+
     /// Lets traffic of whoever is attached now leave by the ways that are wished.
     pub(super) fn renew_ways(&mut self) {
         let warn = |error| tracing::warn!("network {}: {error}", self.name);

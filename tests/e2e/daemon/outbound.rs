@@ -5,7 +5,7 @@ use super::{Container, Daemon};
 use crate::lab::Lab;
 
 /// A host with two more addresses, the second on an interface that has no way to the server.
-fn lab() -> Lab {
+pub(super) fn lab() -> Lab {
     let mut lab = Lab::new();
     lab.on_host("ip addr add 203.0.113.9/24 dev out0 && ip addr add 203.0.113.8/24 dev out0").text();
     lab.on_host(
@@ -19,7 +19,7 @@ fn lab() -> Lab {
 
 /// From where the server sees a container, over TCP and UDP.
 #[track_caller]
-fn seen(container: &Container) -> String {
+pub(super) fn seen(container: &Container) -> String {
     container
         .says("socat -u TCP:203.0.113.2:8000 -; echo | socat -T1 - UDP:203.0.113.2:8001")
         .replace('\n', " ")

@@ -362,7 +362,7 @@ fn what_is_taken_is_of_its_schema() {
          outbound_ipv4 = '192.0.2.1'\noutbound_ipv6 = '2001:db8::1'\noutbound_interface = 'eth1'\n\
          publish = ['8080:web:80']\nhost_sockets = ['80:/run/web.sock']\nlinks = ['other']\n\
          [networks.default.containers.web]\nipv4 = '10.8.0.10'\nipv6 = 'fd00:1:2:3::10'\nmac = '02:00:00:00:00:0a'\n\
-         aliases = ['www']\nvlan = 5\ntrunk = [6]\nisolated = true\nallow = ['any_mac', 'any_address', 'dhcp', 'router']\n\
+         aliases = ['www']\nexternal_ipv4 = '192.0.2.1'\nexternal_ipv6 = '2001:db8::1'\nvlan = 5\ntrunk = [6]\nisolated = true\nallow = ['any_mac', 'any_address', 'dhcp', 'router']\n\
          outbound_ipv4 = '192.0.2.1'\noutbound_ipv6 = '2001:db8::1'\noutbound_interface = 'eth1'\n",
     );
     for spec in [NetworkSpec::default(), file.unwrap().networks.into_values().next().unwrap()] {
