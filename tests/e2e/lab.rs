@@ -67,11 +67,12 @@ pub(crate) fn run(mut command: Command) -> Finished {
 }
 
 /// What the tests use besides the programs of the machine.
-const SCRIPTS: [(&str, &str); 8] = [
+const SCRIPTS: [(&str, &str); 9] = [
     ("datagrams.py", include_str!("datagrams.py")),
     ("frames.py", include_str!("frames.py")),
     ("flow.py", include_str!("flow.py")),
     ("machine.py", include_str!("machine.py")),
+    ("ports.py", include_str!("ports.py")),
     ("server.py", include_str!("server.py")),
     ("git_server.py", include_str!("git_server.py")),
     ("lease.sh", include_str!("lease.sh")),
