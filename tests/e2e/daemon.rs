@@ -29,6 +29,7 @@ mod refusals;
 mod reload;
 mod restart;
 mod sockets;
+mod together;
 mod workers;
 
 use std::fs;

@@ -2,11 +2,13 @@
 """Frames made by hand, and who receives them. Each has a tag in it, such as <arp>.
 
 capture IFACE                 says "ready", then prints the VLANs and tags of what came until <end>, one per line
+largest IFACE                 says "ready", then at a line of input the length of the largest frame that came
 broadcast IFACE TAG [VID...]  sends a broadcast without a VLAN tag, or one with each of these
 forge IFACE ROLE=ADDRESS...   sends one frame for everything that a port must not say, and <end>; see forgeries
 """
 
 import re
+import select
 import socket
 import struct
 import sys
@@ -51,6 +53,16 @@ def capture(interface):
                 print(*sorted(seen), sep="\n")
                 return
             seen.add(f"{vlan_of(ancillary)} {tag.decode()}")
+
+
+def largest(interface):
+    s = packet_socket(interface)
+    print("ready", flush=True)
+    most = 0
+    # The length alone is wanted: a packet socket tells that of the whole.
+    while sys.stdin not in select.select([s, sys.stdin], [], [])[0]:
+        most = max(most, s.recv_into(bytearray(1), 1, socket.MSG_TRUNC))
+    print(most)
 
 
 def broadcast(interface, tag, *vids):

@@ -46,7 +46,7 @@ impl Waiting {
 
 /// A container whose interface is a machine's card.
 #[track_caller]
-fn machine(daemon: &Daemon, name: &str, options: &str) -> (Container, Running) {
+pub(super) fn machine(daemon: &Daemon, name: &str, options: &str) -> (Container, Running) {
     let waiting = Waiting::start(daemon, name, options);
     let container = Container::new(&daemon.lab);
     let line = format!("exec python3 {} {} eth0 {}", script("machine.py"), waiting.socket, waiting.mac);

@@ -105,7 +105,7 @@ fn containers_find_each_other_by_name_and_nobody_outside_is_asked() {
 }
 
 /// Has a container ask the network's nameserver.
-fn with_resolver(container: &Container, domain: &str) {
+pub(super) fn with_resolver(container: &Container, domain: &str) {
     let script = format!(
         "mount -t tmpfs none /mnt
          printf 'nameserver 10.0.2.3\\nsearch {domain}\\n' >/mnt/resolv.conf
