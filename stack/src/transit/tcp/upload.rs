@@ -268,17 +268,28 @@ impl Upload {
         };
         self.grow(cx.env, sent);
         self.advance(sent);
+        let result = self.deliver_behind(cx, socket, payload, sent);
+        self.drain(cx, Some(socket));
+        result
+    }
+
+    /// Delivers what lies behind the first `sent` bytes, piece by piece, as long as each is taken whole.
+    fn deliver_behind<H: Host, O>(
+        &mut self,
+        cx: &mut Cx<'_, H, O>,
+        socket: SocketId,
+        payload: &Payload<'_>,
+        sent: usize,
+    ) -> Result<(), DropReason> {
         let mut skipped = sent;
-        let mut result = Ok(());
         for piece in payload.pieces {
             let rest = piece.get(skipped..).unwrap_or_default();
             skipped = skipped.saturating_sub(piece.len());
             if !rest.is_empty() {
-                result = result.and(self.deliver(cx, Some(socket), rest));
+                self.deliver(cx, Some(socket), rest)?;
             }
         }
-        self.drain(cx, Some(socket));
-        result
+        Ok(())
     }
 
     /// Takes in the payload of one segment.
