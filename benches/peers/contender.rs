@@ -57,29 +57,43 @@ impl Kind {
         }
     }
 
-    pub(crate) fn is_installed(self) -> bool {
-        let program = match self {
-            Self::None | Self::Wharf | Self::WharfTwoWorkers | Self::WharfAsSlirp4netns => return true,
-            Self::Slirp4netns => "slirp4netns",
-            Self::Pasta | Self::PastaTuned => "pasta",
-            Self::Vde => "vde_plug2tap",
-        };
-        shell(&format!("command -v {program}")).is_ok()
+    /// The program of a peer.
+    const fn peer(self) -> Option<&'static str> {
+        match self {
+            Self::None | Self::Wharf | Self::WharfTwoWorkers | Self::WharfAsSlirp4netns => None,
+            Self::Slirp4netns => Some("slirp4netns"),
+            Self::Pasta | Self::PastaTuned => Some("pasta"),
+            Self::Vde => Some("vde_plug2tap"),
+        }
     }
 
-    /// The version a peer gives itself.
-    pub(crate) fn version(self) -> String {
-        let line = match self {
-            Self::None => "uname -r",
-            Self::Wharf | Self::WharfTwoWorkers | Self::WharfAsSlirp4netns => {
-                return env!("CARGO_PKG_VERSION").into();
-            }
-            Self::Slirp4netns => "slirp4netns --version | head -1",
-            Self::Pasta | Self::PastaTuned => "pasta --version | head -1",
-            Self::Vde => "vde_switch --version | head -1",
-        };
-        shell(line).unwrap_or_default().trim().into()
+    pub(crate) fn is_installed(self) -> bool {
+        self.peer().is_none_or(|program| shell(&format!("command -v {program}")).is_ok())
     }
+
+    /// The version of what is measured; for the limit, the kernel's.
+    pub(crate) fn version(self) -> String {
+        match (self, self.peer()) {
+            (_, Some(program)) => version_of(program),
+            (Self::None, None) => shell("uname -r").unwrap_or_default().trim().into(),
+            (_, None) => env!("CARGO_PKG_VERSION").into(),
+        }
+    }
+}
+
+/// The version that a program gives itself, or else its package's.
+fn version_of(program: &str) -> String {
+    let own = format!("{program} --version 2>&1");
+    let package = format!(
+        "file=$(readlink -f \"$(command -v {program})\")
+         dpkg-query -W -f '${{Version}}' \"$(dpkg-query -S \"$file\" | cut -d: -f1)\""
+    );
+    let is_version = |word: &&str| word.starts_with(|first: char| first.is_ascii_digit());
+    let found = [own, package].into_iter().find_map(|script| {
+        let text = shell(&script).ok()?;
+        text.lines().next()?.split_whitespace().find(is_version).map(str::to_owned)
+    });
+    found.unwrap_or_else(|| "unknown".into())
 }
 
 /// A container with its network, ready to be measured.

@@ -64,7 +64,8 @@ impl Report {
             let mut cells = vec![row.clone()];
             for &kind in &self.kinds {
                 cells.push(self.spread(row, kind).map_or(String::from("-"), |spread| {
-                    let ratio = limit.filter(|_| kind != Kind::None).map(|limit| spread.median / limit);
+                    let limit = limit.filter(|&limit| kind != Kind::None && limit > 0.0);
+                    let ratio = limit.map(|limit| spread.median / limit);
                     let ratio = ratio.map(|ratio| format!(" {ratio:.2}x")).unwrap_or_default();
                     format!(
                         "{} ({}-{}){ratio}",
