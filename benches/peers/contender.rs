@@ -67,6 +67,11 @@ impl Kind {
         }
     }
 
+    /// It is somebody else's program, which may fail where ours may not.
+    pub(crate) const fn is_peer(self) -> bool {
+        self.peer().is_some()
+    }
+
     pub(crate) fn is_installed(self) -> bool {
         self.peer().is_none_or(|program| shell(&format!("command -v {program}")).is_ok())
     }

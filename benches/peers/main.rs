@@ -4,11 +4,11 @@
 //! # How it works
 //! Every contender gets fresh namespaces for every repeat and MTU, and contenders alternate, so that drift of the
 //! machine hits all of them alike. "none" is the limit: the same two namespaces without a user stack between them, and
-//! between two containers a kernel bridge. The
-//! table gives medians with minimum and maximum, and each contender's ratio to the limit.
+//! between two containers a kernel bridge. The table gives medians with minimum and maximum, and each contender's ratio to
+//! the limit.
 //!
-//! Needs root (for namespaces) and slirp4netns, pasta, vde_switch, iperf3; a missing peer is said and left out. Wharf itself and
-//! its peers run as an ordinary user. Measure only while nothing else runs.
+//! Needs root (for namespaces) and slirp4netns, pasta, vde_switch, iperf3; a missing peer is said and left out, and so
+//! is a measure that a peer fails. Wharf itself and its peers run as an ordinary user. Measure only while nothing else runs.
 
 mod chart;
 mod contender;
@@ -19,14 +19,13 @@ mod report;
 mod roles;
 mod spread;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
 
-use contender::{Contender, Kind};
+use contender::{Contender, Kind, Programs};
 use measure::{Measure, measures};
 use report::{Report, Sample};
 
@@ -42,9 +41,15 @@ struct Arguments {
     /// Only these contenders: none, wharf, wharf-2-workers, wharf-as-slirp4netns, slirp4netns, pasta, pasta-tuned, vde.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Only measures whose name contains one of these.
+    /// Only measures whose name contains one of these, long ones too.
     #[arg(long, value_delimiter = ',')]
     measure: Vec<String>,
+    /// Long measures too.
+    #[arg(long)]
+    long: bool,
+    /// Says which measures there are, and takes none.
+    #[arg(long)]
+    list: bool,
     /// Only this MTU.
     #[arg(long)]
     mtu: Option<u32>,
@@ -65,16 +70,33 @@ struct Arguments {
     bench: bool,
 }
 
+/// One measure of every way to measure that does not take long.
+const SMOKE: [&str; 8] = [
+    "TCP up Gbit/s",
+    "published port, in",
+    "0.1 % loss",
+    "round trip",
+    "parallel connects",
+    "UDP 1 Gbit/s",
+    "idle wake-ups",
+    "container to container TCP",
+];
+
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     if words.next().as_deref() == Some(roles::MARKER) {
         return roles::play(&words.collect::<Vec<_>>());
     }
     let mut arguments = Arguments::parse();
+    if arguments.list {
+        list();
+        return ExitCode::SUCCESS;
+    }
     if arguments.smoke {
         arguments.repeats = 1;
         arguments.seconds = 1;
         arguments.only = ["none", "wharf", "wharf-as-slirp4netns", "vde"].map(String::from).into();
+        arguments.measure = SMOKE.map(String::from).into();
         arguments.mtu = Some(1500);
     }
     match run(&arguments) {
@@ -86,6 +108,21 @@ fn main() -> ExitCode {
     }
 }
 
+impl Arguments {
+    fn wants(&self, measure: &Measure) -> bool {
+        if self.measure.is_empty() {
+            return self.long || !measure.is_long;
+        }
+        self.measure.iter().any(|part| measure.name.contains(part.as_str()))
+    }
+}
+
+fn list() {
+    for measure in measures() {
+        println!("{}{}", measure.name, if measure.is_long { " (long)" } else { "" });
+    }
+}
+
 fn run(arguments: &Arguments) -> Result<(), String> {
     if !rustix::process::geteuid().is_root() {
         return Err(
@@ -94,38 +131,18 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         );
     }
     let programs = lab::install(&arguments.wharf)?;
-    let kinds: Vec<Kind> = Kind::ALL
-        .into_iter()
-        .filter(|kind| arguments.only.is_empty() || arguments.only.iter().any(|name| name == kind.name()))
-        .filter(|kind| {
-            let present = kind.is_installed();
-            if !present {
-                eprintln!("peers: {} is not installed and left out", kind.name());
-            }
-            present
-        })
-        .collect();
-    let wanted = |measure: &Measure| {
-        arguments.measure.is_empty()
-            || arguments.measure.iter().any(|part| measure.name.contains(part.as_str()))
-    };
+    let kinds = kinds(arguments);
     let mtus = arguments.mtu.map_or(vec![65_520, 1500], |mtu| vec![mtu]);
+    let largest = mtus.iter().copied().max().unwrap_or_default();
     let _congestion = lab::allow_cubic()?;
     let mut report = Report::new(&kinds);
     for repeat in 1..=arguments.repeats {
         for &mtu in &mtus {
             for &kind in &kinds {
                 eprintln!("peers: round {repeat} of {}, MTU {mtu}, {}", arguments.repeats, kind.name());
-                for measure in
-                    measures().into_iter().filter(|measure| wanted(measure) && measure.suits(kind, mtu))
-                {
-                    let mut contender = Contender::start(kind, mtu, &programs)?;
-                    let seconds = Duration::from_secs(arguments.seconds);
-                    let values: BTreeMap<&'static str, f64> = (measure.take)(&mut contender, seconds)
-                        .map_err(|error| format!("{} of {}: {error}", measure.name, kind.name()))?;
-                    for (part, value) in values {
-                        report.add(Sample { measure: measure.title(part, mtu), kind, value });
-                    }
+                let suitable = |measure: &Measure| measure.suits(kind, mtu, largest);
+                for measure in measures().into_iter().filter(|m| arguments.wants(m) && suitable(m)) {
+                    take(arguments, &measure, (kind, mtu), &programs, &mut report)?;
                 }
             }
         }
@@ -136,6 +153,44 @@ fn run(arguments: &Arguments) -> Result<(), String> {
     }
     if let Some(path) = &arguments.svg {
         std::fs::write(path, chart::draw(&report)).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// The contenders asked for that are there.
+fn kinds(arguments: &Arguments) -> Vec<Kind> {
+    Kind::ALL
+        .into_iter()
+        .filter(|kind| arguments.only.is_empty() || arguments.only.iter().any(|name| name == kind.name()))
+        .filter(|kind| {
+            let present = kind.is_installed();
+            if !present {
+                eprintln!("peers: {} is not installed and left out", kind.name());
+            }
+            present
+        })
+        .collect()
+}
+
+/// Takes one measure of a contender made for it.
+fn take(
+    arguments: &Arguments,
+    measure: &Measure,
+    (kind, mtu): (Kind, u32),
+    programs: &Programs,
+    report: &mut Report,
+) -> Result<(), String> {
+    let seconds = Duration::from_secs(arguments.seconds);
+    let values = Contender::start(kind, mtu, programs)
+        .and_then(|mut contender| (measure.take)(&mut contender, seconds))
+        .map_err(|error| format!("{} of {}: {error}", measure.name, kind.name()));
+    match values {
+        Err(error) if kind.is_peer() => eprintln!("peers: left out: {error}"),
+        values => {
+            for (part, value) in values? {
+                report.add(Sample { measure: measure.title(part, mtu), kind, value });
+            }
+        }
     }
     Ok(())
 }

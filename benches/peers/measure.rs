@@ -1,26 +1,31 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is measured.
 
+mod datagrams;
+mod exchanges;
+mod helper;
+mod resting;
+mod throughput;
+
 use std::collections::BTreeMap;
-use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-use serde_json::Value;
-
-use crate::contender::{Contender, Kind, PUBLISHED};
-use crate::lab::{HOST, SERVER};
-use crate::neighbors::{Neighbors, SECOND};
+use crate::contender::{Contender, Kind};
+use crate::neighbors::Neighbors;
 use crate::roles;
 
 /// Values by name; the name "" is the measure itself.
 type Values = BTreeMap<&'static str, f64>;
+type Take = fn(&mut Contender, Duration) -> Result<Values, String>;
 
 /// One measure: how it is taken from a contender.
 pub(crate) struct Measure {
     pub(crate) name: &'static str,
     at: At,
-    pub(crate) take: fn(&mut Contender, Duration) -> Result<Values, String>,
+    /// It takes so long, or so much, that it is taken only when asked for.
+    pub(crate) is_long: bool,
+    pub(crate) take: Take,
 }
 
 /// What a measure is taken of.
@@ -28,7 +33,7 @@ pub(crate) struct Measure {
 enum At {
     /// A container and the outside, at every MTU.
     EveryMtu,
-    /// The same at the largest MTU.
+    /// The same at the largest of the run's MTUs.
     LargestMtu,
     /// Two containers, at every MTU.
     Neighbors,
@@ -36,15 +41,15 @@ enum At {
     NeighborsOnEthernet,
 }
 
-const LARGEST_MTU: u32 = 65_520;
 const ETHERNET_MTU: u32 = 1500;
 
 impl Measure {
-    pub(crate) fn suits(&self, kind: Kind, mtu: u32) -> bool {
+    /// Whether it is taken of `kind` at `mtu` in a run whose largest MTU is `largest`.
+    pub(crate) fn suits(&self, kind: Kind, mtu: u32, largest: u32) -> bool {
         let switches = matches!(kind, Kind::None | Kind::Wharf | Kind::WharfTwoWorkers);
         match self.at {
             At::EveryMtu => kind != Kind::Vde,
-            At::LargestMtu => kind != Kind::Vde && mtu == LARGEST_MTU,
+            At::LargestMtu => kind != Kind::Vde && mtu == largest,
             // Its frames are Ethernet's.
             At::Neighbors | At::NeighborsOnEthernet if kind == Kind::Vde => mtu == ETHERNET_MTU,
             At::Neighbors => switches,
@@ -60,53 +65,110 @@ impl Measure {
             At::LargestMtu | At::NeighborsOnEthernet => name,
         }
     }
+
+    const fn new(at: At, name: &'static str, take: Take) -> Self {
+        Self { name, at, is_long: false, take }
+    }
+
+    const fn long(self) -> Self {
+        Self { is_long: true, ..self }
+    }
 }
 
 /// Every measure, in the order of the table.
 pub(crate) fn measures() -> Vec<Measure> {
-    let at = |at| move |name, take| Measure { name, at, take };
-    let at_every_mtu = at(At::EveryMtu);
-    let once = at(At::LargestMtu);
+    [throughput(), exchanges(), datagrams(), resting(), between_neighbors()].into_iter().flatten().collect()
+}
+
+fn throughput() -> Vec<Measure> {
+    let at_every_mtu = |name, take| Measure::new(At::EveryMtu, name, take);
+    let once = |name, take| Measure::new(At::LargestMtu, name, take);
     vec![
-        at_every_mtu("TCP up Gbit/s", |c, t| tcp(c, t, &[])),
-        at_every_mtu("TCP down Gbit/s", |c, t| tcp(c, t, &["-R"])),
-        at_every_mtu("TCP up, 4 flows Gbit/s", |c, t| tcp(c, t, &["-P", "4"])),
-        at_every_mtu("TCP down, 4 flows Gbit/s", |c, t| tcp(c, t, &["-P", "4", "-R"])),
-        at_every_mtu("published port, in Gbit/s", |c, t| published(c, t, &[])),
-        at_every_mtu("published port, out Gbit/s", |c, t| published(c, t, &["-R"])),
-        once("TCP down, 1 % loss Gbit/s", with_loss),
-        once("round trip us", round_trips),
-        once("connects/s", connects),
-        once("UDP 64 B up kpps", |c, t| udp(c, t, "up", "64")),
-        once("UDP 1400 B up kpps", |c, t| udp(c, t, "up", "1400")),
-        once("UDP 64 B down kpps", |c, t| udp(c, t, "down", "64")),
-        once("UDP 1400 B down kpps", |c, t| udp(c, t, "down", "1400")),
-        once("start-up ms", start_up),
-        once("ready ms", |c, _| Ok(in_milliseconds(c.time_until_ready()?))),
-        once("idle RSS MiB", idle),
-        at(At::Neighbors)("container to container TCP Gbit/s", tcp_to_neighbor),
-        at(At::NeighborsOnEthernet)("container to container round trip us", |c, t| {
-            ends_of_times(&neighbor_role(c, "round-trips", t)?)
-        }),
-        at(At::NeighborsOnEthernet)("container to container connects/s", |c, t| {
-            one(&neighbor_role(c, "connects", t)?)
-        }),
+        at_every_mtu("TCP up Gbit/s", |c, t| throughput::tcp(c, t, &[])),
+        at_every_mtu("TCP down Gbit/s", |c, t| throughput::tcp(c, t, &["-R"])),
+        at_every_mtu("TCP up, 4 flows Gbit/s", |c, t| throughput::tcp(c, t, &["-P", "4"])),
+        at_every_mtu("TCP down, 4 flows Gbit/s", |c, t| throughput::tcp(c, t, &["-P", "4", "-R"])),
+        at_every_mtu("published port, in Gbit/s", |c, t| throughput::published(c, t, &[])),
+        at_every_mtu("published port, out Gbit/s", |c, t| throughput::published(c, t, &["-R"])),
+        once("TCP down, 0.1 % loss Gbit/s", |c, t| throughput::with_loss(c, t, 1)),
+        once("TCP down, 1 % loss Gbit/s", |c, t| throughput::with_loss(c, t, 10)),
     ]
 }
 
-/// Seconds of processor time that a process and its threads have used.
-fn cpu_seconds(pid: u32) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks: f64 = [11, 12].iter().filter_map(|&at| fields.get(at)?.parse::<f64>().ok()).sum();
-    ticks / 100.0
+fn exchanges() -> Vec<Measure> {
+    let once = |name, take| Measure::new(At::LargestMtu, name, take);
+    vec![
+        once("round trip us", exchanges::round_trips),
+        once("connects/s", |c, t| exchanges::connects(c, t, "1", "0")),
+        once("parallel connects/s, 8 clients", |c, t| exchanges::connects(c, t, "8", "0")),
+        once("connects/s after 50000", |c, t| exchanges::connects(c, t, "1", "50000")).long(),
+    ]
 }
 
-/// A field of a process's status that is an amount of memory.
-fn mebibytes(pid: u32, field: &str) -> Option<f64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with(field))?;
-    Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? / 1024.0)
+fn datagrams() -> Vec<Measure> {
+    let once = |name, take| Measure::new(At::LargestMtu, name, take);
+    vec![
+        once("UDP 64 B up kpps", |c, t| datagrams::flood(c, t, "up", "64")),
+        once("UDP 1400 B up kpps", |c, t| datagrams::flood(c, t, "up", "1400")),
+        once("UDP 64 B down kpps", |c, t| datagrams::flood(c, t, "down", "64")),
+        once("UDP 1400 B down kpps", |c, t| datagrams::flood(c, t, "down", "1400")),
+        once("UDP 1 Gbit/s of 1400 B up % lost", |c, t| datagrams::at_one_gigabit(c, t, "up")),
+        once("UDP 1 Gbit/s of 1400 B down % lost", |c, t| datagrams::at_one_gigabit(c, t, "down")),
+    ]
+}
+
+fn resting() -> Vec<Measure> {
+    let once = |name, take| Measure::new(At::LargestMtu, name, take);
+    vec![
+        once("start-up ms", resting::start_up),
+        once("ready ms", resting::ready),
+        once("idle RSS MiB", resting::memory),
+        once("idle wake-ups/s", resting::wake_ups),
+    ]
+}
+
+fn between_neighbors() -> Vec<Measure> {
+    let on_ethernet = |name, take| Measure::new(At::NeighborsOnEthernet, name, take);
+    vec![
+        Measure::new(At::Neighbors, "container to container TCP Gbit/s", throughput::tcp_to_neighbor),
+        on_ethernet("container to container round trip us", exchanges::round_trips_to_neighbor),
+        on_ethernet("container to container connects/s", exchanges::connects_to_neighbor),
+    ]
+}
+
+/// How long a server is given until it listens.
+const SETTLING: Duration = Duration::from_millis(200);
+
+/// Runs one of this program's own clients against its own server.
+fn role(contender: &mut Contender, role: &[&str], duration: Duration) -> Result<Vec<f64>, String> {
+    serve(contender)?;
+    client(contender, role, duration)
+}
+
+/// Starts this program's own server.
+fn serve(contender: &mut Contender) -> Result<(), String> {
+    contender.lab.serve(&[&roles::program()?, roles::MARKER, "server"])?;
+    std::thread::sleep(SETTLING);
+    Ok(())
+}
+
+/// Runs one of this program's own clients against a server that listens already.
+fn client(contender: &Contender, role: &[&str], duration: Duration) -> Result<Vec<f64>, String> {
+    output(contender.inside(&in_words(&roles::program()?, role, &duration.as_secs().to_string())))
+        .map(|text| numbers(&text))
+}
+
+/// [`role`] between two containers.
+fn neighbor_role(contender: &mut Contender, role: &[&str], duration: Duration) -> Result<Vec<f64>, String> {
+    let own = roles::program()?;
+    let mut neighbors = Neighbors::start(contender)?;
+    neighbors.serve(&[&own, roles::MARKER, "server"])?;
+    std::thread::sleep(SETTLING);
+    output(neighbors.first(&in_words(&own, role, &duration.as_secs().to_string()))).map(|text| numbers(&text))
+}
+
+fn in_words<'a>(own: &'a str, role: &[&'a str], last: &'a str) -> Vec<&'a str> {
+    [&[own, roles::MARKER], role, &[last]].concat()
 }
 
 fn output(mut command: Command) -> Result<String, String> {
@@ -115,148 +177,14 @@ fn output(mut command: Command) -> Result<String, String> {
     if output.status.success() { Ok(text) } else { Err(text + &String::from_utf8_lossy(&output.stderr)) }
 }
 
-/// How long a server is given until it listens.
-const SETTLING: Duration = Duration::from_millis(200);
-const IPERF_SERVER: [&str; 3] = ["iperf3", "-s", "-1"];
-
-/// Runs an iperf3 client in the container and gives its report.
-fn iperf(contender: &mut Contender, duration: Duration, options: &[&str]) -> Result<Value, String> {
-    contender.lab.serve(&IPERF_SERVER)?;
-    std::thread::sleep(SETTLING);
-    let seconds = duration.as_secs().to_string();
-    output(contender.inside(&[&iperf_client(SERVER, &seconds)[..], options].concat())).and_then(parse)
-}
-
-fn iperf_client<'a>(to: &'a str, seconds: &'a str) -> [&'a str; 10] {
-    ["timeout", "60", "iperf3", "-c", to, "-J", "-O", "1", "-t", seconds]
-}
-
-fn tcp_to_neighbor(contender: &mut Contender, duration: Duration) -> Result<Values, String> {
-    let mut neighbors = Neighbors::start(contender)?;
-    neighbors.serve(&IPERF_SERVER)?;
-    std::thread::sleep(SETTLING);
-    let seconds = duration.as_secs().to_string();
-    let report = output(neighbors.first(&iperf_client(SECOND, &seconds))).and_then(parse)?;
-    Ok(Values::from([("", number(&report, "/end/sum_received/bits_per_second")? / 1e9)]))
-}
-
-fn number(report: &Value, path: &str) -> Result<f64, String> {
-    report.pointer(path).and_then(Value::as_f64).ok_or_else(|| format!("iperf3 reports no {path}"))
-}
-
-fn tcp(contender: &mut Contender, duration: Duration, options: &[&str]) -> Result<Values, String> {
-    let helper = contender.helper_pid();
-    let before = helper.map(cpu_seconds);
-    let report = iperf(contender, duration, options)?;
-    let rate = number(&report, "/end/sum_received/bits_per_second")?;
-    let mut values = Values::from([("", rate / 1e9)]);
-    if let (Some(pid), Some(before)) = (helper, before) {
-        // The first second is left out of the rate but not of the processor time.
-        let bytes = rate / 8.0 * (duration.as_secs_f64() + 1.0);
-        values.insert("CPU s/GiB", (cpu_seconds(pid) - before) / (bytes / f64::from(1 << 30)));
-        if let Some(peak) = mebibytes(pid, "VmHWM:") {
-            values.insert("peak RSS MiB", peak);
-        }
-    }
-    Ok(values)
-}
-
-/// One frame in a hundred towards the container is dropped in its own namespace.
-fn with_loss(contender: &mut Contender, duration: Duration) -> Result<Values, String> {
-    contender.inside_shell(
-        "nft 'add table inet loss; add chain inet loss in { type filter hook prerouting priority -300; }
-              add rule inet loss in meta l4proto tcp numgen random mod 100 < 1 drop'",
-    )?;
-    let report = iperf(contender, duration, &["-R"])?;
-    Ok(Values::from([("", number(&report, "/end/sum_received/bits_per_second")? / 1e9)]))
-}
-
-fn udp(contender: &mut Contender, duration: Duration, direction: &str, size: &str) -> Result<Values, String> {
-    match role(contender, &["datagrams", SERVER, direction, size], duration)?.as_slice() {
-        &[rate] => Ok(Values::from([("", rate / 1000.0)])),
-        other => Err(format!("unexpected: {other:?}")),
-    }
-}
-
-/// Runs one of this program's own clients against its own server.
-fn role(contender: &mut Contender, role: &[&str], duration: Duration) -> Result<Vec<f64>, String> {
-    let own = own_program()?;
-    contender.lab.serve(&[&own, roles::MARKER, "server"])?;
-    std::thread::sleep(SETTLING);
-    let seconds = duration.as_secs().to_string();
-    let words = [&[own.as_str(), roles::MARKER], role, &[&seconds]].concat();
-    output(contender.inside(&words)).map(|text| numbers(&text))
-}
-
-/// The same between two containers.
-fn neighbor_role(contender: &mut Contender, role: &str, duration: Duration) -> Result<Vec<f64>, String> {
-    let own = own_program()?;
-    let mut neighbors = Neighbors::start(contender)?;
-    neighbors.serve(&[&own, roles::MARKER, "server"])?;
-    std::thread::sleep(SETTLING);
-    let seconds = duration.as_secs().to_string();
-    output(neighbors.first(&[&own, roles::MARKER, role, SECOND, &seconds])).map(|text| numbers(&text))
-}
-
-fn own_program() -> Result<String, String> {
-    Ok(std::env::current_exe().map_err(|error| error.to_string())?.display().to_string())
-}
-
 fn numbers(text: &str) -> Vec<f64> {
     text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
 }
 
-fn ends_of_times(numbers: &[f64]) -> Result<Values, String> {
-    match numbers {
-        &[p50, p99] => Ok(Values::from([("p50", p50), ("p99", p99)])),
-        other => Err(format!("unexpected: {other:?}")),
+/// Gives each of a role's numbers its name.
+fn named(names: &[&'static str], numbers: &[f64]) -> Result<Values, String> {
+    if names.len() != numbers.len() {
+        return Err(format!("{numbers:?} are not {names:?}"));
     }
-}
-
-fn one(numbers: &[f64]) -> Result<Values, String> {
-    match numbers {
-        &[rate] => Ok(Values::from([("", rate)])),
-        other => Err(format!("unexpected: {other:?}")),
-    }
-}
-
-fn round_trips(contender: &mut Contender, duration: Duration) -> Result<Values, String> {
-    ends_of_times(&role(contender, &["round-trips", SERVER], duration)?)
-}
-
-fn connects(contender: &mut Contender, duration: Duration) -> Result<Values, String> {
-    one(&role(contender, &["connects", SERVER], duration)?)
-}
-
-fn start_up(contender: &mut Contender, _: Duration) -> Result<Values, String> {
-    Ok(in_milliseconds(contender.start_up()?))
-}
-
-fn in_milliseconds(time: Option<Duration>) -> Values {
-    time.map(|time| ("", time.as_secs_f64() * 1e3)).into_iter().collect()
-}
-
-/// What a user stack has of memory while nothing happens.
-fn idle(contender: &mut Contender, _: Duration) -> Result<Values, String> {
-    std::thread::sleep(Duration::from_millis(300));
-    let resident = contender.helper_pid().and_then(|pid| mebibytes(pid, "VmRSS:"));
-    Ok(resident.map(|resident| ("", resident)).into_iter().collect())
-}
-
-/// A client outside and a server inside, through a port of the host's.
-fn published(contender: &mut Contender, duration: Duration, options: &[&str]) -> Result<Values, String> {
-    let mut server = contender.inside(&["timeout", "60", "iperf3", "-s", "-1"]);
-    let mut server = server.stdout(Stdio::null()).spawn().map_err(|error| error.to_string())?;
-    std::thread::sleep(Duration::from_millis(200));
-    let seconds = duration.as_secs().to_string();
-    let port = PUBLISHED.to_string();
-    let words = [&iperf_client(HOST, &seconds)[..], &["-p", &port], options].concat();
-    let report = output(contender.lab.outside(&words)).and_then(parse);
-    let _ = server.kill();
-    let _ = server.wait();
-    Ok(Values::from([("", number(&report?, "/end/sum_received/bits_per_second")? / 1e9)]))
-}
-
-fn parse(text: String) -> Result<Value, String> {
-    serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))
+    Ok(names.iter().copied().zip(numbers.iter().copied()).collect())
 }

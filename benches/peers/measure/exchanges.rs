@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Questions and answers: round trips and connects.
+
+use std::time::Duration;
+
+use super::{Values, named, neighbor_role, role};
+use crate::contender::Contender;
+use crate::lab::SERVER;
+use crate::neighbors::SECOND;
+
+pub(super) fn round_trips(contender: &mut Contender, duration: Duration) -> Result<Values, String> {
+    named(&["p50", "p99"], &role(contender, &["round-trips", SERVER], duration)?)
+}
+
+pub(super) fn round_trips_to_neighbor(
+    contender: &mut Contender,
+    duration: Duration,
+) -> Result<Values, String> {
+    named(&["p50", "p99"], &neighbor_role(contender, &["round-trips", SECOND], duration)?)
+}
+
+/// Of so many clients at once, after so many connects that do not count.
+pub(super) fn connects(
+    contender: &mut Contender,
+    duration: Duration,
+    clients: &str,
+    before: &str,
+) -> Result<Values, String> {
+    named(&["", "failed"], &role(contender, &["connects", SERVER, clients, before], duration)?)
+}
+
+pub(super) fn connects_to_neighbor(contender: &mut Contender, duration: Duration) -> Result<Values, String> {
+    named(&["", "failed"], &neighbor_role(contender, &["connects", SECOND, "1", "0"], duration)?)
+}
