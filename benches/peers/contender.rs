@@ -7,10 +7,12 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::lab::{Lab, shell};
+use crate::lab::{Lab, SERVER, shell};
 
 /// The port of the host's that leads to the same port of the container's.
 pub(crate) const PUBLISHED: u16 = 5201;
+/// The address at which pasta forwards queries, as it has none of its own.
+const PASTA_NAMESERVER: &str = "192.0.2.53";
 const NOBODY: &str = "65534";
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -82,6 +84,15 @@ impl Kind {
             (_, Some(program)) => version_of(program),
             (Self::None, None) => shell("uname -r").unwrap_or_default().trim().into(),
             (_, None) => env!("CARGO_PKG_VERSION").into(),
+        }
+    }
+
+    /// Where a container of this kind sends its queries.
+    pub(crate) const fn nameserver(self) -> &'static str {
+        match self {
+            Self::None | Self::Vde => SERVER,
+            Self::Wharf | Self::WharfTwoWorkers | Self::WharfAsSlirp4netns | Self::Slirp4netns => "10.0.2.3",
+            Self::Pasta | Self::PastaTuned => PASTA_NAMESERVER,
         }
     }
 }
@@ -193,8 +204,9 @@ impl Contender {
                 }
                 let pid = self.container_pid.unwrap_or(0).to_string();
                 let port = PUBLISHED.to_string();
-                let quiet = ["pasta", "-f", "-q", "--config-net", "--no-map-gw"];
-                let words = [&quiet[..], &["--mtu", &mtu, "-t", &port, "-u", "none", &pid]].concat();
+                let options =
+                    ["pasta", "-f", "-q", "--config-net", "--no-map-gw", "--dns-forward", PASTA_NAMESERVER];
+                let words = [&options[..], &["--mtu", &mtu, "-t", &port, "-u", "none", &pid]].concat();
                 self.helper = Some(as_user(&self.lab, &words).spawn().map_err(|error| error.to_string())?);
                 self.wait_for_interface("out0")
             }

@@ -4,6 +4,7 @@
 mod connects;
 mod datagrams;
 mod echo;
+mod names;
 
 use std::io::{Error, Result};
 use std::process::ExitCode;
@@ -53,6 +54,8 @@ fn perform(words: &[&str]) -> Result<()> {
             };
             datagrams::run(to, order)
         }
+        ["queries", to, seconds] => names::as_many_as_answered(to, in_seconds(seconds)?),
+        ["paced-queries", to, rate, seconds] => names::paced(to, number(rate)?, in_seconds(seconds)?),
         _ => Err(Error::other("no such role")),
     }
 }
@@ -60,6 +63,7 @@ fn perform(words: &[&str]) -> Result<()> {
 /// Every service, each on ports of its own.
 fn serve() -> Result<()> {
     thread::spawn(datagrams::serve);
+    thread::spawn(names::serve);
     echo::serve()
 }
 

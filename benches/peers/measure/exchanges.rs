@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Questions and answers: round trips and connects.
+//! Questions and answers: round trips, connects and names.
 
 use std::time::Duration;
 
@@ -31,4 +31,21 @@ pub(super) fn connects(
 
 pub(super) fn connects_to_neighbor(contender: &mut Contender, duration: Duration) -> Result<Values, String> {
     named(&["", "failed"], &neighbor_role(contender, &["connects", SECOND, "1", "0"], duration)?)
+}
+
+/// As many answers as the resolver of the container gives.
+pub(super) fn queries(contender: &mut Contender, duration: Duration) -> Result<Values, String> {
+    let nameserver = contender.kind.nameserver();
+    named(&["queries/s", "% lost"], &role(contender, &["queries", nameserver], duration)?)
+}
+
+/// The same at a fixed rate.
+pub(super) fn paced_queries(
+    contender: &mut Contender,
+    duration: Duration,
+    rate: &str,
+) -> Result<Values, String> {
+    let nameserver = contender.kind.nameserver();
+    let numbers = role(contender, &["paced-queries", nameserver, rate], duration)?;
+    named(&["us p50", "us p99", "% lost"], &numbers)
 }
