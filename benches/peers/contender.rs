@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::lab::{Lab, SERVER, shell};
+use crate::lab::{Distance, Lab, SERVER, shell};
 
 /// The port of the host's that leads to the same port of the container's.
 pub(crate) const PUBLISHED: u16 = 5201;
@@ -147,8 +147,13 @@ pub(crate) fn as_user(lab: &Lab, words: &[&str]) -> Command {
 
 impl Contender {
     /// Makes namespaces and starts the user stack in them.
-    pub(crate) fn start(kind: Kind, mtu: u32, programs: &Programs) -> Result<Self, String> {
-        let lab = Lab::new()?;
+    pub(crate) fn start(
+        kind: Kind,
+        mtu: u32,
+        distance: Distance,
+        programs: &Programs,
+    ) -> Result<Self, String> {
+        let lab = Lab::new(distance)?;
         let programs = programs.clone();
         let mut contender =
             Self { kind, lab, mtu, programs, helper: None, container: None, container_pid: None };
@@ -162,6 +167,8 @@ impl Contender {
         let wharf = self.wharf();
         match self.kind {
             Kind::Vde => Ok(()),
+            // A long path has the MTU that the others have outside.
+            Kind::None if self.lab.distance != Distance::Near => Ok(()),
             Kind::None => {
                 let mtu = self.mtu;
                 let (host, server) = (&self.lab.host, &self.lab.server);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Namespaces of one measurement: a host and a server, joined by veth.
+//! Namespaces of one measurement: a host and a server, joined by veth or by a long path.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -8,8 +8,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use crate::contender::Programs;
+use crate::contender::{Programs, wait_for};
+use crate::roles;
 
 /// The host's address, as clients of published ports use it.
 pub(crate) const HOST: &str = "203.0.113.1";
@@ -17,11 +19,20 @@ pub(crate) const HOST: &str = "203.0.113.1";
 pub(crate) const SERVER: &str = "203.0.113.2";
 const CUBIC_ALLOWED: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
 
+/// How far the server is from the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Distance {
+    Near,
+    /// A round trip of so long, and a bottleneck: `roles/long_path.rs`.
+    Far(Duration),
+}
+
 /// A host and a server namespace; gone when dropped.
 #[derive(Debug)]
 pub(crate) struct Lab {
     pub(crate) host: String,
     pub(crate) server: String,
+    pub(crate) distance: Distance,
     children: Vec<Child>,
 }
 
@@ -72,27 +83,55 @@ impl Drop for Allowed {
 }
 
 impl Lab {
-    pub(crate) fn new() -> Result<Self, String> {
+    pub(crate) fn new(distance: Distance) -> Result<Self, String> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let id = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let (host, server) = (format!("ph{id}"), format!("ps{id}"));
-        let lab = Self { host, server, children: Vec::new() };
-        let Self { host, server, .. } = &lab;
-        for name in [host, server] {
+        let mut lab = Self { host, server, distance, children: Vec::new() };
+        for name in [&lab.host, &lab.server] {
             shell(&format!(
                 "ip netns add {name}; ip -n {name} link set lo up
                  ip netns exec {name} sysctl -qw net.ipv4.tcp_congestion_control=cubic"
             ))?;
         }
+        match distance {
+            Distance::Near => lab.join_by_veth()?,
+            Distance::Far(round_trip) => lab.join_by_long_path(round_trip)?,
+        }
+        let Self { host, server, .. } = &lab;
         shell(&format!(
-            "ip -n {host} link add out0 type veth peer name in0 netns {server}
-             ip -n {host} addr add 203.0.113.1/24 dev out0
+            "ip -n {host} addr add {HOST}/24 dev out0
              ip -n {server} addr add {SERVER}/24 dev in0
              ip -n {host} link set out0 up; ip -n {server} link set in0 up
-             ip -n {host} route add default via {SERVER}; ip -n {server} route add default via 203.0.113.1
+             ip -n {host} route add default via {SERVER}; ip -n {server} route add default via {HOST}
              mkdir -p /etc/netns/{host}; echo 'nameserver {SERVER}' > /etc/netns/{host}/resolv.conf"
         ))?;
         Ok(lab)
+    }
+
+    fn join_by_veth(&self) -> Result<(), String> {
+        let Self { host, server, .. } = self;
+        shell(&format!("ip -n {host} link add out0 type veth peer name in0 netns {server}")).map(drop)
+    }
+
+    /// Also gives TCP what such a path holds.
+    fn join_by_long_path(&mut self, round_trip: Duration) -> Result<(), String> {
+        let (own, milliseconds) = (roles::program()?, round_trip.as_millis().to_string());
+        let words = [&own, roles::MARKER, "long-path", "out0", "in0", &milliseconds];
+        let mut path = Command::new("ip");
+        path.args(["netns", "exec", &self.host]).args(words).stdin(Stdio::null()).stdout(Stdio::null());
+        self.children.push(path.spawn().map_err(|error| error.to_string())?);
+        let Self { host, server, .. } = &*self;
+        // The far one is made last.
+        wait_for(|| shell(&format!("ip -n {host} link set in0 txqueuelen 10000 netns {server}")).ok())?;
+        shell(&format!("ip -n {host} link set out0 txqueuelen 10000"))?;
+        for name in [host, server] {
+            shell(&format!(
+                "ip netns exec {name} sysctl -qw \
+                    net.ipv4.tcp_rmem='4096 131072 67108864' net.ipv4.tcp_wmem='4096 16384 67108864'"
+            ))?;
+        }
+        Ok(())
     }
 
     /// Where slirp4netns listens for requests.

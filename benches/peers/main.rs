@@ -44,7 +44,7 @@ struct Arguments {
     /// Only measures whose name contains one of these, long ones too.
     #[arg(long, value_delimiter = ',')]
     measure: Vec<String>,
-    /// Long measures too.
+    /// Long measures too: 50,000 connects, long paths.
     #[arg(long)]
     long: bool,
     /// Says which measures there are, and takes none.
@@ -182,7 +182,7 @@ fn take(
     report: &mut Report,
 ) -> Result<(), String> {
     let seconds = Duration::from_secs(arguments.seconds);
-    let values = Contender::start(kind, mtu, programs)
+    let values = Contender::start(kind, mtu, measure.distance, programs)
         .and_then(|mut contender| (measure.take)(&mut contender, seconds))
         .map_err(|error| format!("{} of {}: {error}", measure.name, kind.name()));
     match values {

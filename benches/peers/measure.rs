@@ -12,6 +12,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::contender::{Contender, Kind};
+use crate::lab::Distance;
 use crate::neighbors::Neighbors;
 use crate::roles;
 
@@ -23,6 +24,7 @@ type Take = fn(&mut Contender, Duration) -> Result<Values, String>;
 pub(crate) struct Measure {
     pub(crate) name: &'static str,
     at: At,
+    pub(crate) distance: Distance,
     /// It takes so long, or so much, that it is taken only when asked for.
     pub(crate) is_long: bool,
     pub(crate) take: Take,
@@ -67,11 +69,16 @@ impl Measure {
     }
 
     const fn new(at: At, name: &'static str, take: Take) -> Self {
-        Self { name, at, is_long: false, take }
+        Self { name, at, distance: Distance::Near, is_long: false, take }
     }
 
     const fn long(self) -> Self {
         Self { is_long: true, ..self }
+    }
+
+    /// With the server a round trip of so many milliseconds away.
+    const fn over(self, milliseconds: u64) -> Self {
+        Self { distance: Distance::Far(Duration::from_millis(milliseconds)), ..self }.long()
     }
 }
 
@@ -92,6 +99,10 @@ fn throughput() -> Vec<Measure> {
         at_every_mtu("published port, out Gbit/s", |c, t| throughput::published(c, t, &["-R"])),
         once("TCP down, 0.1 % loss Gbit/s", |c, t| throughput::with_loss(c, t, 1)),
         once("TCP down, 1 % loss Gbit/s", |c, t| throughput::with_loss(c, t, 10)),
+        once("TCP up, 20 ms and 1 Gbit/s away Mbit/s", |c, t| throughput::far(c, t, &[])).over(20),
+        once("TCP down, 20 ms and 1 Gbit/s away Mbit/s", |c, t| throughput::far(c, t, &["-R"])).over(20),
+        once("TCP up, 100 ms and 1 Gbit/s away Mbit/s", |c, t| throughput::far(c, t, &[])).over(100),
+        once("TCP down, 100 ms and 1 Gbit/s away Mbit/s", |c, t| throughput::far(c, t, &["-R"])).over(100),
     ]
 }
 

@@ -4,6 +4,7 @@
 mod connects;
 mod datagrams;
 mod echo;
+mod long_path;
 mod names;
 
 use std::io::{Error, Result};
@@ -41,6 +42,9 @@ pub(crate) fn play(words: &[String]) -> ExitCode {
 fn perform(words: &[&str]) -> Result<()> {
     match *words {
         ["server"] => serve(),
+        ["long-path", near, far, round_trip] => {
+            long_path::join(near, far, Duration::from_millis(number(round_trip)?))
+        }
         ["round-trips", to, seconds] => echo::round_trips(to, in_seconds(seconds)?),
         ["connects", to, clients, before, seconds] => {
             connects::run(to, number(clients)?, number(before)?, in_seconds(seconds)?)

@@ -12,6 +12,12 @@ use crate::lab::{HOST, SERVER};
 use crate::neighbors::{Neighbors, SECOND};
 
 const IPERF_SERVER: [&str; 3] = ["iperf3", "-s", "-1"];
+/// A long path's slow start takes seconds.
+const LONG_ENOUGH: Duration = Duration::from_secs(5);
+
+/// Some of the longest round trips.
+const PARTING: Duration = Duration::from_millis(500);
+
 /// Bits per second from or to the container.
 pub(super) fn bits(contender: &mut Contender, duration: Duration, options: &[&str]) -> Result<f64, String> {
     contender.lab.serve(&IPERF_SERVER)?;
@@ -64,6 +70,14 @@ pub(super) fn with_loss(
               add rule inet loss in meta l4proto tcp numgen random mod 1000 < {permille} drop'"
     ))?;
     bits(contender, duration, &["-R"]).map(gigabits)
+}
+
+/// The rate over a long path, in Mbit/s.
+pub(super) fn far(contender: &mut Contender, duration: Duration, options: &[&str]) -> Result<Values, String> {
+    let rate = bits(contender, duration.max(LONG_ENOUGH), options)?;
+    // Connections that the path takes with it linger in the kernel for minutes, with all that they had to send.
+    std::thread::sleep(PARTING);
+    Ok(Values::from([("", rate / 1e6)]))
 }
 
 /// The rate between a client outside and a server inside, through a port of the host's.
