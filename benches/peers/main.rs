@@ -44,7 +44,7 @@ struct Arguments {
     /// Only measures whose name contains one of these, long ones too.
     #[arg(long, value_delimiter = ',')]
     measure: Vec<String>,
-    /// Long measures too: 50,000 connects, long paths.
+    /// Long measures too: 50,000 connects, long paths, many connections.
     #[arg(long)]
     long: bool,
     /// Says which measures there are, and takes none.

@@ -4,6 +4,7 @@
 mod datagrams;
 mod exchanges;
 mod helper;
+mod many;
 mod resting;
 mod throughput;
 
@@ -84,7 +85,10 @@ impl Measure {
 
 /// Every measure, in the order of the table.
 pub(crate) fn measures() -> Vec<Measure> {
-    [throughput(), exchanges(), datagrams(), resting(), between_neighbors()].into_iter().flatten().collect()
+    [throughput(), exchanges(), datagrams(), many(), resting(), between_neighbors()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn throughput() -> Vec<Measure> {
@@ -127,6 +131,15 @@ fn datagrams() -> Vec<Measure> {
         once("UDP 1400 B down kpps", |c, t| datagrams::flood(c, t, "down", "1400")),
         once("UDP 1 Gbit/s of 1400 B up % lost", |c, t| datagrams::at_one_gigabit(c, t, "up")),
         once("UDP 1 Gbit/s of 1400 B down % lost", |c, t| datagrams::at_one_gigabit(c, t, "down")),
+    ]
+}
+
+fn many() -> Vec<Measure> {
+    let long = |name, take| Measure::new(At::LargestMtu, name, take).long();
+    vec![
+        long("10000 idle flows:", |c, t| many::idle_flows(c, t, 10_000)),
+        long("100000 idle flows:", |c, t| many::idle_flows(c, t, 100_000)),
+        long("1000 slow readers:", |c, t| many::slow_readers(c, t, 1000)),
     ]
 }
 

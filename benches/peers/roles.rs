@@ -5,6 +5,7 @@ mod connects;
 mod datagrams;
 mod echo;
 mod long_path;
+mod many;
 mod names;
 
 use std::io::{Error, Result};
@@ -21,6 +22,12 @@ const ECHO_PORT: u16 = 7007;
 /// Where it takes orders for datagrams.
 const CONTROL_PORT: u16 = 7008;
 const DATAGRAM_PORT: u16 = 7009;
+/// Where it sends more than its clients read.
+const PLENTY_PORT: u16 = 7010;
+/// Where it accepts and is silent: several, as a client has fewer ports to one of them than flows to hold.
+const SILENT_PORTS: std::ops::Range<u16> = 7020..7028;
+/// Stack of a thread that serves one of many connections.
+const SMALL_STACK: usize = 64 << 10;
 
 /// This program, as a word of a command.
 pub(crate) fn program() -> std::result::Result<String, String> {
@@ -45,6 +52,8 @@ fn perform(words: &[&str]) -> Result<()> {
         ["long-path", near, far, round_trip] => {
             long_path::join(near, far, Duration::from_millis(number(round_trip)?))
         }
+        ["hold", to, count] => many::hold(to, number(count)?),
+        ["read-slowly", to, count] => many::read_slowly(to, number(count)?),
         ["round-trips", to, seconds] => echo::round_trips(to, in_seconds(seconds)?),
         ["connects", to, clients, before, seconds] => {
             connects::run(to, number(clients)?, number(before)?, in_seconds(seconds)?)
@@ -68,6 +77,10 @@ fn perform(words: &[&str]) -> Result<()> {
 fn serve() -> Result<()> {
     thread::spawn(datagrams::serve);
     thread::spawn(names::serve);
+    thread::spawn(many::serve_plenty);
+    for port in SILENT_PORTS {
+        thread::spawn(move || many::serve_silence(port));
+    }
     echo::serve()
 }
 

@@ -16,9 +16,15 @@ pub(super) fn resident(pid: u32) -> Option<f64> {
     field(&format!("/proc/{pid}/status"), "VmRSS:").map(|kibibytes| kibibytes / 1024.0)
 }
 
-/// MiB that it has had at most since it started.
+/// MiB that it has had at most since it started or [`forget_peak`].
 pub(super) fn peak(pid: u32) -> Option<f64> {
     field(&format!("/proc/{pid}/status"), "VmHWM:").map(|kibibytes| kibibytes / 1024.0)
+}
+
+/// Lets the peak begin anew.
+pub(super) fn forget_peak(pid: u32) -> Result<(), String> {
+    // proc(5): 5 resets the peak.
+    fs::write(format!("/proc/{pid}/clear_refs"), "5").map_err(|error| error.to_string())
 }
 
 /// How often its threads have gone to sleep.
