@@ -440,9 +440,9 @@ impl Host for Sockets {
     }
 
     fn socket_connect(&mut self, token: Token, port: u16) -> Result<SocketId, HostError> {
-        let Some(address) = self.host_sockets.get(port) else { return Err(HostError::Refused) };
+        let Some(target) = self.host_sockets.get_mut(port) else { return Err(HostError::Refused) };
         let fd = unix::socket(SocketType::STREAM).map_err(host_error)?;
-        rustix::net::connect(&fd, address).map_err(local::connect_error)?;
+        target.connect(&fd)?;
         self.keep(token, fd, None, STREAM_EVENTS)
     }
 

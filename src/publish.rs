@@ -153,6 +153,9 @@ fn why_no_socket(error: &io::Error) -> String {
         io::ErrorKind::AddrInUse => "somebody listens there".to_owned(),
         io::ErrorKind::AlreadyExists => "what is there is no socket, and stays".to_owned(),
         io::ErrorKind::NotFound => "there is no such directory".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            "the directory, or the socket there, is somebody else's".to_owned()
+        }
         _ => error.to_string(),
     }
 }

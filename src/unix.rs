@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt as _;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -33,18 +33,26 @@ pub fn path(text: &str) -> Result<PathBuf, String> {
     if text.len() > MAX_PATH {
         return Err(format!("the path of a unix socket has at most {MAX_PATH} bytes: {text}"));
     }
+    if Path::new(text).components().any(|component| component == Component::ParentDir) {
+        return Err(format!("`{text}` leads back by `..`: write where it leads"));
+    }
     if text.bytes().any(|byte| byte.is_ascii_control()) {
         return Err(format!("{text:?} has characters that no path should have"));
     }
     Ok(PathBuf::from(text))
 }
 
-/// A path that may begin in the current directory, from the root directory.
+/// A path that may begin in the current directory, from the root directory; its directory is found as it is now.
 ///
 /// # Errors
 /// It is empty, or there is no current directory.
 pub fn absolute(text: &str) -> Result<String, String> {
-    let absolute = std::path::absolute(text).map_err(|error| format!("`{text}`: {error}"))?;
+    let mut absolute = std::path::absolute(text).map_err(|error| format!("`{text}`: {error}"))?;
+    if let (Some(directory), Some(name)) = (absolute.parent(), absolute.file_name())
+        && let Ok(directory) = fs::canonicalize(directory)
+    {
+        absolute = directory.join(name);
+    }
     // Else it would end in a directory no more.
     let end = if text.ends_with('/') { "/" } else { "" };
     Ok(format!("{}{end}", absolute.display().to_string().trim_end_matches('/')))
@@ -74,11 +82,16 @@ pub fn listen(path: &Path, kind: SocketType, backlog: i32) -> io::Result<OwnedFd
 /// The same in the place of a socket that nobody listens at any more.
 ///
 /// # Errors
-/// `EADDRINUSE` when somebody listens there, `EEXIST` when it is no socket, or what else the system says.
+/// `EADDRINUSE` when somebody listens there, `EACCES` when that is not to be known, `EEXIST` when it is no socket, or what
+/// else the system says.
 pub fn listen_anew(path: &Path, kind: SocketType, backlog: i32) -> io::Result<OwnedFd> {
-    if is_left_over(path) {
-        // Another may have taken it away.
-        let _ = fs::remove_file(path);
+    if is_socket(path) {
+        match ask(path) {
+            // Another may have taken it away.
+            Some(Errno::CONNREFUSED) => drop(fs::remove_file(path)),
+            Some(Errno::ACCESS) => return Err(Errno::ACCESS.into()),
+            _ => {}
+        }
     }
     match listen(path, kind, backlog) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && !is_socket(path) => {
@@ -92,10 +105,10 @@ fn is_socket(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
-/// Whether there is a socket that nobody has open any more. To one that listens this is of the wrong type, and no client.
-fn is_left_over(path: &Path) -> bool {
-    let ask = || connect(&socket(SocketType::DGRAM).ok()?, &SocketAddrUnix::new(path).ok()?).err();
-    is_socket(path) && ask() == Some(Errno::CONNREFUSED)
+/// What is wrong with a socket: `ECONNREFUSED` when nobody has it open any more. To one that listens this is of the wrong
+/// type, and no client.
+fn ask(path: &Path) -> Option<Errno> {
+    connect(&socket(SocketType::DGRAM).ok()?, &SocketAddrUnix::new(path).ok()?).err()
 }
 
 /// Whether it is a unix stream socket.

@@ -22,11 +22,17 @@ pub(super) struct UpArgs {
     #[arg(long, value_name = "DIR")]
     runtime_dir: Option<PathBuf>,
     /// Let networks that are made while it runs lead to unix sockets of the host beneath this directory; may be repeated
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = directory)]
     host_sockets: Vec<PathBuf>,
     /// Do not confine the process
     #[arg(long)]
     no_sandbox: bool,
+}
+
+/// A directory that is there, by its own name: what is compared with it may not come by another way.
+fn directory(text: &str) -> Result<PathBuf, String> {
+    let found = std::fs::canonicalize(text).map_err(|error| error.to_string())?;
+    if found.is_dir() { Ok(found) } else { Err("not a directory".to_owned()) }
 }
 
 /// A directory of the user's, by its variable or below the home directory.

@@ -397,6 +397,7 @@ impl Network {
         let is_away = |name: &&Name| !self.attached.contains_key(*name);
         let away: Vec<_> = self.members.by_name().keys().filter(is_away).cloned().collect();
         away.iter().for_each(|name| self.retarget(name));
+        self.redirect_specified();
         self.unpublish_unspecified();
         // A running daemon makes no unix sockets.
         errors.extend(self.publish_specified(next_id, &mut Opened::default()));

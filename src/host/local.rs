@@ -8,13 +8,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
 use wharf_stack::host::HostError;
 
-use super::host_error;
 use crate::unix;
 
 /// The gateway's own service.
@@ -71,7 +71,15 @@ fn split(text: &str) -> Result<(&str, &str), String> {
 
 /// The addresses of sockets, by the gateway's ports.
 #[derive(Clone, Debug, Default)]
-pub struct HostSockets(BTreeMap<u16, SocketAddrUnix>);
+pub struct HostSockets(BTreeMap<u16, Target>);
+
+/// What a port leads to.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    address: SocketAddrUnix,
+    /// What the operator was told last of why it cannot be connected to.
+    told: Option<Errno>,
+}
 
 impl HostSockets {
     /// Those of a network.
@@ -79,23 +87,47 @@ impl HostSockets {
     /// # Errors
     /// A path is none that a socket can have.
     pub fn new<'a>(sockets: impl IntoIterator<Item = &'a HostSocket>) -> io::Result<Self> {
-        let address = |socket: &HostSocket| Ok((socket.port, SocketAddrUnix::new(&socket.path)?));
-        sockets.into_iter().map(address).collect::<io::Result<_>>().map(Self)
+        let target = |socket: &HostSocket| {
+            Ok((socket.port, Target { address: SocketAddrUnix::new(&socket.path)?, told: None }))
+        };
+        sockets.into_iter().map(target).collect::<io::Result<_>>().map(Self)
     }
 
     /// What a port leads to.
-    pub(super) fn get(&self, port: u16) -> Option<&SocketAddrUnix> {
-        self.0.get(&port)
+    pub(super) fn get_mut(&mut self, port: u16) -> Option<&mut Target> {
+        self.0.get_mut(&port)
     }
 }
 
-/// What a container is to see of a socket that cannot be connected to.
-pub(super) fn connect_error(errno: Errno) -> HostError {
-    match errno {
-        Errno::NOENT | Errno::NOTDIR => HostError::Refused,
-        // Too many wait for the service already. As from any host that is too busy there is no answer, and another try.
-        Errno::AGAIN => HostError::TimedOut,
-        errno => host_error(errno),
+impl Target {
+    /// Connects to it.
+    ///
+    /// # Errors
+    /// What a container is to see.
+    pub(super) fn connect(&mut self, socket: impl AsFd) -> Result<(), HostError> {
+        match rustix::net::connect(socket, &self.address) {
+            Ok(()) => Ok(()),
+            // Nobody listens: a service may come and go.
+            Err(Errno::CONNREFUSED | Errno::NOENT | Errno::NOTDIR) => Err(HostError::Refused),
+            // Too many wait for the service already. As from any host that is too busy there is no answer, and another try.
+            Err(Errno::AGAIN) => Err(HostError::TimedOut),
+            Err(errno) => {
+                self.tell(errno);
+                Err(HostError::Refused)
+            }
+        }
+    }
+
+    /// The operator may mend it, and is told once.
+    fn tell(&mut self, errno: Errno) {
+        if self.told.replace(errno) != Some(errno) {
+            let path = self.address.path().map(|path| path.to_string_lossy().into_owned());
+            tracing::warn!(
+                "containers cannot be led to {}: {}",
+                path.unwrap_or_default(),
+                io::Error::from(errno)
+            );
+        }
     }
 }
 
@@ -118,6 +150,7 @@ mod tests {
             ("http:/run/x", "not a port"),
             ("53:/run/x", "for DNS"),
             ("80:run/x", "from the root directory"),
+            ("80:/run/a/../b", "leads back"),
             (&long, "at most 107 bytes"),
         ] {
             assert!(HostSocket::parse(wrong).unwrap_err().contains(hint), "{wrong}");

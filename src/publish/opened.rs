@@ -5,7 +5,7 @@
 //! `wharf run` and `wharf up` open those that they start with before they are confined. For a daemon that runs it is the
 //! client that does: each socket goes to it with the leash of its [`keeper`](super::keeper).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,7 +22,16 @@ use crate::unix::is_stream;
 
 /// Sockets by their paths, each until it is published.
 #[derive(Debug, Default)]
-pub struct Opened(BTreeMap<PathBuf, Result<Bound, Error>>);
+pub struct Opened {
+    sockets: BTreeMap<PathBuf, Result<Bound, Error>>,
+    taken: BTreeSet<PathBuf>,
+}
+
+impl From<BTreeMap<PathBuf, Result<Bound, Error>>> for Opened {
+    fn from(sockets: BTreeMap<PathBuf, Result<Bound, Error>>) -> Self {
+        Self { sockets, taken: BTreeSet::new() }
+    }
+}
 
 impl Opened {
     /// Opens what the wishes name.
@@ -34,28 +43,34 @@ impl Opened {
         for path in requests.into_iter().filter_map(|request| request.place.path()) {
             opened.insert(path.to_owned(), Ok(Bound::new(Transport::Tcp, path.to_owned())?));
         }
-        Ok(Self(opened))
+        Ok(opened.into())
     }
 
     /// Opens sockets at these paths. What cannot be is told when it is taken.
     #[must_use]
     pub fn at(paths: impl IntoIterator<Item = PathBuf>) -> Self {
         let open = |path: PathBuf| (path.clone(), Bound::new(Transport::Tcp, path));
-        Self(paths.into_iter().map(open).collect())
+        paths.into_iter().map(open).collect::<BTreeMap<_, _>>().into()
     }
 
     /// Takes the socket at a path.
     pub(super) fn take(&mut self, path: &Path) -> Result<Bound, Error> {
-        let not_opened = || io::Error::new(io::ErrorKind::Unsupported, "this process may not make a socket");
-        self.0.remove(path).unwrap_or_else(|| {
+        let Some(opened) = self.sockets.remove(path) else {
+            let source = if self.taken.contains(path) {
+                io::ErrorKind::AddrInUse.into()
+            } else {
+                io::Error::new(io::ErrorKind::Unsupported, "this process may not make a socket")
+            };
             let end = End::from(path.to_owned());
-            Err(Error { transport: Transport::Tcp, end, source: not_opened(), holder: None })
-        })
+            return Err(Error { transport: Transport::Tcp, end, source, holder: None });
+        };
+        self.taken.insert(path.to_owned());
+        opened
     }
 
     /// What is to be sent to another process for all of them: each socket and its leash.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let bound = self.0.values().filter_map(|bound| bound.as_ref().ok());
+        let bound = self.sockets.values().filter_map(|bound| bound.as_ref().ok());
         bound.flat_map(|bound| [bound.socket.as_fd()].into_iter().chain(bound.file.as_ref().map(AsFd::as_fd)))
     }
 
@@ -76,7 +91,7 @@ impl Opened {
             let file = SocketFile::held_by(leash)?;
             opened.insert(path.clone(), Ok(Bound::at_path(socket, path, file)));
         }
-        Ok(Self(opened))
+        Ok(opened.into())
     }
 }
 

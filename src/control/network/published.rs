@@ -6,7 +6,7 @@ use crate::control::error::Code;
 use crate::control::model;
 use crate::control::spec::{PortWish, Text};
 use crate::dataplane::Published;
-use crate::publish::{self, Claim, Opened};
+use crate::publish::{self, Claim, Opened, Request};
 
 /// Something published.
 #[derive(Debug)]
@@ -253,6 +253,36 @@ impl Network {
     #[must_use]
     pub fn publications(&self) -> Vec<model::Publication> {
         self.publications.iter().map(|publication| publication.info.clone()).collect()
+    }
+
+    /// Has a published unix socket lead to where the specification says now: a running daemon could not make it again.
+    pub(super) fn redirect_specified(&mut self) {
+        let there = self.specified();
+        let wishes: Vec<_> = self.spec.publish.iter().map(|Text(wish)| wish.clone()).collect();
+        for wish in wishes.iter().filter(|wish| !there.contains(&wish.text)) {
+            let is_same = |publication: &Publication, request: &Request| {
+                publication.origin == Origin::File
+                    && !wishes.iter().any(|other| other.text == publication.wish)
+                    && publication.info.end().at.path() == request.place.path()
+                    && publication.info.proxy == request.tells_clients
+            };
+            let Some(request) = wish.request().filter(|request| request.place.path().is_some()) else {
+                continue;
+            };
+            let at = self.publications.iter().position(|publication| is_same(publication, request));
+            let target = self.published_name(wish).and_then(|name| {
+                let addresses = self.member(&name, Wish::default())?.addresses();
+                Ok((name, addresses))
+            });
+            // A wish that cannot be met is told where it is published.
+            if let (Some(at), Ok((name, addresses))) = (at, target) {
+                let mut publication = self.publications.remove(at);
+                publication.wish.clone_from(&wish.text);
+                publication.info.container = Some(name.to_string());
+                publication.info.target.set_port(*request.ports.start());
+                self.redirect(publication, addresses);
+            }
+        }
     }
 
     /// Ends what the specification no longer names.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Unix sockets of the host that lead to containers of the daemon, which is confined and makes none itself.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::published::serve;
@@ -101,6 +102,23 @@ fn a_running_daemon_that_is_given_a_socket_by_its_file_says_who_can_make_it() {
 }
 
 #[test]
+fn a_socket_of_the_file_leads_elsewhere_by_reload() {
+    let socket = socket_path("elsewhere");
+    let leading_to = |port: u16| fixed_network(1) + &format!("publish = [\"unix:{socket}:web:{port}\"]\n");
+    let daemon = Daemon::up(Lab::new(), &leading_to(81));
+    let web = daemon.attached("--name web");
+    let _server = serve(&web);
+    assert!(!answers(&daemon, &socket), "nobody serves port 81");
+    let said = daemon.reload(&leading_to(80));
+    assert!(answers(&daemon, &socket), "{said}");
+    assert!(daemon.command("ports").text().contains(&format!("unix:{socket} ")));
+    let twice = leading_to(80).replace("[\"", &format!("[\"unix:{socket}:web:82\", \""));
+    let said = daemon.reload(&twice);
+    assert!(said.contains(&format!("cannot publish unix:{socket}: ")), "{said}");
+    assert!(answers(&daemon, &socket), "the other wish is met still");
+}
+
+#[test]
 fn after_kill_9_sockets_are_there_again_and_lead_where_their_container_is() {
     let (file, command) = (socket_path("again-file"), socket_path("again-command"));
     let networks = fixed_network(1) + &format!("publish = [\"unix:{file}:web:80\"]\n");
@@ -130,6 +148,22 @@ fn a_sandbox_that_joins_the_daemon_brings_its_socket() {
 }
 
 #[test]
+fn what_is_no_service_refuses_containers_and_the_operator_hears_why() {
+    let (mut lab, socket) = (Lab::new(), socket_path("forbidden"));
+    serve_at(&mut lab, &socket);
+    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::os::unix::fs::chown(&socket, Some(0), Some(0)).unwrap();
+    let daemon = Daemon::up(lab, &(fixed_network(1) + &format!("host_sockets = [\"8080:{socket}\"]\n")));
+    let web = daemon.attached("--name web");
+    for _ in 0..2 {
+        let refused = web.exec("timeout 20 socat -u OPEN:/dev/null TCP:10.0.2.2:8080");
+        assert!(refused.stderr.contains("Connection refused"), "{refused:?}");
+    }
+    let told = format!("containers cannot be led to {socket}: Permission denied");
+    assert_eq!(daemon.log().matches(&told).count(), 1, "{}", daemon.log());
+}
+
+#[test]
 fn containers_reach_a_socket_of_the_host_where_their_network_names_it() {
     for workers in [1, 2] {
         let mut lab = Lab::new();
@@ -143,6 +177,14 @@ fn containers_reach_a_socket_of_the_host_where_their_network_names_it() {
         let refused = create("other", "/run/elsewhere.sock");
         assert_eq!(refused.status, Some(5), "{refused:?}");
         assert!(refused.stderr.contains("--host-sockets /run"), "{refused:?}");
+        let by_hand = format!(
+            "curl -sS -m 20 --unix-socket {}/wharf/api.sock http://wharf/v1/networks --json \
+             '{{\"name\":\"back\",\"spec\":{{\"host_sockets\":[\"80:{}/../x.sock\"]}}}}'",
+            daemon.home.display(),
+            Path::new(&socket).parent().unwrap().display()
+        );
+        let answer = daemon.lab.by_user(&by_hand).text().to_owned();
+        assert!(answer.contains("leads back by"), "{answer}");
         // In a directory that the daemon has kept.
         create("green", &socket).text();
         let reaches = |daemon: &Daemon| {
