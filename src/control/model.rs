@@ -58,6 +58,9 @@ pub struct Network {
     /// Networks that its containers reach, and are reached from.
     #[serde(default)]
     pub links: Vec<String>,
+    /// Networks that it is to be linked with, once they are there and nothing else is in the way.
+    #[serde(default)]
+    pub waiting_links: Vec<String>,
     /// The gateway's address leads to the host's loopback.
     pub host_loopback: bool,
     /// Ports of the gateway that lead to unix sockets of the host: `PORT:PATH`.

@@ -28,7 +28,6 @@ use super::state::State;
 use crate::dataplane::{Notice, Notify};
 use crate::port::Device;
 use crate::publish::{Claim, End, Opened, Request};
-use links::Unlinked;
 
 mod watch;
 
@@ -195,13 +194,14 @@ impl Registry {
     /// them ([`UnixSockets`]). A port that cannot be published is told, and its network works.
     ///
     /// # Errors
-    /// A network of the file cannot be started, or not be linked.
+    /// A network of the file cannot be started, or not be linked with another one of it.
     pub fn restore(&self, path: Option<PathBuf>, file: File, mut opened: Opened) -> Result<(), Error> {
         let mut inner = self.lock();
         inner.file = path;
-        for (name, spec) in file.networks {
-            self.start(&mut inner, &name, spec, Origin::File, &mut opened)?;
+        for (name, spec) in &file.networks {
+            self.start(&mut inner, name, spec.clone(), Origin::File, &mut opened)?;
         }
+        inner.check_links_of_file(&file.networks)?;
         for name in inner.state.networks() {
             let made_as = inner.state.load(&name).made_as;
             if let Some(spec) = made_as.filter(|_| !inner.networks.contains_key(&name))
@@ -210,11 +210,9 @@ impl Registry {
                 tracing::warn!("network {name} is not there again: {error}");
             }
         }
-        inner.refuse_unlinked_of_file(&[], &[])?;
-        for Unlinked { by, error, .. } in inner.unlinked(&[], &[]) {
-            tracing::warn!("network {by}: {error}");
+        for waiting in inner.renew_links() {
+            tracing::warn!("{waiting}");
         }
-        inner.renew_links();
         Ok(())
     }
 
@@ -261,8 +259,7 @@ impl Registry {
             return Err(Error::new(Code::Exists, format!("there is a network {name} already")));
         }
         self.start(&mut inner, &name, request.spec, Origin::Api, &mut Opened::default())?;
-        let unlinked = inner.unlinked(&[], &[]).into_iter().find(|link| link.is_of(&name));
-        if let Some(Unlinked { error, .. }) = unlinked {
+        if let Err(error) = inner.check_links_of(&name) {
             let undone = self.remove(&mut inner, &name);
             inner.state.forget(&name);
             drop(inner);

@@ -36,12 +36,19 @@ impl Listed for Network {
                 network.mtu.to_string(),
                 network.ports.to_string(),
                 yes(network.internal),
-                or_nothing(Some(network.links.join(",")).filter(|links| !links.is_empty())),
+                or_nothing(links(network)),
                 yes(network.up),
             ]);
         }
         table.to_string()
     }
+}
+
+/// With whom a network is linked, and is to be.
+fn links(network: &Network) -> Option<String> {
+    let waiting = network.waiting_links.iter().map(|link| format!("{link} (waiting)"));
+    let all: Vec<_> = network.links.iter().cloned().chain(waiting).collect();
+    (!all.is_empty()).then(|| all.join(","))
 }
 
 impl Listed for Port {

@@ -125,6 +125,7 @@ fn snapshot() -> Snapshot {
         internal: false,
         isolated: false,
         links: vec!["other".to_owned()],
+        waiting_links: vec!["later".to_owned()],
         host_loopback: false,
         host_sockets: vec!["80:/run/web.sock".to_owned()],
         ports: 1,

@@ -51,6 +51,11 @@ impl Network {
         self.links.iter().map(|link| &link.name)
     }
 
+    /// The networks that it names and is not linked with.
+    pub(super) fn waiting_links(&self) -> impl Iterator<Item = &Name> {
+        self.spec.links.iter().filter(|wished| self.links().all(|linked| linked != *wished))
+    }
+
     /// Links it with these networks, and no others, from now on.
     pub(in crate::control) fn set_links(&mut self, links: Vec<LinkEnd>) {
         self.links = links;

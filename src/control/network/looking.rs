@@ -161,6 +161,7 @@ impl Network {
             internal: self.spec.internal,
             isolated: self.spec.isolated,
             links: self.links().map(Name::to_string).collect(),
+            waiting_links: self.waiting_links().map(Name::to_string).collect(),
             host_loopback: self.spec.host_loopback,
             host_sockets: self.spec.host_sockets.iter().map(Text::to_string).collect(),
             ports: self.attached.len(),

@@ -4,8 +4,13 @@
 //! # How it works
 //! A link is of both networks, whichever of them names it. Their prefixes must not overlap, nor those of two networks that
 //! one is linked with: an address leads to one place. For the same reason each has a domain of its own.
+//!
+//! Where two links exclude each other, one that there is comes before one of the file, and that before one of a command.
+//! The other waits, as does a link with a network that is not there. Only who asks for what cannot be is refused: a file that
+//! contradicts itself, a command that makes a network.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use smoltcp::wire::IpCidr;
 
@@ -14,78 +19,71 @@ use crate::control::error::{Code, Error};
 use crate::control::network::{Network, Origin};
 use crate::control::spec::{Name, NetworkSpec};
 
+/// Networks, each with those that it names.
+type Wished<'a> = BTreeMap<&'a Name, (&'a Network, &'a [Name])>;
+
 /// Networks that are linked, each with all that it is linked with.
 type Links = BTreeMap<Name, BTreeSet<Name>>;
 
-/// A link that cannot be.
+/// A link that waits.
 #[derive(Debug)]
-pub(super) struct Unlinked {
-    /// Who says that it is to be.
-    pub(super) by: Name,
+pub(super) struct Waiting {
+    /// Who names it.
+    by: Name,
     /// With whom.
     with: Name,
-    /// Why it cannot.
-    pub(super) error: Error,
+    /// Why it cannot be, unless it is only that the other network is not there.
+    clash: Option<Error>,
 }
 
-impl Unlinked {
-    /// Whether it would be this network's.
-    pub(super) fn is_of(&self, name: &Name) -> bool {
-        self.by == *name || self.with == *name
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { by, with, clash } = self;
+        match clash {
+            None => write!(f, "network {by} is to be linked with {with}, and there is no network {with} yet"),
+            Some(clash) => write!(f, "network {by} is not linked with {with}: {clash}"),
+        }
     }
 }
 
 impl Inner {
-    /// The links of all networks but those that are `gone`, after these changes; and those that cannot be.
-    fn links(&self, changes: &[(Name, NetworkSpec)], gone: &[Name]) -> (Links, Vec<Unlinked>) {
-        let networks: BTreeMap<_, _> =
-            self.networks.iter().filter(|(name, _)| !gone.contains(name)).collect();
-        let (mut links, mut unlinked) = (Links::new(), Vec::new());
-        for (name, network) in &networks {
-            let changed = changes.iter().find(|(changed, _)| changed == *name).map(|(_, spec)| spec);
-            for other in &changed.unwrap_or(network.spec()).links {
-                match obstacle(&networks, &links, (name, other)) {
-                    Some(error) => {
-                        unlinked.push(Unlinked { by: (*name).clone(), with: other.clone(), error });
-                    }
-                    None => {
-                        links.entry((*name).clone()).or_default().insert(other.clone());
-                        links.entry(other.clone()).or_default().insert((*name).clone());
-                    }
-                }
-            }
-        }
-        (links, unlinked)
+    /// The links of all networks, and those that wait.
+    fn links(&self) -> (Links, Vec<Waiting>) {
+        let all = self.networks.iter();
+        link(&all.map(|(name, network)| (name, (network, network.spec().links.as_slice()))).collect())
     }
 
-    /// Links that are wished after these changes and cannot be.
-    pub(super) fn unlinked(&self, changes: &[(Name, NetworkSpec)], gone: &[Name]) -> Vec<Unlinked> {
-        self.links(changes, gone).1
-    }
-
-    /// [`unlinked`](Self::unlinked), where the file has the wish.
+    /// Looks whether the networks of a file, which run, can be linked as it says, whatever networks there are beside them.
     ///
     /// # Errors
-    /// There is one.
-    pub(super) fn refuse_unlinked_of_file(
-        &self,
-        changes: &[(Name, NetworkSpec)],
-        gone: &[Name],
-    ) -> Result<(), Error> {
-        let is_of_file = |link: &Unlinked| {
-            self.networks.get(&link.by).is_some_and(|network| *network.origin() == Origin::File)
-        };
-        let refused = self.unlinked(changes, gone).into_iter().find(is_of_file);
-        refused.map_or(Ok(()), |Unlinked { error, .. }| Err(error))
+    /// Two of its links exclude each other, or one cannot be.
+    pub(super) fn check_links_of_file(&self, file: &BTreeMap<Name, NetworkSpec>) -> Result<(), Error> {
+        let running = file.iter().filter_map(|(name, spec)| {
+            let network = self.networks.get(name)?;
+            Some((name, (network, spec.links.as_slice())))
+        });
+        let (_, waiting) = link(&running.collect());
+        waiting.into_iter().find_map(|link| link.clash).map_or(Ok(()), Err)
     }
 
-    /// Links the networks as they wish now, and ends other links.
-    pub(super) fn renew_links(&mut self) {
-        let (links, _) = self.links(&[], &[]);
+    /// Looks whether a new network can be linked with all that it names, and that name it, beside the links that there are.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub(super) fn check_links_of(&self, new: &Name) -> Result<(), Error> {
+        let (_, waiting) = self.links();
+        let mut its = waiting.into_iter().filter(|link| link.by == *new || link.with == *new);
+        its.find_map(|link| link.clash).map_or(Ok(()), Err)
+    }
+
+    /// Links the networks as they wish now, and ends other links. Tells which wait.
+    pub(super) fn renew_links(&mut self) -> Vec<Waiting> {
+        let (links, waiting) = self.links();
         let names: Vec<_> = self.networks.keys().cloned().collect();
         for name in names {
             self.set_links(&name, links.get(&name).into_iter().flatten());
         }
+        waiting
     }
 
     /// Tells those that a network is linked with who is attached to it now.
@@ -109,24 +107,45 @@ impl Inner {
     }
 }
 
-/// Why two networks cannot be linked, beside the `links` that there are.
-fn obstacle(
-    networks: &BTreeMap<&Name, &Network>,
-    links: &Links,
-    (name, other): (&Name, &Name),
-) -> Option<Error> {
-    let (Some(network), Some(with)) = (networks.get(name), networks.get(other)) else {
-        let message = format!("network {name} is to be linked with {other}, and there is no network {other}");
-        return Some(Error::not_found(message));
-    };
-    if let Some(what) = in_common(network, with) {
+/// Links these networks as they wish, and tells which links wait.
+fn link(wished: &Wished<'_>) -> (Links, Vec<Waiting>) {
+    let mut pairs = Vec::new();
+    for (name, (network, links)) in wished {
+        pairs.extend(links.iter().map(|with| (precedence(network, with), *name, with)));
+    }
+    pairs.sort_by_key(|(precedence, ..)| *precedence);
+    let (mut links, mut waiting) = (Links::new(), Vec::new());
+    for (_, by, with) in pairs {
+        let is_there = wished.contains_key(with);
+        let clash = obstacle(wished, &links, (by, with));
+        if is_there && clash.is_none() {
+            links.entry(by.clone()).or_default().insert(with.clone());
+            links.entry(with.clone()).or_default().insert(by.clone());
+        } else {
+            waiting.push(Waiting { by: by.clone(), with: with.clone(), clash });
+        }
+    }
+    (links, waiting)
+}
+
+/// What comes first of links that exclude each other: no flow ends for a new one, and the file rules commands.
+fn precedence(by: &Network, with: &Name) -> (bool, bool) {
+    let is_new = !by.links().any(|linked| linked == with);
+    (is_new, *by.origin() != Origin::File)
+}
+
+/// Why two networks cannot be linked, beside the `links` that there are. Nothing is in the way of one that is not there.
+fn obstacle(wished: &Wished<'_>, links: &Links, (name, other): (&Name, &Name)) -> Option<Error> {
+    let network = |name: &Name| wished.get(name).map(|(network, _)| *network);
+    let (one, with) = (network(name)?, network(other)?);
+    if let Some(what) = in_common(one, with) {
         let message = format!("networks {name} and {other} cannot be linked: {what}");
         return Some(Error::new(Code::InUse, message));
     }
     let beside = |one: &Name, new: &Name| {
         let others = links.get(one).into_iter().flatten().filter(|there| *there != new);
         let mut clashes = others.filter_map(|there| {
-            let what = in_common(networks.get(new)?, networks.get(there)?)?;
+            let what = in_common(network(new)?, network(there)?)?;
             Some(format!("network {one} cannot be linked with both {there} and {new}: {what}"))
         });
         clashes.next().map(|message| Error::new(Code::InUse, message))

@@ -44,8 +44,8 @@ impl Registry {
         // What may fail comes first, and is undone then.
         let mut started = Vec::new();
         let outcome = self
-            .start_new(&mut inner, file.networks, &mut started)
-            .and_then(|()| inner.refuse_unlinked_of_file(&changes, &gone));
+            .start_new(&mut inner, &file.networks, &mut started)
+            .and_then(|()| inner.check_links_of_file(&file.networks));
         if let Err(error) = outcome {
             let undone: Vec<_> = started.iter().filter_map(|name| self.remove(&mut inner, name)).collect();
             drop(inner);
@@ -58,15 +58,16 @@ impl Registry {
         for (name, spec) in changes {
             let Inner { networks, next_id, .. } = &mut *inner;
             let Some(network) = networks.get_mut(&name) else { continue };
-            for error in network.change(spec, &around, next_id).err().into_iter().flatten() {
-                tracing::warn!("network {name}: {error}");
-                reloaded.warnings.push(format!("network {name}: {error}"));
-            }
+            let failed = network.change(spec, &around, next_id).err().into_iter().flatten();
+            reloaded.warnings.extend(failed.map(|error| format!("network {name}: {error}")));
             inner.save(&name);
             reloaded.changed.push(name.to_string());
         }
         let gone: Vec<_> = gone.iter().filter_map(|name| self.remove(&mut inner, name)).collect();
-        inner.renew_links();
+        reloaded.warnings.extend(inner.renew_links().iter().map(ToString::to_string));
+        for warning in &reloaded.warnings {
+            tracing::warn!("{warning}");
+        }
         reloaded.removed.extend(gone.iter().map(|network| network.name().to_string()));
         // They end where nobody waits.
         drop(inner);
@@ -79,13 +80,13 @@ impl Registry {
     fn start_new(
         &self,
         inner: &mut Inner,
-        networks: BTreeMap<Name, NetworkSpec>,
+        networks: &BTreeMap<Name, NetworkSpec>,
         started: &mut Vec<Name>,
     ) -> Result<(), Error> {
         for (name, spec) in networks {
-            if !inner.networks.contains_key(&name) {
-                self.start(inner, &name, spec, Origin::File, &mut Opened::default())?;
-                started.push(name);
+            if !inner.networks.contains_key(name) {
+                self.start(inner, name, spec.clone(), Origin::File, &mut Opened::default())?;
+                started.push(name.clone());
             }
         }
         Ok(())

@@ -101,6 +101,12 @@ impl Daemon {
         all.map(|network| (network.name, network.links.join(" "))).collect()
     }
 
+    /// Networks with those that they name and are not linked with.
+    fn waiting(&self) -> Vec<(String, String)> {
+        let all = self.registry.networks().into_iter();
+        all.map(|network| (network.name, network.waiting_links.join(" "))).collect()
+    }
+
     fn create(&self, text: &str, spec: &str) -> Result<model::Network, Error> {
         let spec = toml::from_str(spec).unwrap();
         self.registry.create_network(CreateNetwork { name: text.to_owned(), spec })
@@ -257,10 +263,6 @@ fn a_link_of_which_nobody_could_tell_the_ends_apart_is_refused_and_nothing_chang
             "ipv4 = \"203.0.113.0/24\"\nipv6 = false\nlinks = [\"a\"]\ndomain = \"a.internal\"",
             ["c and a", "domain a.internal"],
         ),
-        (
-            "ipv4 = \"203.0.113.0/24\"\nipv6 = false\nlinks = [\"x\"]",
-            ["c is to be linked with x", "no network x"],
-        ),
         ("links = [\"c\"]", ["network c", "itself"]),
     ] {
         let refused = daemon.create("c", spec).unwrap_err();
@@ -285,4 +287,71 @@ fn a_link_lapses_with_a_network_that_was_made_by_command_and_comes_back_with_it(
     let daemon = daemon.restarted();
     daemon.create("b", b).unwrap();
     assert_eq!(daemon.links(), linked(&[("b", "c"), ("c", "b"), ("default", "")]));
+}
+
+#[test]
+fn a_network_made_by_command_never_takes_a_link_away() {
+    let front = network("front", "192.0.2.0/24", "links = [\"back\"]");
+    let file = format!("version = 1\n{front}{}", network("back", "198.51.100.0/24", ""));
+    let daemon = Daemon::new("taken", &file);
+    let before = linked(&[("back", "front"), ("front", "back")]);
+    let twin = "ipv4 = \"198.51.100.0/24\"\nipv6 = false\nlinks = [\"front\"]";
+    let refused = daemon.create("aaa", twin).unwrap_err();
+    assert!(refused.message.contains("both back and aaa"), "{refused}");
+    assert_eq!((refused.code, daemon.links()), (Code::InUse, before.clone()));
+    assert_eq!(daemon.restarted().links(), before);
+}
+
+#[test]
+fn a_link_of_the_file_waits_for_one_that_a_command_made_until_the_daemon_starts_anew() {
+    let back = network("back", "198.51.100.0/24", "");
+    let daemon =
+        Daemon::new("before", &format!("version = 1\n{}{back}", network("front", "192.0.2.0/24", "")));
+    let twin = "ipv4 = \"198.51.100.0/24\"\nipv6 = false\nlinks = [\"front\"]";
+    daemon.create("aaa", twin).unwrap();
+    let front = network("front", "192.0.2.0/24", "links = [\"back\"]");
+    let reloaded = daemon.reload(&format!("version = 1\n{front}{back}")).unwrap();
+    let said = "network front is not linked with back: network front cannot be linked with both aaa and back";
+    assert!(matches!(&reloaded.warnings[..], [only] if only.starts_with(said)), "{reloaded:?}");
+    assert_eq!(daemon.links(), linked(&[("aaa", "front"), ("back", ""), ("front", "aaa")]));
+    assert_eq!(daemon.waiting(), linked(&[("aaa", ""), ("back", ""), ("front", "back")]));
+    let daemon = daemon.restarted();
+    assert_eq!(daemon.links(), linked(&[("aaa", ""), ("back", "front"), ("front", "back")]));
+    assert_eq!(daemon.waiting(), linked(&[("aaa", "front"), ("back", ""), ("front", "")]));
+}
+
+#[test]
+fn a_file_that_contradicts_itself_is_refused_whatever_a_command_made() {
+    let others = network("back", "198.51.100.0/24", "") + &network("twin", "198.51.100.0/25", "");
+    let daemon =
+        Daemon::new("itself", &format!("version = 1\n{}{others}", network("front", "192.0.2.0/24", "")));
+    // Both of the file's links would wait for this one's.
+    daemon.create("aaa", "ipv4 = \"198.51.100.0/24\"\nipv6 = false\nlinks = [\"front\"]").unwrap();
+    let front = network("front", "192.0.2.0/24", "links = [\"back\", \"twin\"]");
+    let refused = daemon.reload(&format!("version = 1\n{front}{others}")).unwrap_err();
+    assert!(refused.message.contains("both back and twin"), "{refused}");
+    assert_eq!(daemon.links()[0], ("aaa".to_owned(), "front".to_owned()));
+}
+
+#[test]
+fn a_link_of_the_file_waits_for_a_network_that_is_not_there() {
+    let file = format!("{NETWORK}links = [\"db\"]\n");
+    let daemon = Daemon::new("waits", &file);
+    assert_eq!(daemon.waiting(), linked(&[("default", "db")]));
+    let db = "ipv4 = \"198.51.100.0/24\"\nipv6 = false";
+    daemon.create("db", db).unwrap();
+    assert_eq!(daemon.links(), linked(&[("db", "default"), ("default", "db")]));
+    daemon.registry.remove_network(&name("db")).unwrap();
+    assert_eq!(
+        daemon.reload(&file).unwrap().warnings,
+        ["network default is to be linked with db, and there is no network db yet"]
+    );
+    let daemon = daemon.restarted();
+    assert_eq!(
+        (daemon.links(), daemon.waiting()),
+        (linked(&[("default", "")]), linked(&[("default", "db")]))
+    );
+    daemon.create("db", db).unwrap();
+    assert_eq!(daemon.links(), linked(&[("db", "default"), ("default", "db")]));
+    assert_eq!(daemon.reload(&file).unwrap().warnings, [""; 0]);
 }

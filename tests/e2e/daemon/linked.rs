@@ -250,3 +250,31 @@ fn networks_that_overlap_are_not_linked() {
     assert!(refused.stderr.contains("networks new and twin cannot be linked"), "{refused:?}");
     assert!(!daemon.command("networks").text().contains("new"));
 }
+
+#[test]
+fn a_link_waits_for_a_network_that_comes_and_goes_and_the_daemon_starts_without_it() {
+    let file = format!("{FRONT}links = [\"back\"]\n");
+    let mut daemon = Daemon::up(Lab::new(), &file);
+    let waits = "network front is to be linked with back, and there is no network back yet";
+    assert!(daemon.log().contains(waits), "{}", daemon.log());
+    let create = |daemon: &Daemon, more: &str| {
+        daemon.command(&format!("network create {more} --ipv4 10.0.3.0/24 --ipv6 none"))
+    };
+    create(&daemon, "back").text();
+    let web = daemon.attached("--network front --name web");
+    let db = daemon.attached("--network back --name db");
+    assert!(pings(&web, "10.0.3.10") && pings(&db, "10.0.2.10"));
+    let refused = create(&daemon, "aaa --link front");
+    assert!(refused.stderr.contains("front cannot be linked with both back and aaa"), "{refused:?}");
+    assert!(pings(&web, "10.0.3.10") && pings(&db, "10.0.2.10"));
+    drop(db);
+    daemon.command("network rm back").text();
+    assert!(daemon.command("networks").text().contains("back (waiting)"));
+    let said = daemon.command("reload");
+    assert!(said.status == Some(0) && said.stderr.contains(waits), "{said:?}");
+    drop(web);
+    daemon.kill();
+    daemon.start();
+    create(&daemon, "back").text();
+    assert!(!daemon.command("networks").text().contains("waiting"));
+}
