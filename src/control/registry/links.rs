@@ -142,6 +142,11 @@ fn obstacle(wished: &Wished<'_>, links: &Links, (name, other): (&Name, &Name)) -
         let message = format!("networks {name} and {other} cannot be linked: {what}");
         return Some(Error::new(Code::InUse, message));
     }
+    if !share_a_family(one, with) {
+        let message =
+            format!("networks {name} and {other} cannot be linked: one has IPv4 only, the other IPv6 only");
+        return Some(Error::invalid(message));
+    }
     let beside = |one: &Name, new: &Name| {
         let others = links.get(one).into_iter().flatten().filter(|there| *there != new);
         let mut clashes = others.filter_map(|there| {
@@ -164,6 +169,12 @@ fn in_common(one: &Network, other: &Network) -> Option<String> {
         let overlapping = others.iter().find(|other| overlap(&prefix, other))?;
         Some(format!("{prefix} and {overlapping} overlap"))
     })
+}
+
+/// Whether any packet could pass from one to the other.
+fn share_a_family(one: &Network, other: &Network) -> bool {
+    let others = other.prefixes();
+    one.prefixes().iter().any(|a| others.iter().any(|b| a.address().version() == b.address().version()))
 }
 
 fn overlap(a: &IpCidr, b: &IpCidr) -> bool {

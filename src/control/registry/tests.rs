@@ -263,6 +263,10 @@ fn a_link_of_which_nobody_could_tell_the_ends_apart_is_refused_and_nothing_chang
             "ipv4 = \"203.0.113.0/24\"\nipv6 = false\nlinks = [\"a\"]\ndomain = \"a.internal\"",
             ["c and a", "domain a.internal"],
         ),
+        (
+            "ipv4 = false\nipv6 = \"2001:db8:7::/64\"\nlinks = [\"a\"]",
+            ["networks c and a cannot be linked", "IPv6 only"],
+        ),
         ("links = [\"c\"]", ["network c", "itself"]),
     ] {
         let refused = daemon.create("c", spec).unwrap_err();
