@@ -212,6 +212,7 @@ fn provoke_gateway(reason: Gateway) -> Stage {
         | R::PathMtuExceeded
         | R::ContainerNotFound
         | R::NeighborQueueFull
+        | R::NeighborQuestionsExhausted
         | R::SenderUnreachable
         | R::AnswerTooLarge => provoke_datagrams(reason),
     }
@@ -439,6 +440,15 @@ fn provoke_datagrams(reason: Gateway) -> Stage {
             from.route_to(&to);
             (0..9).for_each(|_| from.receive(&udp("10.0.3.77:9", b"")));
             to.settle();
+            to
+        }
+        R::NeighborQuestionsExhausted => {
+            let (mut from, mut to) = (Stage::new(config()), Stage::new(linked_config()));
+            from.route_to(&to);
+            for number in 0..300 {
+                from.receive(&udp(&format!("[fd00:db9::77:{number}]:9"), b""));
+                to.settle();
+            }
             to
         }
         R::SenderUnreachable => answered("10.0.2.77:9", &[]),

@@ -53,6 +53,11 @@ impl Pair {
 
     /// Both containers tell the gateway of their network.
     fn say_who_is_where(&mut self) {
+        self.say_where_they_are();
+        self.forget_frames();
+    }
+
+    fn say_where_they_are(&mut self) {
         self.here.receive(&frames::arp(1, CONTAINER_MAC, [10, 0, 2, 100], [10, 0, 2, 2]));
         self.there.receive(&frames::arp(1, CONTAINER_MAC, THERE, [10, 0, 3, 2]));
         for (stage, container, gateway) in
@@ -63,7 +68,6 @@ impl Pair {
             stage.receive(&frames::icmp(ip(container), ip(gateway), 255, 135, 0, &body));
         }
         self.settle();
-        self.forget_frames();
     }
 
     /// Forgets what containers were sent so far.
@@ -361,14 +365,77 @@ fn flows_keep_their_order_between_networks_of_several_workers() {
     assert_eq!(next, [200; 4]);
 }
 
+/// Sends from here to `count` addresses there that nobody has.
+fn search(pair: &mut Pair, count: u16) {
+    (0..count).for_each(|number| pair.send(&udp(&format!("[fd00:db9::77:{number:x}]:9"), 64, b"")));
+}
+
+/// The frame of another container than the one that [`search`]es.
+fn of_another(mut frame: Vec<u8>) -> Vec<u8> {
+    frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 0x65]);
+    frame
+}
+
+/// IP packets that the container there gets, without the gateway's questions: their payloads behind UDP.
+fn datagrams(pair: &mut Pair) -> Vec<Vec<u8>> {
+    let payload = |frame: Vec<u8>| match (&frame[12..14], frame.get(ETHERNET + 6)) {
+        ([8, 0], _) => Some(frame[ETHERNET + IPV4 + 8..].to_vec()),
+        ([0x86, 0xdd], Some(17)) => Some(frame[ETHERNET + IPV6 + 8..].to_vec()),
+        _ => None,
+    };
+    std::iter::from_fn(|| pair.there.sent()).filter_map(payload).collect()
+}
+
 #[test]
 fn who_searches_a_whole_prefix_is_heard_by_everybody_there_for_a_while_only() {
     let mut pair = Pair::new();
-    for number in 0..2000 {
-        pair.send(&udp(&format!("[fd00:db9::77:{number}]:9"), 64, b""));
-    }
+    search(&mut pair, 2000);
     assert_eq!(std::iter::from_fn(|| pair.there.sent()).count(), 256);
     // And whoever is known is reached still.
     pair.send(&udp("10.0.3.100:9", 64, b"hello"));
     pair.arrives();
+}
+
+#[test]
+fn who_searches_does_not_keep_others_from_a_container_that_is_not_known_yet() {
+    let mut pair = Pair::strangers();
+    pair.settle();
+    search(&mut pair, 2000);
+    pair.forget_frames();
+    for to in ["10.0.3.100:9", "[fd00:db9::64]:9"] {
+        pair.send(&of_another(udp(to, 64, to.as_bytes())));
+        assert!(pair.there.sent().is_some(), "{to} is asked for");
+        assert_eq!(pair.there.sent(), None);
+    }
+    // The search goes on, and takes no waiting packet's place.
+    pair.there.advance(Duration::from_millis(900));
+    pair.here.advance(Duration::from_millis(900));
+    search(&mut pair, 2000);
+    pair.forget_frames();
+    pair.say_where_they_are();
+    assert_eq!(datagrams(&mut pair), [&b"10.0.3.100:9"[..], b"[fd00:db9::64]:9"]);
+}
+
+#[test]
+fn who_has_searched_is_not_told_that_a_container_is_gone_which_was_not_asked() {
+    let mut pair = Pair::strangers();
+    pair.settle();
+    search(&mut pair, 2000);
+    pair.forget_frames();
+    let to = "10.0.3.100:9";
+    for _ in 0..10 {
+        pair.send(&udp(to, 64, b"during the search"));
+        assert_eq!(pair.there.sent(), None, "it is not asked");
+    }
+    assert_eq!(pair.here.sent(), None, "nor told");
+    pair.there.advance(Duration::from_secs(10));
+    // Those who wait have asked again, twice each, and were told; the next packet finds out.
+    assert_eq!(std::iter::from_fn(|| pair.there.sent()).count(), 64);
+    pair.settle();
+    pair.forget_frames();
+    pair.send(&udp(to, 64, b"after it"));
+    assert!(pair.there.sent().is_some(), "it is asked");
+    assert_eq!(pair.here.sent(), None);
+    pair.say_where_they_are();
+    assert_eq!(datagrams(&mut pair), [b"after it"]);
 }

@@ -27,6 +27,7 @@ wharf_switch::drop_reasons! {
         PathMtuExceeded(Elsewhere, "a packet that may not be fragmented is too large for its path"),
         ContainerNotFound(Elsewhere, "a packet for a container that does not answer on the link"),
         NeighborQueueFull(Exhausted, "too many packets wait for an answer about where their container is"),
+        NeighborQuestionsExhausted(Exhausted, "a packet for an unknown container, whose sender has searched for too many"),
         SenderUnreachable(Elsewhere, "a datagram from an address that the container could not have sent to"),
         AnswerTooLarge(Elsewhere, "an answer larger than a packet can be"),
         RelayMemoryExhausted(Exhausted, "the network's memory budget is used up"),

@@ -30,8 +30,6 @@ pub(crate) struct Env {
     pub(crate) icmp_errors: TokenBucket,
     /// Limits challenge ACKs (RFC 5961 section 7).
     pub(crate) challenge_acks: TokenBucket,
-    /// Limits the questions about neighbors that packets of other networks give rise to.
-    pub(crate) questions: TokenBucket,
     /// Why packets ended here.
     pub(crate) drops: DropCounters<DropReason>,
     /// Frames that started here.
@@ -48,7 +46,6 @@ impl Env {
             budget: Budget::new(memory_bytes),
             icmp_errors: TokenBucket::new(ICMP_ERRORS_PER_SECOND, ICMP_ERROR_BURST),
             challenge_acks: TokenBucket::new(CHALLENGE_ACKS_PER_SECOND, CHALLENGE_ACKS_PER_SECOND),
-            questions: TokenBucket::new(QUESTIONS_PER_SECOND, QUESTION_BURST),
             drops: DropCounters::default(),
             originated: 0,
         }
@@ -146,12 +143,19 @@ pub(crate) struct TokenBucket {
 }
 
 impl TokenBucket {
-    fn new(per_second: u32, burst: u32) -> Self {
+    pub(crate) fn new(per_second: u32, burst: u32) -> Self {
         Self { per_second, burst, tokens: burst, filled_at: Instant::ZERO }
     }
 
     /// Whether one more event is within the limit; if so it counts.
     pub(crate) fn take(&mut self, now: Instant) -> bool {
+        let allowed = self.has(now);
+        self.tokens = self.tokens.saturating_sub(1);
+        allowed
+    }
+
+    /// Whether [`take`](Self::take) would allow an event.
+    pub(crate) fn has(&mut self, now: Instant) -> bool {
         let period = Duration::from_secs(1) / self.per_second;
         let periods = now.since(self.filled_at).as_nanos() / period.as_nanos().max(1);
         let gained = u32::try_from(periods).unwrap_or(u32::MAX);
@@ -162,18 +166,13 @@ impl TokenBucket {
             self.tokens += gained;
             self.filled_at += period * gained;
         }
-        let allowed = self.tokens > 0;
-        self.tokens = self.tokens.saturating_sub(1);
-        allowed
+        self.tokens > 0
     }
 }
 
 const ICMP_ERRORS_PER_SECOND: u32 = 1000;
 const ICMP_ERROR_BURST: u32 = 200;
 const CHALLENGE_ACKS_PER_SECOND: u32 = 100;
-/// For a whole /24 at once.
-const QUESTION_BURST: u32 = 256;
-const QUESTIONS_PER_SECOND: u32 = 500;
 
 #[cfg(test)]
 mod tests {

@@ -8,6 +8,7 @@
 pub mod arp;
 pub mod ndp;
 pub mod neighbors;
+pub(crate) mod question_limit;
 
 use core::net::{IpAddr, Ipv6Addr};
 
@@ -16,6 +17,7 @@ use smoltcp::wire::EthernetAddress;
 pub use self::arp::Arp;
 pub use self::ndp::Ndp;
 pub use self::neighbors::{Neighbors, Noted, Resolution};
+use self::question_limit::QuestionLimit;
 use crate::env::{Cx, Outbox};
 use crate::{Config, DropReason};
 
@@ -25,6 +27,7 @@ pub(crate) struct Link {
     arp: Arp,
     ndp: Option<Ndp>,
     neighbors: Neighbors,
+    question_limit: QuestionLimit,
 }
 
 /// A host that wants a Router Advertisement.
@@ -49,7 +52,12 @@ pub(crate) enum Located {
 
 impl Link {
     pub(crate) fn new(config: &Config) -> Self {
-        Self { arp: Arp::new(config.mac), ndp: Ndp::new(config), neighbors: Neighbors::new(config) }
+        Self {
+            arp: Arp::new(config.mac),
+            ndp: Ndp::new(config),
+            neighbors: Neighbors::new(config),
+            question_limit: QuestionLimit::new(config),
+        }
     }
 
     /// Who is where on the link.
@@ -63,17 +71,21 @@ impl Link {
         self.follow(cx, address, resolution)
     }
 
-    /// [`locate`](Self::locate) for packets that may be for any address: everybody on the link hears a question, so there
-    /// are not more than so many in a second. One beyond that counts as asked, and is as good as lost.
+    /// [`locate`](Self::locate) for a packet of `sender` that may be for any address: a question that is beyond the
+    /// [limit](QuestionLimit) is not asked, and says nothing about the address.
+    ///
+    /// # Errors
+    /// [`DropReason::NeighborQuestionsExhausted`] when it would have to be asked.
     pub(crate) fn locate_sparingly<H, O: Outbox>(
         &mut self,
         cx: &mut Cx<'_, H, O>,
+        sender: EthernetAddress,
         address: IpAddr,
-    ) -> Located {
-        match self.neighbors.resolve(cx.now, address) {
-            Resolution::Ask if !cx.env.questions.take(cx.now) => Located::Asked,
-            resolution => self.follow(cx, address, resolution),
-        }
+    ) -> Result<Located, DropReason> {
+        let may_ask = || self.question_limit.take(cx.now, sender);
+        let resolution = self.neighbors.resolve_within(cx.now, address, may_ask);
+        let resolution = resolution.ok_or(DropReason::NeighborQuestionsExhausted)?;
+        Ok(self.follow(cx, address, resolution))
     }
 
     fn follow<H, O: Outbox>(

@@ -4,7 +4,8 @@
 //! # How it works
 //! ARP, Neighbor Discovery, DHCP and every packet a container sends teach the table ([`Neighbors::learn`]). A packet
 //! to a container asks it ([`Neighbors::resolve`]) and is told what to do: send, send and ask for confirmation, ask
-//! and wait, wait, or give up. Asking itself is the caller's: an ARP request or a Neighbor Solicitation.
+//! and wait, wait, or give up. Asking itself is the caller's: an ARP request or a Neighbor Solicitation. A caller that may
+//! not always ask says so beforehand ([`Neighbors::resolve_within`]): only who was asked can fail to answer.
 //!
 //! An entry that was not confirmed for [`REACHABLE`] is stale: good enough to send to, but asked about, first at its
 //! address. Three questions without an answer end it.
@@ -215,44 +216,68 @@ impl Neighbors {
 
     /// What to do with a packet to `address`. A question that is asked for counts as asked.
     pub fn resolve(&mut self, now: Instant, address: IpAddr) -> Resolution {
+        let resolution = self.assess(now, address);
+        self.enter(now, address, resolution);
+        resolution
+    }
+
+    /// As [`Neighbors::resolve`], but everybody is only asked if `may_ask` says so. Else there is no answer, and nothing
+    /// counts as asked.
+    pub fn resolve_within(
+        &mut self,
+        now: Instant,
+        address: IpAddr,
+        may_ask: impl FnOnce() -> bool,
+    ) -> Option<Resolution> {
+        let resolution = self.assess(now, address);
+        if resolution == Resolution::Ask && !may_ask() {
+            return None;
+        }
+        self.enter(now, address, resolution);
+        Some(resolution)
+    }
+
+    /// What is to be done with a packet to `address`.
+    fn assess(&self, now: Instant, address: IpAddr) -> Resolution {
         if !self.config.is_on_link(address) || self.config.is_ours(address) {
             return Resolution::Unreachable;
         }
-        let Some(&place) = self.places.get(&address) else {
-            self.insert(Neighbor { address, mac: None, confirmed: now, asked: now, questions: 1 });
-            return Resolution::Ask;
-        };
-        let Some(neighbor) = self.entries.get_mut(place) else { return Resolution::Unreachable };
-        let due = neighbor.questions == 0 || now.since(neighbor.asked) >= RETRANSMIT;
+        let entry = self.places.get(&address).and_then(|&place| self.entries.get(place));
+        let Some(neighbor) = entry else { return Resolution::Ask };
+        let due = neighbor.is_due(now);
         match neighbor.mac {
             Some(mac) if now.since(neighbor.confirmed) < REACHABLE => Resolution::Known(mac),
             Some(mac) if !due => Resolution::Known(mac),
-            Some(mac) if neighbor.questions < MAX_SOLICITATIONS => {
-                neighbor.ask(now);
-                Resolution::Confirm(mac)
-            }
+            Some(mac) if neighbor.questions < MAX_SOLICITATIONS => Resolution::Confirm(mac),
             // The host left or changed its MAC: ask everybody.
-            Some(_) => {
-                neighbor.questions = 0;
-                neighbor.ask(now);
-                self.set_mac(place, None);
-                Resolution::Ask
-            }
+            Some(_) => Resolution::Ask,
             None if !due && neighbor.questions > MAX_SOLICITATIONS => Resolution::Unreachable,
             None if !due => Resolution::Wait,
-            None if neighbor.questions < MAX_SOLICITATIONS => {
-                neighbor.ask(now);
-                Resolution::Ask
+            None if neighbor.questions == MAX_SOLICITATIONS => Resolution::Unreachable,
+            None => Resolution::Ask,
+        }
+    }
+
+    /// Counts the question that `resolution` asks for, or that nobody answered.
+    fn enter(&mut self, now: Instant, address: IpAddr, resolution: Resolution) {
+        if matches!(resolution, Resolution::Known(_) | Resolution::Wait) {
+            return;
+        }
+        let Some(&place) = self.places.get(&address) else {
+            if resolution == Resolution::Ask {
+                self.insert(Neighbor { address, mac: None, confirmed: now, asked: now, questions: 1 });
             }
-            None if neighbor.questions == MAX_SOLICITATIONS => {
-                neighbor.ask(now);
-                Resolution::Unreachable
-            }
-            None => {
-                neighbor.questions = 0;
-                neighbor.ask(now);
-                Resolution::Ask
-            }
+            return;
+        };
+        let Some(neighbor) = self.entries.get_mut(place).filter(|neighbor| neighbor.is_due(now)) else {
+            return;
+        };
+        if resolution == Resolution::Ask && neighbor.questions >= MAX_SOLICITATIONS {
+            neighbor.questions = 0;
+        }
+        neighbor.ask(now);
+        if resolution == Resolution::Ask {
+            self.set_mac(place, None);
         }
     }
 
@@ -323,6 +348,11 @@ impl Neighbors {
 }
 
 impl Neighbor {
+    /// Whether it is time for the next question.
+    fn is_due(&self, now: Instant) -> bool {
+        self.questions == 0 || now.since(self.asked) >= RETRANSMIT
+    }
+
     fn ask(&mut self, now: Instant) {
         self.asked = now;
         self.questions = self.questions.saturating_add(1);
@@ -376,6 +406,34 @@ mod tests {
         assert_eq!(answers, [Ask, Wait, Ask, Ask, Wait, Unreachable, Unreachable, Ask]);
         assert_eq!(table.learn(at(4001), ip(9), mac(9)), Noted::New);
         assert_eq!(table.resolve(at(4002), ip(9)), Resolution::Known(mac(9)));
+    }
+
+    #[test]
+    fn who_may_not_be_asked_stays_as_it_was() {
+        let mut table = Neighbors::new(&config());
+        for second in 0..10 {
+            assert_eq!(table.resolve_within(at(second * 1000), ip(9), || false), None);
+        }
+        assert!(table.places.is_empty());
+        // Between questions, and after the last one.
+        let mut ask = |now, may| table.resolve_within(at(now), ip(9), || may);
+        use Resolution::{Ask, Unreachable, Wait};
+        assert_eq!([ask(0, true), ask(1, false), ask(5000, false)], [Some(Ask), Some(Wait), None]);
+        assert_eq!(
+            [ask(5001, true), ask(7000, true), ask(8000, false)],
+            [Some(Ask), Some(Ask), Some(Unreachable)]
+        );
+        assert_eq!([ask(9000, false), ask(9001, true)], [None, Some(Ask)]);
+        // Who was known and is silent.
+        table.learn(at(10_000), ip(9), mac(9));
+        for second in 40..43 {
+            let confirm = table.resolve_within(at(second * 1000), ip(9), || false);
+            assert_eq!(confirm, Some(Resolution::Confirm(mac(9))));
+        }
+        assert_eq!(table.resolve_within(at(43_000), ip(9), || false), None);
+        assert_eq!(table.peek(ip(9)), Some(mac(9)));
+        assert_eq!(table.resolve_within(at(43_001), ip(9), || true), Some(Ask));
+        assert_eq!(table.peek(ip(9)), None);
     }
 
     #[test]

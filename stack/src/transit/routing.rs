@@ -15,11 +15,13 @@
 //!
 //! # Bounds
 //! [`MAX_WAITING`] packets wait for an answer about where their container is, [`MAX_WAITING_FOR_ONE`] of them for the same
-//! one; the latest stay. Questions about containers that are not known are rate-limited.
+//! one, [`MAX_WAITING_OF_ONE`] of the same sender; the latest stay. Each sender's packets give rise to a limited rate of
+//! questions about containers that are not known. One beyond it is dropped, and nobody is told that its container is not
+//! there. Who waits asks again without counting: those are [`MAX_WAITING`] questions per [`RETRANSMIT`] at most.
 //!
 //! # Sources
 //! RFC 1812 sections 4.2.2.9, 5.2 and 5.3, RFC 8200 section 3, RFC 1122 section 2.3.2.2, RFC 1191 section 4, RFC 4443
-//! sections 3.1 to 3.3.
+//! sections 3.1 to 3.3, RFC 6583 section 7.
 
 use core::net::IpAddr;
 use std::collections::VecDeque;
@@ -43,6 +45,8 @@ const MAX_WAITING: usize = 64;
 /// Packets that wait for the same neighbor. RFC 1122 section 2.3.2.2: "The link layer SHOULD save (rather than discard) at
 /// least one (the latest) packet of each set of packets destined to the same unresolved IP address".
 const MAX_WAITING_FOR_ONE: usize = 8;
+/// Packets of the same MAC address that wait: who searches a prefix leaves room for the others.
+const MAX_WAITING_OF_ONE: usize = MAX_WAITING / 2;
 
 /// Sends a container's packet to the network that `route` leads to.
 pub(crate) fn send_on<H, O: Outbox>(
@@ -113,7 +117,7 @@ impl Arrivals {
         if self.is_due {
             self.look_again(cx, link);
         }
-        match link.locate_sparingly(cx, packet.dst) {
+        match link.locate_sparingly(cx, packet.src_mac, packet.dst)? {
             Located::At(mac) => send(cx, &packet, &mut frame, mac),
             Located::Asked => {
                 self.wait(cx, packet, frame);
@@ -127,16 +131,23 @@ impl Arrivals {
     }
 
     fn wait<H, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>, packet: Packet, frame: Frame) {
-        let for_the_same = |waiting: &Waiting| waiting.packet.dst == packet.dst;
-        let count_for_the_same = self.waiting.iter().filter(|waiting| for_the_same(waiting)).count();
-        let gives_way = match count_for_the_same {
-            MAX_WAITING_FOR_ONE.. => self.waiting.iter().position(for_the_same),
-            _ => (self.waiting.len() >= MAX_WAITING).then_some(0),
-        };
+        let gives_way = self
+            .oldest_of(MAX_WAITING_FOR_ONE, |waiting| waiting.packet.dst == packet.dst)
+            .or_else(|| {
+                self.oldest_of(MAX_WAITING_OF_ONE, |waiting| waiting.packet.src_mac == packet.src_mac)
+            })
+            .or_else(|| self.oldest_of(MAX_WAITING, |_| true));
         if gives_way.and_then(|oldest| self.waiting.remove(oldest)).is_some() {
             cx.discard(DropReason::NeighborQueueFull);
         }
         self.waiting.push_back(Waiting { packet, frame, again_at: cx.now + RETRANSMIT });
+    }
+
+    /// The oldest of those that are `alike`, if there are `limit` of them.
+    fn oldest_of(&self, limit: usize, alike: impl Fn(&Waiting) -> bool) -> Option<usize> {
+        let mut places = self.waiting.iter().enumerate().filter(|(_, waiting)| alike(waiting));
+        let (oldest, _) = places.next()?;
+        (places.count() + 1 >= limit).then_some(oldest)
     }
 
     /// The link has said something: perhaps where a container is.
@@ -160,7 +171,7 @@ impl Arrivals {
         self.is_due = false;
         for _ in 0..self.waiting.len() {
             let Some(Waiting { packet, mut frame, .. }) = self.waiting.pop_front() else { return };
-            match link.locate_sparingly(cx, packet.dst) {
+            match link.locate(cx, packet.dst) {
                 Located::At(mac) => {
                     if let Err(reason) = send(cx, &packet, &mut frame, mac) {
                         cx.discard(reason);
