@@ -6,7 +6,7 @@ use crate::control::error::Code;
 use crate::control::model;
 use crate::control::spec::{PortWish, Text};
 use crate::dataplane::Published;
-use crate::publish::{self, Claim, Opened, Request};
+use crate::publish::{self, Claim, Opened};
 
 /// Something published.
 #[derive(Debug)]
@@ -257,60 +257,54 @@ impl Network {
 
     /// Has a published unix socket lead to where the specification says now: a running daemon could not make it again.
     pub(super) fn redirect_specified(&mut self) {
-        let there = self.specified();
-        let wishes: Vec<_> = self.spec.publish.iter().map(|Text(wish)| wish.clone()).collect();
-        for wish in wishes.iter().filter(|wish| !there.contains(&wish.text)) {
-            let is_same = |publication: &Publication, request: &Request| {
-                publication.origin == Origin::File
-                    && !wishes.iter().any(|other| other.text == publication.wish)
-                    && publication.info.end().at.path() == request.place.path()
-                    && publication.info.proxy == request.tells_clients
-            };
+        for wish in self.missing() {
             let Some(request) = wish.request().filter(|request| request.place.path().is_some()) else {
                 continue;
             };
-            let at = self.publications.iter().position(|publication| is_same(publication, request));
-            let target = self.published_name(wish).and_then(|name| {
-                let addresses = self.member(&name, Wish::default())?.addresses();
-                Ok((name, addresses))
+            let same = self.publications.iter().position(|publication| {
+                self.is_unspecified(publication)
+                    && publication.info.end().at.path() == request.place.path()
+                    && publication.info.proxy == request.tells_clients
             });
             // A wish that cannot be met is told where it is published.
-            if let (Some(at), Ok((name, addresses))) = (at, target) {
-                let mut publication = self.publications.remove(at);
-                publication.wish.clone_from(&wish.text);
-                publication.info.container = Some(name.to_string());
-                publication.info.target.set_port(*request.ports.start());
-                self.redirect(publication, addresses);
-            }
+            let (Some(at), Ok(name)) = (same, self.published_name(&wish)) else { continue };
+            let Ok(member) = self.member(&name, Wish::default()) else { continue };
+            let mut publication = self.publications.remove(at);
+            publication.wish.clone_from(&wish.text);
+            publication.info.container = Some(name.to_string());
+            publication.info.target.set_port(*request.ports.start());
+            self.redirect(publication, member.addresses());
         }
     }
 
     /// Ends what the specification no longer names.
     pub(super) fn unpublish_unspecified(&mut self) {
-        let wished: Vec<_> = self.spec.publish.iter().map(|Text(wish)| wish.text.clone()).collect();
-        self.unpublish_where(|publication| {
-            publication.origin == Origin::File && !wished.contains(&publication.wish)
-        });
+        let unspecified = self.publications.iter().filter(|publication| self.is_unspecified(publication));
+        let ids: Vec<_> = unspecified.map(|publication| publication.info.id).collect();
+        self.unpublish_where(|publication| ids.contains(&publication.info.id));
     }
 
     /// Publishes what the specification names and is not published yet. Returns what is not to be had.
     pub fn publish_specified(&mut self, next_id: &mut u64, opened: &mut Opened) -> Vec<Error> {
-        let there = self.specified();
-        let wishes: Vec<_> = self.spec.publish.iter().map(|Text(wish)| wish.clone()).collect();
-        let missing = wishes.iter().filter(|wish| !there.contains(&wish.text));
-        missing.filter_map(|wish| self.publish(wish, &Origin::File, next_id, opened).err()).collect()
+        let missing = self.missing();
+        let publish = |wish: &PortWish| self.publish(wish, &Origin::File, next_id, opened).err();
+        missing.iter().filter_map(publish).collect()
     }
 
-    /// What the specification names and is published, in its own words.
-    fn specified(&self) -> Vec<String> {
-        let mut wishes: Vec<_> = self
-            .publications
-            .iter()
-            .filter(|publication| publication.origin == Origin::File)
-            .map(|publication| publication.wish.clone())
-            .collect();
-        wishes.dedup();
-        wishes
+    /// Whether the specification named it, and does so no more.
+    fn is_unspecified(&self, publication: &Publication) -> bool {
+        publication.origin == Origin::File
+            && !self.spec.publish.iter().any(|Text(wish)| wish.text == publication.wish)
+    }
+
+    /// What the specification names and is not published.
+    fn missing(&self) -> Vec<PortWish> {
+        let is_there = |wish: &PortWish| {
+            let mut there = self.publications.iter().filter(|publication| publication.origin == Origin::File);
+            there.any(|publication| publication.wish == wish.text)
+        };
+        let wishes = self.spec.publish.iter().map(|Text(wish)| wish);
+        wishes.filter(|wish| !is_there(wish)).cloned().collect()
     }
 }
 
