@@ -3,10 +3,10 @@
 //!
 //! # Path
 //! ```text
-//! handle_frame --+-- link     who are you on this wire?        ARP, NDP
-//!                +-- local    is it for the gateway itself?    echo, DHCP, RA, DNS
-//!                +-- transit  is it going through?             TCP, UDP, echo, fragments, other networks
-//! handle_routed ---- transit                                    from other networks
+//! handle_frames --+-- link     who are you on this wire?        ARP, NDP
+//!                 +-- local    is it for the gateway itself?    echo, DHCP, RA, DNS
+//!                 +-- transit  is it going through?             TCP, UDP, echo, fragments, other networks
+//! handle_routed ----- transit                                   from other networks
 //! ```
 //! Sockets speak through [`Gateway::handle_host`]; the frames and sockets of one turn are followed by one
 //! [`Gateway::exhale`], and by [`Gateway::handle_timers`] for what is due.
@@ -44,7 +44,7 @@ pub struct Gateway {
     local: Local,
     transit: Transit,
     reassembly: Reassembly,
-    /// A packet that its last fragment completed; its owner may be another worker.
+    /// Packets that their last fragments completed; their owners may be other workers.
     wholes: VecDeque<Frame>,
 }
 

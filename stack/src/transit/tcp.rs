@@ -145,6 +145,13 @@ pub(crate) fn key_of(packet: &Packet, frame: &Frame) -> Option<FlowKey> {
     Some(FlowKey::of(packet, (segment.src_port(), segment.dst_port())))
 }
 
+/// Reads a segment, whose checksum is looked at elsewhere.
+fn parse<'f>(packet: &Packet, frame: &'f Frame) -> Option<TcpRepr<'f>> {
+    let view = TcpPacket::new_checked(packet.payload(frame)).ok()?;
+    let ignored = smoltcp::phy::ChecksumCapabilities::ignored();
+    TcpRepr::parse(&view, &packet.src.into(), &packet.dst.into(), &ignored).ok()
+}
+
 impl Relay {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
@@ -168,11 +175,7 @@ impl Relay {
         if !packet.transport_checksum_is_right(frame) {
             return Err(DropReason::TcpChecksumWrong);
         }
-        let bytes = packet.payload(frame);
-        let view = TcpPacket::new_checked(bytes).map_err(|_| DropReason::TcpMalformed)?;
-        let (src, dst) = (packet.src.into(), packet.dst.into());
-        let ignored = smoltcp::phy::ChecksumCapabilities::ignored();
-        let segment = TcpRepr::parse(&view, &src, &dst, &ignored).map_err(|_| DropReason::TcpMalformed)?;
+        let segment = parse(packet, frame).ok_or(DropReason::TcpMalformed)?;
         let key = FlowKey::of(packet, (segment.src_port, segment.dst_port));
         let is_syn = segment.control == TcpControl::Syn && segment.ack_number.is_none();
         match self.flows.find(&key) {

@@ -11,7 +11,7 @@
 
 use std::io::IoSlice;
 
-use smoltcp::wire::{IpProtocol, TcpControl, TcpPacket, TcpRepr};
+use smoltcp::wire::{IpProtocol, TcpControl, TcpRepr};
 use wharf_switch::Frame;
 
 use super::Seq;
@@ -106,9 +106,7 @@ fn data_segment(frame: &Frame) -> Option<(Packet, TcpRepr<'_>)> {
     if packet.protocol != IpProtocol::Tcp || packet.fragment.is_some() || packet.hop_limit <= 1 {
         return None;
     }
-    let view = TcpPacket::new_checked(packet.payload(frame)).ok()?;
-    let ignored = smoltcp::phy::ChecksumCapabilities::ignored();
-    let segment = TcpRepr::parse(&view, &packet.src.into(), &packet.dst.into(), &ignored).ok()?;
+    let segment = super::parse(&packet, frame)?;
     let is_plain = matches!(segment.control, TcpControl::None | TcpControl::Psh)
         && segment.ack_number.is_some()
         && segment.sack_ranges == [None; 3]
