@@ -87,6 +87,9 @@ fn sent(result: Result<usize, Errno>) -> Io<usize> {
     }
 }
 
+/// Bytes of datagrams that may wait for their worker: its CPU is somebody else's for milliseconds at a time. The host
+/// gives less where `net.core.rmem_max` is less, which it is by default.
+const DATAGRAM_BACKLOG: usize = 1 << 20;
 /// A train may meet the errors of several earlier datagrams.
 const TRAIN_ATTEMPTS: usize = 8;
 
@@ -340,6 +343,7 @@ impl Sockets {
 
     fn keep_datagram(&mut self, token: Token, fd: OwnedFd, family: Family) -> Result<SocketId, HostError> {
         let is_ipv6 = family == Family::V6;
+        let _ = sockopt::set_socket_recv_buffer_size(&fd, DATAGRAM_BACKLOG);
         // Without these only error translation and hop limits suffer.
         let _ = socket::queue_errors(fd.as_fd(), is_ipv6, true);
         let _ = socket::report_hop_limits(fd.as_fd(), is_ipv6);

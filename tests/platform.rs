@@ -104,6 +104,31 @@ fn datagrams_that_leave_together_arrive_one_by_one_in_order() {
     }
 }
 
+/// Why a worker that is not scheduled for a moment loses nothing.
+#[test]
+fn more_datagrams_wait_in_front_of_a_host_socket_than_of_one_as_it_comes() {
+    own_network();
+    let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let flood = |to: SocketAddr| (0..2000).for_each(|_| drop(sender.send_to(&[0; 1400], to).unwrap()));
+    let mut buffer = [0; 1400];
+
+    let ordinary = UdpSocket::bind("127.0.0.1:0").unwrap();
+    ordinary.set_nonblocking(true).unwrap();
+    flood(ordinary.local_addr().unwrap());
+    let usual = std::iter::from_fn(|| ordinary.recv(&mut buffer).ok()).count();
+
+    let mut sockets = sockets();
+    let socket = sockets.udp_open(token(Owner::Udp), Sender::Gateway, Family::V4).unwrap();
+    let contact = outgoing(sender.local_addr().unwrap());
+    assert_eq!(sockets.send_to(socket, contact, b"here"), Ok(Io::Done(())));
+    let (_, own) = sender.recv_from(&mut buffer).unwrap();
+    flood(own);
+    let held =
+        std::iter::from_fn(|| matches!(sockets.recv_from(socket, &mut buffer), Io::Done(_)).then_some(()));
+    let held = held.count();
+    assert!(held > usual * 3 / 2, "{held} datagrams waited, {usual} do so in front of an ordinary socket");
+}
+
 /// What waits to leave together is not lost to the refusal of an earlier datagram.
 #[test]
 fn datagrams_that_leave_together_survive_an_earlier_refusal() {
