@@ -109,7 +109,11 @@ fn datagrams_that_leave_together_arrive_one_by_one_in_order() {
 fn more_datagrams_wait_in_front_of_a_host_socket_than_of_one_as_it_comes() {
     own_network();
     let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let flood = |to: SocketAddr| (0..2000).for_each(|_| drop(sender.send_to(&[0; 1400], to).unwrap()));
+    let flood = |to: SocketAddr| {
+        for _ in 0..2000 {
+            sender.send_to(&[0; 1400], to).unwrap();
+        }
+    };
     let mut buffer = [0; 1400];
 
     let ordinary = UdpSocket::bind("127.0.0.1:0").unwrap();
