@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A worker's whole turn over a port and a host in memory: what wharf itself costs per frame, both ways.
 //!
-//! Before anything is timed each case must show that a turn in the steady state allocates nothing.
+//! Before anything is timed each case must show that a turn in the steady state allocates nothing, and idle connections
+//! that they are small.
 
 mod rig;
 
+use allocation_counter::measure;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use rig::stages::TURNS;
 use rig::{Stand, assert_allocates_nothing};
@@ -24,7 +26,23 @@ fn route(stand: &mut Stand, other: &mut Stand, frames: usize) {
     other.turn(0, false);
 }
 
+/// Connections on which nothing happens.
+const IDLE_FLOWS: u16 = 50_000;
+/// Bytes that each may cost.
+const IDLE_FLOW_LIMIT: u64 = 512;
+
+fn assert_idle_flows_are_small() {
+    let mut stand = Stand::new(1000, true);
+    let others = stand.connections();
+    let counted = measure(|| (1000..1000 + IDLE_FLOWS).for_each(|port| stand.connect(port)));
+    assert_eq!(stand.connections() - others, usize::from(IDLE_FLOWS), "not all were accepted");
+    let each = u64::try_from(counted.bytes_current).unwrap_or(0) / u64::from(IDLE_FLOWS);
+    println!("an idle connection holds {each} bytes, room to grow included");
+    assert!(each <= IDLE_FLOW_LIMIT, "an idle connection holds {each} bytes, more than {IDLE_FLOW_LIMIT}");
+}
+
 fn main() {
+    assert_idle_flows_are_small();
     let mut criterion = Criterion::default().configure_from_args();
     let mut group = criterion.benchmark_group("turn");
     for (bytes, frames) in TURNS {

@@ -219,7 +219,7 @@ impl Host for Spring {
     fn close(&mut self, _: SocketId) {}
 }
 
-/// One worker with one open connection.
+/// One worker with an open connection; more of them on demand.
 pub struct Stand {
     pub worker: Worker<Lane, Spring>,
     port: PortId,
@@ -230,11 +230,30 @@ impl Stand {
     /// Container's segments and host's chunks carry `payload_len` bytes.
     pub fn new(payload_len: usize, acknowledges_only: bool) -> Self {
         let mut stand = Self::idle(config(), payload_len, acknowledges_only);
-        stand.turn(1, false);
-        stand.turn(0, true);
-        // The answer to the SYN-ACK.
-        stand.turn(1, false);
+        stand.shake_hands();
         stand
+    }
+
+    fn shake_hands(&mut self) {
+        self.turn(1, false);
+        self.turn(0, true);
+        // The answer to the SYN-ACK.
+        self.turn(1, false);
+    }
+
+    /// Opens the `number`th further connection; the container goes on with this one.
+    pub fn connect(&mut self, number: u16) {
+        let lane = self.lane();
+        for frame in [&mut lane.syn, &mut lane.data] {
+            TcpPacket::new_unchecked(&mut frame[34..]).set_dst_port(number);
+        }
+        (lane.seq, lane.sent_frames) = (1, 0);
+        self.shake_hands();
+    }
+
+    /// Connections that are open.
+    pub fn connections(&self) -> usize {
+        self.worker.gateway.flows(self.now, &self.worker.host).count()
     }
 
     /// One whose container is silent so far.

@@ -3,6 +3,9 @@
 
 use crate::host::FlowId;
 
+/// A full table grows by this part of it: large entries are not to be held twice over for those that may come.
+const GROWTH: usize = 8;
+
 /// Entries by place and generation.
 #[derive(Debug)]
 pub(crate) struct Slots<T> {
@@ -31,6 +34,9 @@ impl<T> Slots<T> {
     pub(crate) fn insert(&mut self, value: T) -> FlowId {
         let id = self.next_id();
         if self.free.pop().is_none() {
+            if self.entries.len() == self.entries.capacity() {
+                self.entries.reserve_exact((self.entries.len() / GROWTH).max(GROWTH));
+            }
             self.entries.push((0, None));
         }
         if let Some(entry) = self.entry_mut(id.index) {
@@ -42,6 +48,12 @@ impl<T> Slots<T> {
 
     pub(crate) fn get(&self, id: FlowId) -> Option<&T> {
         self.entry(id.index).filter(|entry| entry.0 == id.generation)?.1.as_ref()
+    }
+
+    /// The entry of a place, with its id.
+    pub(crate) fn at(&self, index: u32) -> Option<(FlowId, &T)> {
+        let (generation, value) = self.entry(index)?;
+        Some((FlowId { index, generation: *generation }, value.as_ref()?))
     }
 
     pub(crate) fn get_mut(&mut self, id: FlowId) -> Option<&mut T> {

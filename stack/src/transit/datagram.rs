@@ -23,7 +23,7 @@ use smoltcp::wire::IpProtocol;
 use wharf_switch::{Duration, Frame, Instant};
 
 use self::endpoint::{Endpoint, Run, View};
-use super::flow::{FlowKey, FlowTable};
+use super::flow::{FlowKey, FlowTable, Keyed};
 use super::icmp_error::{self, Cause};
 use super::listing::{Direction, FlowProtocol, FlowView, Traffic, outside_of};
 use super::outside;
@@ -117,6 +117,14 @@ struct Mapping<P> {
     marked: bool,
 }
 
+impl<P> Keyed for Mapping<P> {
+    type Key = Key;
+
+    fn key(&self) -> &Key {
+        &self.endpoint.key
+    }
+}
+
 /// Everybody outside is known by an address that names them wherever they are.
 struct ByAddress<'a> {
     container: IpAddr,
@@ -153,7 +161,7 @@ struct Ages {
 /// All mappings of one protocol and worker.
 #[derive(Debug)]
 pub(crate) struct Relay<P> {
-    mappings: FlowTable<Key, Mapping<P>>,
+    mappings: FlowTable<Mapping<P>>,
     ages: Ages,
     marked: Vec<FlowId>,
     visiting: Vec<FlowId>,
@@ -287,7 +295,7 @@ impl<P: Protocol> Relay<P> {
             readable: false,
             marked: false,
         };
-        self.mappings.insert(key, mapping).ok_or(DropReason::HostExhausted)
+        self.mappings.insert(mapping).ok_or(DropReason::HostExhausted)
     }
 
     /// Opens the socket of the next mapping.
@@ -307,8 +315,7 @@ impl<P: Protocol> Relay<P> {
 
     fn end<H: Host, O>(&mut self, cx: &mut Cx<'_, H, O>, id: FlowId) {
         self.ages.remove(id);
-        let Some(key) = self.mappings.get(id).map(|mapping| mapping.endpoint.key) else { return };
-        if let Some(mapping) = self.mappings.remove(id, &key) {
+        if let Some(mapping) = self.mappings.remove(id) {
             cx.host.close(mapping.endpoint.socket);
         }
     }

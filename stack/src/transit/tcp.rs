@@ -63,7 +63,7 @@ use crate::env::{Cx, Env, Outbox};
 use crate::host::{FlowId, Host, HostEvent, Owner, SocketId, Token};
 use crate::keyed::KeyedState;
 use crate::timers::Alarm;
-use crate::transit::flow::{FlowKey, FlowTable};
+use crate::transit::flow::{FlowKey, FlowTable, Keyed};
 use crate::wire::Packet;
 use crate::wire::emit::{self, Path};
 use crate::{Config, DropReason};
@@ -128,10 +128,18 @@ pub(crate) struct Flow {
     is_inbound: bool,
 }
 
+impl Keyed for Flow {
+    type Key = FlowKey;
+
+    fn key(&self) -> &FlowKey {
+        &self.key
+    }
+}
+
 /// All connections of one worker.
 #[derive(Debug)]
 pub(crate) struct Relay {
-    flows: FlowTable<FlowKey, Flow>,
+    flows: FlowTable<Flow>,
     /// Flows with something to say, each once.
     marked: Vec<FlowId>,
     /// The list being worked on, kept for its memory.
@@ -287,8 +295,7 @@ impl Relay {
                 cx.env.timers.set(&mut flow.alarm, Token { owner: Owner::Tcp, flow: id }, deadline);
             }
             Fate::Ends => {
-                let key = flow.key;
-                if let Some(mut flow) = self.flows.remove(id, &key) {
+                if let Some(mut flow) = self.flows.remove(id) {
                     flow.release(cx.env);
                     cx.env.timers.retire(flow.alarm);
                     if let Some(socket) = flow.socket.take() {

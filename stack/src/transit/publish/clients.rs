@@ -23,7 +23,7 @@ use crate::Config;
 use crate::host::FlowId;
 use crate::keyed::{KeyedMap, KeyedState};
 use crate::local::Local;
-use crate::transit::flow::{FlowKey, FlowTable, dynamic_ports};
+use crate::transit::flow::{FlowKey, FlowTable, Keyed, dynamic_ports};
 use crate::transit::listing::{Direction, FlowProtocol, FlowView, Traffic};
 use crate::transit::recency::Recency;
 
@@ -55,6 +55,14 @@ impl Known {
     }
 }
 
+impl Keyed for Known {
+    type Key = Client;
+
+    fn key(&self) -> &Client {
+        &self.client
+    }
+}
+
 /// A client as the table has it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
@@ -67,7 +75,7 @@ pub(super) struct Entry {
 /// The clients of one worker's published ports.
 #[derive(Debug)]
 pub(super) struct Clients {
-    known: FlowTable<Client, Known>,
+    known: FlowTable<Known>,
     /// The same, by the ends that the container knows.
     by_ends: KeyedMap<FlowKey, FlowId>,
     ages: Recency,
@@ -131,7 +139,7 @@ impl Clients {
         }
         let ends = self.free_ends(config, now, ends);
         let known = Known { client, ends, direction, traffic: Traffic::new(now) };
-        let id = self.known.insert(client, known)?;
+        let id = self.known.insert(known)?;
         self.by_ends.insert(ends, id);
         self.touch(now, id)
     }
@@ -198,10 +206,9 @@ impl Clients {
 
     fn forget(&mut self, id: FlowId) {
         self.ages.remove(id);
-        let Some(client) = self.known.get(id).map(|known| known.client) else { return };
-        if let Some(known) = self.known.remove(id, &client) {
+        if let Some(known) = self.known.remove(id) {
             self.by_ends.remove(&known.ends);
-            self.shares.remove(client.port, id, known.seen());
+            self.shares.remove(known.client.port, id, known.seen());
         }
     }
 

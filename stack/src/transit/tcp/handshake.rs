@@ -128,7 +128,7 @@ impl Relay {
             opened_at: cx.now,
             is_inbound: false,
         };
-        if self.flows.insert(key, flow).is_some() {
+        if self.flows.insert(flow).is_some() {
             self.settle(cx, id, Fate::Lives);
         }
         Ok(())

@@ -101,7 +101,7 @@ impl Relay {
         // No event tells of what the host says ahead of its client.
         flow.download.readable(false);
         flow.send_syn(cx);
-        if self.flows.insert(key, flow).is_some() {
+        if self.flows.insert(flow).is_some() {
             self.settle(cx, id, Fate::Lives);
         }
     }
