@@ -59,13 +59,13 @@ impl Kind {
         }
     }
 
-    /// The program of a peer.
-    const fn peer(self) -> Option<&'static str> {
+    /// The program of a peer, and the package that has it.
+    const fn peer(self) -> Option<(&'static str, &'static str)> {
         match self {
             Self::None | Self::Wharf | Self::WharfTwoWorkers | Self::WharfAsSlirp4netns => None,
-            Self::Slirp4netns => Some("slirp4netns"),
-            Self::Pasta | Self::PastaTuned => Some("pasta"),
-            Self::Vde => Some("vde_plug2tap"),
+            Self::Slirp4netns => Some(("slirp4netns", "slirp4netns")),
+            Self::Pasta | Self::PastaTuned => Some(("pasta", "passt")),
+            Self::Vde => Some(("vde_plug2tap", "vde2")),
         }
     }
 
@@ -75,13 +75,13 @@ impl Kind {
     }
 
     pub(crate) fn is_installed(self) -> bool {
-        self.peer().is_none_or(|program| shell(&format!("command -v {program}")).is_ok())
+        self.peer().is_none_or(|(program, _)| shell(&format!("command -v {program}")).is_ok())
     }
 
     /// The version of what is measured; for the limit, the kernel's.
     pub(crate) fn version(self) -> String {
         match (self, self.peer()) {
-            (_, Some(program)) => version_of(program),
+            (_, Some((program, package))) => version_of(program, package),
             (Self::None, None) => shell("uname -r").unwrap_or_default().trim().into(),
             (_, None) => env!("CARGO_PKG_VERSION").into(),
         }
@@ -97,12 +97,12 @@ impl Kind {
     }
 }
 
-/// The version that a program gives itself, or else its package's.
-fn version_of(program: &str) -> String {
+/// The version that a program gives itself, or else its package's: unpacked by `benches/peers/newest`, or installed.
+fn version_of(program: &str, package: &str) -> String {
     let own = format!("{program} --version 2>&1");
     let package = format!(
-        "file=$(readlink -f \"$(command -v {program})\")
-         dpkg-query -W -f '${{Version}}' \"$(dpkg-query -S \"$file\" | cut -d: -f1)\""
+        "grep -s '^{package} ' \"$(dirname \"$(command -v {program})\")/../../versions\" ||
+         dpkg-query -W -f '${{Version}}' {package}"
     );
     let is_version = |word: &&str| word.starts_with(|first: char| first.is_ascii_digit());
     let found = [own, package].into_iter().find_map(|script| {

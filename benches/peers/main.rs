@@ -19,8 +19,9 @@ mod report;
 mod roles;
 mod spread;
 
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use clap::Parser;
@@ -62,6 +63,9 @@ struct Arguments {
     /// Writes a chart of the throughput.
     #[arg(long)]
     svg: Option<PathBuf>,
+    /// The peers that `benches/peers/newest DIR` has unpacked there, instead of the machine's own.
+    #[arg(long, value_name = "DIR")]
+    peers: Option<PathBuf>,
     /// The wharf to run.
     #[arg(long, default_value = env!("CARGO_BIN_EXE_wharf"))]
     wharf: PathBuf,
@@ -100,7 +104,8 @@ fn main() -> ExitCode {
         arguments.measure = SMOKE.map(String::from).into();
         arguments.mtu = Some(1500);
     }
-    match run(&arguments) {
+    let outcome = arguments.peers.as_deref().map_or(Ok(()), prefer).and_then(|()| run(&arguments));
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("peers: {error}");
@@ -156,6 +161,28 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         std::fs::write(path, chart::draw(&report)).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     Ok(())
+}
+
+/// Has what is run from here find the programs in `directory` before the machine's own: starts this program anew unless
+/// it does.
+fn prefer(directory: &Path) -> Result<(), String> {
+    let programs = directory.canonicalize().unwrap_or_else(|_| directory.to_owned()).join("usr/bin");
+    if !programs.join("slirp4netns").exists() {
+        let directory = directory.display();
+        return Err(format!(
+            "there are no peers in {directory}: `benches/peers/newest {directory}` puts them there"
+        ));
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let own: Vec<_> = std::env::split_paths(&path).collect();
+    if own.first() == Some(&programs) {
+        eprintln!("peers: those in {} are measured", programs.display());
+        return Ok(());
+    }
+    let path = std::env::join_paths([programs].into_iter().chain(own)).map_err(|error| error.to_string())?;
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let error = Command::new(program).args(std::env::args_os().skip(1)).env("PATH", path).exec();
+    Err(error.to_string())
 }
 
 /// The contenders asked for that are there.
