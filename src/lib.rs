@@ -22,6 +22,9 @@ pub mod publish;
 pub mod resolv;
 pub mod run;
 pub mod sandbox;
+#[cfg(test)]
+#[path = "../tests/scratch/mod.rs"]
+mod scratch;
 pub mod sys;
 pub mod unix;
 mod values;

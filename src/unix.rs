@@ -121,14 +121,9 @@ pub fn is_stream(socket: impl AsFd) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scratch::Scratch;
     use std::os::unix::fs::PermissionsExt as _;
     use std::os::unix::net::{UnixListener, UnixStream};
-
-    fn scratch(name: &str) -> PathBuf {
-        let path = std::env::temp_dir().join(format!("wharf-unix-{}-{name}", std::process::id()));
-        let _ = fs::remove_file(&path);
-        path
-    }
 
     fn listen_at(path: &Path) -> io::Result<OwnedFd> {
         listen_anew(path, SocketType::STREAM, 1)
@@ -136,31 +131,31 @@ mod tests {
 
     #[test]
     fn a_socket_is_for_its_owner_and_takes_the_place_of_one_that_nobody_listens_at() {
-        let path = scratch("stale");
+        let scratch = Scratch::new();
+        let path = scratch.join("stale");
         drop(UnixListener::bind(&path).unwrap());
         let _listener = listen_at(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         UnixStream::connect(&path).unwrap();
-        fs::remove_file(path).unwrap();
     }
 
     #[test]
     fn one_that_somebody_listens_at_stays() {
-        let path = scratch("live");
+        let scratch = Scratch::new();
+        let path = scratch.join("live");
         let somebody = UnixListener::bind(&path).unwrap();
         assert_eq!(listen_at(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         somebody.set_nonblocking(true).unwrap();
         assert_eq!(somebody.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock, "it sees no client");
         UnixStream::connect(&path).unwrap();
-        fs::remove_file(path).unwrap();
     }
 
     #[test]
     fn what_is_no_socket_stays() {
-        let path = scratch("file");
+        let scratch = Scratch::new();
+        let path = scratch.join("file");
         fs::write(&path, "mine").unwrap();
         assert_eq!(listen_at(&path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
-        fs::remove_file(path).unwrap();
     }
 }

@@ -10,9 +10,13 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+
+#[path = "scratch/mod.rs"]
+mod scratch;
+
+use scratch::Scratch;
 
 /// How long anything may take before a test gives up.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -52,23 +56,18 @@ fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// A directory for the sockets and the state of one test.
-struct Scratch(PathBuf);
+/// Where the sockets and the state of one test are.
+struct Home(Scratch);
 
-impl Scratch {
+impl Home {
     fn new() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("wharf-api-{}-{number}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir(&path).unwrap();
-        Self(path)
+        Self(Scratch::new())
     }
 
     fn wharf(&self, arguments: &str) -> Command {
         let mut command = Command::new(WHARF);
         command.args(arguments.split_whitespace());
-        command.env("XDG_RUNTIME_DIR", &self.0).env("XDG_STATE_HOME", &self.0).env("HOME", &self.0);
+        command.env("XDG_RUNTIME_DIR", &*self.0).env("XDG_STATE_HOME", &*self.0).env("HOME", &*self.0);
         command.env_remove("WHARF_SOCKET").stdin(Stdio::null());
         command
     }
@@ -91,34 +90,28 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 /// A daemon and a container called `web`.
 struct Stage {
     daemon: Process,
     container: Process,
-    scratch: Scratch,
+    home: Home,
 }
 
 impl Stage {
     fn new() -> Self {
         assert!(rustix::process::geteuid().is_root(), "these tests make namespaces: run them as root");
-        let scratch = Scratch::new();
-        let daemon = Process::spawn(&mut scratch.wharf("up"));
+        let home = Home::new();
+        let daemon = Process::spawn(&mut home.wharf("up"));
         let container = Process::spawn(Command::new("unshare").args(["--net", "sleep", "infinity"]));
-        eventually(|| scratch.run("networks").status.success().then_some(()));
+        eventually(|| home.run("networks").status.success().then_some(()));
         let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
         eventually(|| (namespace(&container.0.id().to_string()) != namespace("self")).then_some(()));
-        scratch.text(&format!("attach {} --name web", container.0.id()));
-        Self { daemon, container, scratch }
+        home.text(&format!("attach {} --name web", container.0.id()));
+        Self { daemon, container, home }
     }
 
     fn socket(&self) -> PathBuf {
-        self.scratch.0.join("wharf/api.sock")
+        self.home.0.join("wharf/api.sock")
     }
 
     /// What curl prints of an answer, and the status.
@@ -150,18 +143,18 @@ fn answer(mut curl: Command, socket: &Path, arguments: &[&str], path: &str) -> (
 #[test]
 fn command_lines_print_what_the_api_answers() {
     let stage = Stage::new();
-    let scratch = &stage.scratch;
-    let published = scratch.text("publish 127.0.0.1:0:web:80");
+    let home = &stage.home;
+    let published = home.text("publish 127.0.0.1:0:web:80");
     let port = published.lines().nth(1).and_then(|row| row.split_whitespace().nth(3)).unwrap();
     assert!(port.starts_with("127.0.0.1:") && !port.ends_with(":0"), "{published}");
-    assert_eq!(scratch.text("ports"), published);
+    assert_eq!(home.text("ports"), published);
     for (command, path, heading, cell) in [
         ("networks", "/v1/networks", "NAME ", "default"),
         ("ports", "/v1/publications", "ID ", port),
         ("leases", "/v1/leases", "NETWORK ", "0a:77:"),
         ("ls --network default", "/v1/ports?network=default", "NETWORK ", "web"),
     ] {
-        let text = scratch.text(command);
+        let text = home.text(command);
         assert!(text.starts_with(heading) && text.contains(cell), "{text}");
         // Traffic and age go on meanwhile.
         let still = |text: &str| {
@@ -173,36 +166,33 @@ fn command_lines_print_what_the_api_answers() {
             list
         };
         let (body, status) = stage.curl(&[], path);
-        assert_eq!(
-            (still(&scratch.text(&format!("{command} --json"))), status.as_str()),
-            (still(&body), "200")
-        );
+        assert_eq!((still(&home.text(&format!("{command} --json"))), status.as_str()), (still(&body), "200"));
     }
-    let stats: serde_json::Value = serde_json::from_str(&scratch.text("stats --json")).unwrap();
+    let stats: serde_json::Value = serde_json::from_str(&home.text("stats --json")).unwrap();
     let reasons = stats[0]["drops"].as_array().unwrap().len();
-    assert_eq!(scratch.text("stats --all").matches("\ndefault  ").count(), 2 + reasons);
-    assert!(scratch.text("stats").matches("\ndefault  ").count() < 2 + reasons);
+    assert_eq!(home.text("stats --all").matches("\ndefault  ").count(), 2 + reasons);
+    assert!(home.text("stats").matches("\ndefault  ").count() < 2 + reasons);
 
-    let id = scratch.text("ports --json");
+    let id = home.text("ports --json");
     let id = serde_json::from_str::<serde_json::Value>(&id).unwrap()[0]["id"].to_string();
-    assert_eq!(scratch.text(&format!("unpublish {id}")), "");
-    assert_eq!(scratch.run("ports").stdout, b"");
-    let created = scratch.text("network create other --ipv4 10.99.0.0/24 --ipv6 none");
+    assert_eq!(home.text(&format!("unpublish {id}")), "");
+    assert_eq!(home.run("ports").stdout, b"");
+    let created = home.text("network create other --ipv4 10.99.0.0/24 --ipv6 none");
     assert!(created.contains("10.99.0.0/24"), "{created}");
-    assert_eq!(scratch.text("network rm other"), "");
-    assert_eq!(scratch.text("detach web"), "");
-    assert_eq!(scratch.text("ls --json"), "[]\n");
+    assert_eq!(home.text("network rm other"), "");
+    assert_eq!(home.text("detach web"), "");
+    assert_eq!(home.text("ls --json"), "[]\n");
 }
 
 #[test]
 fn flows_are_listed_by_filter_and_again_and_again() {
     let stage = Stage::new();
-    let scratch = &stage.scratch;
+    let home = &stage.home;
     let pid = stage.container.0.id().to_string();
     let echo = ["-t", &pid, "-n", "socat", "TCP-LISTEN:80,fork,reuseaddr", "EXEC:cat"];
     let _echo = Process::spawn(Command::new("nsenter").args(echo));
     let published: serde_json::Value =
-        serde_json::from_str(&scratch.text("publish 127.0.0.1:0:web:80 --json")).unwrap();
+        serde_json::from_str(&home.text("publish 127.0.0.1:0:web:80 --json")).unwrap();
     let host = published[0]["host"].as_str().unwrap();
     let mut client = eventually(|| {
         let mut client = TcpStream::connect(host).ok()?;
@@ -212,7 +202,7 @@ fn flows_are_listed_by_filter_and_again_and_again() {
         Some(client)
     });
     let flows = |filter: &str| -> Vec<serde_json::Value> {
-        serde_json::from_str(&scratch.text(&format!("flows --json {filter}"))).unwrap()
+        serde_json::from_str(&home.text(&format!("flows --json {filter}"))).unwrap()
     };
     let all = flows("--container web --protocol tcp --state established");
     let [flow] = all.as_slice() else { panic!("{all:?}") };
@@ -224,11 +214,11 @@ fn flows_are_listed_by_filter_and_again_and_again() {
     for filter in ["--protocol udp", "--state nonsense", "--container nobody"] {
         assert_eq!(flows(filter), Vec::<serde_json::Value>::new(), "{filter}");
     }
-    let text = scratch.text("flows");
+    let text = home.text("flows");
     assert!(text.contains("DIRECTION") && text.contains("  inbound  "), "{text}");
     client.write_all(b"!").unwrap();
 
-    let mut watch = Process::spawn(scratch.wharf("flows --watch --json").stdout(Stdio::piped()));
+    let mut watch = Process::spawn(home.wharf("flows --watch --json").stdout(Stdio::piped()));
     let lines: Vec<_> =
         BufReader::new(watch.0.stdout.take().unwrap()).lines().take(2).map(Result::unwrap).collect();
     assert!(lines.iter().all(|line| line.contains("\"established\"")), "{lines:?}");
@@ -239,7 +229,7 @@ fn flows_are_listed_by_filter_and_again_and_again() {
 #[test]
 fn a_failure_has_its_own_exit_status() {
     let stage = Stage::new();
-    let scratch = &stage.scratch;
+    let home = &stage.home;
     for (arguments, status, hint) in [
         ("ls --network none", 3, "default"),
         ("detach nobody", 3, "nobody"),
@@ -253,11 +243,11 @@ fn a_failure_has_its_own_exit_status() {
         ("ls --run 1", 125, "run-1"),
         ("publish 80", 125, "8080:80"),
     ] {
-        let (got, text) = scratch.failure(arguments);
+        let (got, text) = home.failure(arguments);
         assert_eq!(got, Some(status), "{arguments}: {text}");
         assert!(text.contains(hint), "{arguments}: {text}");
     }
-    let (status, text) = Scratch::new().failure("ls");
+    let (status, text) = Home::new().failure("ls");
     assert!(status == Some(125) && text.contains("wharf up"), "{text}");
 }
 
@@ -265,7 +255,7 @@ fn a_failure_has_its_own_exit_status() {
 fn events_are_printed_until_the_daemon_ends_and_it_ends_with_its_sockets() {
     let mut stage = Stage::new();
     let listening = |arguments: &str| {
-        let mut events = Process::spawn(stage.scratch.wharf(arguments).stdout(Stdio::piped()));
+        let mut events = Process::spawn(stage.home.wharf(arguments).stdout(Stdio::piped()));
         let lines = BufReader::new(events.0.stdout.take().unwrap());
         (events, lines)
     };
@@ -283,9 +273,9 @@ fn events_are_printed_until_the_daemon_ends_and_it_ends_with_its_sockets() {
             serde_json::from_str::<serde_json::Value>(&text).unwrap()
         });
         while !reader.is_finished() || gone.0.try_wait().unwrap().is_none() {
-            let published = stage.scratch.text("publish 127.0.0.1:0:web:80 --json");
+            let published = stage.home.text("publish 127.0.0.1:0:web:80 --json");
             let id = serde_json::from_str::<serde_json::Value>(&published).unwrap()[0]["id"].to_string();
-            stage.scratch.text(&format!("unpublish {id}"));
+            stage.home.text(&format!("unpublish {id}"));
         }
         let event = reader.join().unwrap();
         assert!(event["event"].as_str().unwrap().ends_with("publish"), "{event}");
@@ -296,12 +286,12 @@ fn events_are_printed_until_the_daemon_ends_and_it_ends_with_its_sockets() {
     drop(std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink())));
     drop(std::thread::spawn(move || std::io::copy(&mut json_lines, &mut std::io::sink())));
 
-    assert_eq!(stage.scratch.text("down"), "");
+    assert_eq!(stage.home.text("down"), "");
     // It has ended already.
     assert_eq!(stage.daemon.0.try_wait().unwrap().and_then(|status| status.code()), Some(0));
     assert!(!stage.socket().exists());
     assert_eq!([events.status(), json.status()], [Some(0); 2]);
-    let (status, text) = stage.scratch.failure("down");
+    let (status, text) = stage.home.failure("down");
     assert!(status == Some(125) && text.contains("no daemon"), "{text}");
 }
 
@@ -333,8 +323,8 @@ fn whoever_means_no_good_disturbs_neither_packets_nor_others() {
         let _ = stream.write_all(bytes);
     }
     let huge = format!(r#"{{"ports":"{}"}}"#, "8".repeat(70_000));
-    std::fs::write(stage.scratch.0.join("huge"), &huge).unwrap();
-    let huge = format!("@{}", stage.scratch.0.join("huge").display());
+    std::fs::write(stage.home.0.join("huge"), &huge).unwrap();
+    let huge = format!("@{}", stage.home.0.join("huge").display());
     for (arguments, path, status, text) in [
         (&["--json", &huge][..], "/v1/publications", "413", "too_large"),
         (&["--json", "{]"], "/v1/publications", "400", "line 1 column 2"),
@@ -367,31 +357,31 @@ fn another_user_is_refused_even_where_the_socket_is_open_to_all() {
         curl.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "curl"]);
         answer(curl, &stage.socket(), &["-X", "POST"], "/v1/shutdown")
     };
-    for path in [stage.scratch.0.clone(), stage.scratch.0.join("wharf"), stage.socket()] {
+    for path in [stage.home.0.to_path_buf(), stage.home.0.join("wharf"), stage.socket()] {
         set_permissions(path, Permissions::from_mode(0o777)).unwrap();
     }
     let (body, status) = ask();
     assert!(status == "403" && body.contains(&format!("user {NOBODY}")), "{status} {body}");
-    assert!(stage.scratch.text("ls").contains("web"));
+    assert!(stage.home.text("ls").contains("web"));
 }
 
 #[test]
 fn a_sandbox_is_looked_at_like_a_daemon_and_named_where_there_are_several() {
-    let scratch = Scratch::new();
+    let home = Home::new();
     let sandbox = || {
-        let run = Process::spawn(&mut scratch.wharf("run -- sleep infinity"));
+        let run = Process::spawn(&mut home.wharf("run -- sleep infinity"));
         let pid = run.0.id();
-        eventually(|| scratch.run(&format!("networks --run {pid}")).status.success().then_some(()));
+        eventually(|| home.run(&format!("networks --run {pid}")).status.success().then_some(()));
         run
     };
     let mut first = sandbox();
     // The only one is meant.
-    assert_eq!(scratch.text("networks --json").matches("\"name\"").count(), 1);
+    assert_eq!(home.text("networks --json").matches("\"name\"").count(), 1);
     for command in ["down", "detach web", "network create a", "reload"] {
-        assert_eq!(scratch.failure(command).0, Some(7), "{command}");
+        assert_eq!(home.failure(command).0, Some(7), "{command}");
     }
     let second = sandbox();
-    let (status, text) = scratch.failure("networks");
+    let (status, text) = home.failure("networks");
     assert_eq!(status, Some(125));
     for run in [&first, &second] {
         assert!(text.contains(&format!("--run {}", run.0.id())), "{text}");
@@ -399,5 +389,5 @@ fn a_sandbox_is_looked_at_like_a_daemon_and_named_where_there_are_several() {
     // Killed, it leaves its socket, at which nobody answers.
     first.0.kill().unwrap();
     first.0.wait().unwrap();
-    assert!(scratch.text("stats").contains("RECEIVED"));
+    assert!(home.text("stats").contains("RECEIVED"));
 }

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -45,15 +44,11 @@ pub(crate) fn shell(script: &str) -> Result<String, String> {
     Err(format!("{script}: {}", String::from_utf8_lossy(&output.stderr)))
 }
 
-/// Copies a program to where every user can run it, under both its names.
-pub(crate) fn install(program: &Path) -> Result<Programs, String> {
-    let directory = std::env::temp_dir().join(format!("wharf-peers-{}", std::process::id()));
+/// Copies a program to a directory where every user can run it, under both its names.
+pub(crate) fn install(program: &Path, directory: &Path) -> Result<Programs, String> {
     let (wharf, as_slirp4netns) = (directory.join("wharf"), directory.join("slirp4netns"));
     let copy = || {
-        fs::create_dir_all(&directory)?;
-        fs::set_permissions(&directory, fs::Permissions::from_mode(0o755))?;
         fs::copy(program, &wharf)?;
-        let _ = fs::remove_file(&as_slirp4netns);
         fs::hard_link(&wharf, &as_slirp4netns)
     };
     copy().map_err(|error| format!("{}: {error}", program.display()))?;

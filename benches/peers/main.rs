@@ -17,6 +17,8 @@ mod measure;
 mod neighbors;
 mod report;
 mod roles;
+#[path = "../../tests/scratch/mod.rs"]
+mod scratch;
 mod spread;
 
 use std::os::unix::process::CommandExt as _;
@@ -29,6 +31,7 @@ use clap::Parser;
 use contender::{Contender, Kind, Programs};
 use measure::{Measure, measures};
 use report::{Report, Sample};
+use scratch::Scratch;
 
 /// Runs wharf and its peers side by side and prints a table.
 #[derive(Debug, Parser)]
@@ -136,7 +139,8 @@ fn run(arguments: &Arguments) -> Result<(), String> {
                 .into(),
         );
     }
-    let programs = lab::install(&arguments.wharf)?;
+    let directory = Scratch::open_to_all().until_exit();
+    let programs = lab::install(&arguments.wharf, &directory)?;
     let kinds = kinds(arguments);
     let mtus = arguments.mtu.map_or(vec![65_520, 1500], |mtu| vec![mtu]);
     let largest = mtus.iter().copied().max().unwrap_or_default();

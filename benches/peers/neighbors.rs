@@ -8,12 +8,11 @@
 //! ```
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use crate::contender::{Contender, Kind, as_user, bare_container, wait_for};
 use crate::lab::{Lab, shell};
+use crate::scratch::Scratch;
 
 /// The addresses of the two.
 const ADDRESSES: [&str; 2] = ["10.0.2.10", "10.0.2.11"];
@@ -26,17 +25,14 @@ pub(crate) struct Neighbors<'a> {
     containers: Vec<Child>,
     /// The programs that join them, and servers.
     programs: Vec<Child>,
-    directory: PathBuf,
+    directory: Scratch,
 }
 
 impl<'a> Neighbors<'a> {
     /// Makes them in the contender's lab, joined as its kind does it.
     pub(crate) fn start(contender: &'a Contender) -> Result<Self, String> {
         let lab = &contender.lab;
-        let directory = std::env::temp_dir().join(format!("{}-neighbors", lab.host));
-        let made = fs::create_dir_all(&directory)
-            .and_then(|()| fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)));
-        made.map_err(|error| format!("{}: {error}", directory.display()))?;
+        let directory = Scratch::open_to_all();
         let mut neighbors = Self { lab, containers: Vec::new(), programs: Vec::new(), directory };
         for _ in ADDRESSES {
             neighbors.containers.push(bare_container(lab)?);
@@ -155,6 +151,5 @@ impl Drop for Neighbors<'_> {
             let _ = child.kill();
             let _ = child.wait();
         }
-        let _ = fs::remove_dir_all(&self.directory);
     }
 }

@@ -288,13 +288,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
-
-    fn scratch(name: &str) -> PathBuf {
-        let directory = std::env::temp_dir().join(format!("wharf-client-{}-{name}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&directory);
-        std::fs::create_dir_all(&directory).unwrap();
-        directory
-    }
+    use crate::scratch::Scratch;
 
     fn sandbox_socket(directory: &Path, pid: u32) -> PathBuf {
         of_run_in(directory, pid).join(API_SOCKET)
@@ -307,7 +301,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_daemon_is_asked_else_the_only_sandbox_that_answers() {
-        let directory = scratch("found");
+        let directory = Scratch::new();
         let found = || Client::in_directory(&directory);
         assert!(matches!(found().await.unwrap_err(), Error::NoDaemon));
         // Killed, so that its socket is left.
@@ -323,7 +317,6 @@ mod tests {
         assert!(found().await.is_ok());
         let _daemon = listening(&directory.join(API_SOCKET));
         assert_eq!(found().await.unwrap().socket, directory.join(API_SOCKET));
-        std::fs::remove_dir_all(directory).unwrap();
     }
 
     #[test]
@@ -334,7 +327,7 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_speaks_otherwise_is_told_apart_from_a_refusal() {
-        let directory = scratch("other");
+        let directory = Scratch::new();
         let path = directory.join(API_SOCKET);
         let listener = listening(&path);
         let answers = ["220 smtp\r\n", "HTTP/1.1 500 X\r\nContent-Length: 2\r\n\r\nno"];
@@ -355,6 +348,5 @@ mod tests {
             assert_eq!(error.exit_status(), crate::cli::EXIT_FAILURE);
         }
         server.join().unwrap();
-        std::fs::remove_dir_all(directory).unwrap();
     }
 }

@@ -152,16 +152,11 @@ fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn scratch(name: &str) -> PathBuf {
-        let directory = std::env::temp_dir().join(format!("wharf-state-{}-{name}", std::process::id()));
-        let _ = fs::remove_dir_all(&directory);
-        directory
-    }
+    use crate::scratch::Scratch;
 
     #[test]
     fn what_is_saved_is_loaded_by_the_next() {
-        let directory = scratch("saved");
+        let directory = Scratch::new();
         let network = Name::parse("default").unwrap();
         let ipv4 = Some(Text("10.0.2.0/24".parse().unwrap()));
         let kept = Kept { ipv4, ..Kept::default() };
@@ -171,18 +166,16 @@ mod tests {
         assert_eq!(next.networks(), std::slice::from_ref(&network));
         next.forget(&network);
         assert_eq!(next.load(&network), Kept::default());
-        fs::remove_dir_all(directory).unwrap();
     }
 
     #[test]
     fn a_broken_file_is_put_aside_rather_than_lost() {
-        let directory = scratch("broken");
+        let directory = Scratch::new();
         let network = Name::parse("default").unwrap();
         let state = State::open(&directory).unwrap();
         fs::write(directory.join("default.json"), "{\"version\": 1, ").unwrap();
         assert_eq!(state.load(&network), Kept::default());
         assert!(directory.join("default.broken").exists());
         assert!(state.networks().is_empty());
-        fs::remove_dir_all(directory).unwrap();
     }
 }

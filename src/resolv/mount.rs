@@ -155,18 +155,15 @@ fn lacking(path: &Path) -> Option<(PathBuf, PathBuf)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scratch::Scratch;
 
     #[test]
     fn a_dangling_link_lacks_its_file_in_the_nearest_directory() {
-        let scratch = std::env::temp_dir().join(format!("wharf-lacking-{}", std::process::id()));
-        fs::create_dir_all(&scratch).unwrap();
-        let scratch = fs::canonicalize(scratch).unwrap();
+        let scratch = Scratch::new();
         symlink("no/such/file", scratch.join("link")).unwrap();
         symlink("link", scratch.join("second")).unwrap();
-        let found = lacking(&scratch.join("second"));
-        let nothing = lacking(&scratch.join("nothing"));
-        fs::remove_dir_all(&scratch).unwrap();
-        assert_eq!(found, Some((scratch.clone(), "no/such/file".into())));
-        assert_eq!(nothing, Some((scratch, "nothing".into())));
+        let lacks = |file: &str| Some((scratch.to_path_buf(), file.into()));
+        assert_eq!(lacking(&scratch.join("second")), lacks("no/such/file"));
+        assert_eq!(lacking(&scratch.join("nothing")), lacks("nothing"));
     }
 }

@@ -166,30 +166,22 @@ pub(crate) fn nearest(path: &Path) -> Option<(PathBuf, OsString, PathBuf)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scratch::Scratch;
     use std::os::unix::fs::symlink;
 
-    struct Scratch(PathBuf);
-
-    impl Scratch {
-        fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("wharf-watch-{}-{name}", std::process::id()));
-            drop(fs::remove_dir_all(&path));
-            fs::create_dir_all(path.join("etc")).unwrap();
-            fs::create_dir_all(path.join("run")).unwrap();
-            Self(fs::canonicalize(path).unwrap())
+    /// A scratch directory with an etc and a run.
+    fn root() -> (Scratch, PathBuf, PathBuf) {
+        let scratch = Scratch::new();
+        let (etc, run) = (scratch.join("etc"), scratch.join("run"));
+        for directory in [&etc, &run] {
+            fs::create_dir(directory).unwrap();
         }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            drop(fs::remove_dir_all(&self.0));
-        }
+        (scratch, etc, run)
     }
 
     #[test]
     fn a_rename_over_the_file_is_seen_and_other_names_are_not() {
-        let scratch = Scratch::new("rename");
-        let etc = scratch.0.join("etc");
+        let (_scratch, etc, _) = root();
         fs::write(etc.join("resolv.conf"), "one").unwrap();
         let mut watch = Watch::new(&etc.join("resolv.conf")).unwrap();
         fs::write(etc.join("other"), "x").unwrap();
@@ -204,8 +196,7 @@ mod tests {
 
     #[test]
     fn a_change_that_the_directory_does_not_hear_of_is_seen() {
-        let scratch = Scratch::new("elsewhere");
-        let (etc, run) = (scratch.0.join("etc"), scratch.0.join("run"));
+        let (_scratch, etc, run) = root();
         fs::write(etc.join("resolv.conf"), "one").unwrap();
         fs::hard_link(etc.join("resolv.conf"), run.join("resolv.conf")).unwrap();
         let mut watch = Watch::new(&etc.join("resolv.conf")).unwrap();
@@ -218,8 +209,7 @@ mod tests {
 
     #[test]
     fn a_change_behind_the_link_is_seen_and_a_new_link_is_followed() {
-        let scratch = Scratch::new("link");
-        let (etc, run) = (scratch.0.join("etc"), scratch.0.join("run"));
+        let (_scratch, etc, run) = root();
         fs::write(run.join("a"), "a").unwrap();
         symlink("../run/a", etc.join("resolv.conf")).unwrap();
         let mut watch = Watch::new(&etc.join("resolv.conf")).unwrap();
@@ -236,8 +226,7 @@ mod tests {
 
     #[test]
     fn the_appearance_of_a_missing_directory_and_its_file_is_seen() {
-        let scratch = Scratch::new("missing");
-        let (etc, run) = (scratch.0.join("etc"), scratch.0.join("run"));
+        let (_scratch, etc, run) = root();
         symlink(run.join("systemd/resolve/stub"), etc.join("resolv.conf")).unwrap();
         let mut watch = Watch::new(&etc.join("resolv.conf")).unwrap();
         fs::create_dir(run.join("systemd")).unwrap();

@@ -18,4 +18,6 @@ mod podman;
 mod ports;
 mod refusals;
 mod rootlesskit;
+#[path = "../scratch/mod.rs"]
+mod scratch;
 mod script;

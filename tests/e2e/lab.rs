@@ -11,11 +11,13 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+
+use crate::scratch::Scratch;
 
 /// The user that wharf is run by.
 pub(crate) const NOBODY: &str = "65534";
@@ -85,12 +87,9 @@ pub(crate) const FEW_DESCRIPTORS: &str =
 
 /// A directory that the ordinary user can read, with a copy of the binary under test.
 pub(crate) fn scratch() -> &'static Path {
-    static SCRATCH: OnceLock<PathBuf> = OnceLock::new();
+    static SCRATCH: OnceLock<Scratch> = OnceLock::new();
     SCRATCH.get_or_init(|| {
-        forget_earlier_runs();
-        let path = std::env::temp_dir().join(format!("{PREFIX}{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+        let path = Scratch::open_to_all().until_exit();
         fs::copy(env!("CARGO_BIN_EXE_wharf"), path.join("wharf")).unwrap();
         for (name, text) in SCRIPTS {
             fs::write(path.join(name), text).unwrap();
@@ -98,19 +97,6 @@ pub(crate) fn scratch() -> &'static Path {
         }
         path
     })
-}
-
-const PREFIX: &str = "wharf-e2e-";
-
-/// Removes the directories of test processes that are no more.
-fn forget_earlier_runs() {
-    for entry in fs::read_dir(std::env::temp_dir()).unwrap().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name.strip_prefix(PREFIX).and_then(|pid| pid.parse::<u32>().ok());
-        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            drop(fs::remove_dir_all(entry.path()));
-        }
-    }
 }
 
 /// The path of a file of the tests, for the scripts that use it.
@@ -239,7 +225,7 @@ impl Lab {
         command.args(["netns", "exec", &self.host, "unshare", "-m", "bash", "-ec"]);
         command.arg(format!("{changes}\n{become_user}")).arg("bash");
         command.arg(scratch().join("wharf")).arg("run").args(options).args(["--", "sh", "-c", script]);
-        command.env("HOME", scratch()).current_dir("/");
+        command.env("HOME", scratch()).env("TMPDIR", scratch()).current_dir("/");
         command
     }
 

@@ -17,6 +17,8 @@ mod path_mtu;
 mod proxy_protocol;
 mod published;
 mod published_udp;
+#[path = "../scratch/mod.rs"]
+mod scratch;
 mod slirp4netns;
 mod sockets;
 mod streams;

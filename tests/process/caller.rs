@@ -9,6 +9,8 @@ use std::sync::OnceLock;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::scratch::Scratch;
+
 /// The ordinary user of tests that root starts.
 pub(crate) const NOBODY: u32 = 65534;
 
@@ -33,27 +35,8 @@ pub(crate) fn scratch(name: &str) -> PathBuf {
 }
 
 fn base() -> &'static Path {
-    static BASE: OnceLock<PathBuf> = OnceLock::new();
-    BASE.get_or_init(|| {
-        forget_earlier_runs();
-        let path = std::env::temp_dir().join(format!("{SCRATCH}{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        open_to_all(&path);
-        fs::canonicalize(path).unwrap()
-    })
-}
-
-const SCRATCH: &str = "wharf-process-";
-
-/// Removes the directories of test processes that are no more.
-fn forget_earlier_runs() {
-    for entry in fs::read_dir(std::env::temp_dir()).unwrap().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.strip_prefix(SCRATCH).and_then(|pid| pid.parse().ok()).is_some_and(|pid| !is_alive(pid)) {
-            // Another user's is not ours to remove.
-            drop(fs::remove_dir_all(entry.path()));
-        }
-    }
+    static BASE: OnceLock<Scratch> = OnceLock::new();
+    BASE.get_or_init(|| Scratch::open_to_all().until_exit())
 }
 
 fn open_to_all(path: &Path) {

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal};
 
 use wharf::sandbox::Files;
 
-use super::caller::{Running, binary, is_root, wharf_run};
+use super::caller::{Running, binary, is_root, scratch, wharf_run};
 
 const SIGSYS: i32 = 31;
 
@@ -128,9 +128,10 @@ fn confined() {
     let name = std::env::var("DEED").unwrap();
     let (_, deed) = DEEDS.iter().find(|(deed, _)| *deed == name).unwrap();
     let init = Pid::from_raw(rustix::process::getpid().as_raw_pid() + 1).unwrap();
-    let (readable, connectable) = ([PathBuf::from("/etc")], [PathBuf::from("/tmp")]);
-    let connectable = if name == "host socket" { &connectable[..] } else { &[] };
-    wharf::sandbox::confine(init, Files { readable: &readable, connectable, ..Files::default() });
+    let at = PathBuf::from(std::env::var("AT").unwrap());
+    let (readable, connectable) = ([PathBuf::from("/etc")], at.parent().map(PathBuf::from));
+    let files = Files { readable: &readable, connectable: connectable.as_slice(), ..Files::default() };
+    wharf::sandbox::confine(init, files);
     deed();
 }
 
@@ -159,12 +160,10 @@ fn a_confined_process_reads_no_file_but_those_of_etc() {
 
 #[test]
 fn a_gateway_that_leads_to_sockets_of_the_host_connects_to_them() {
-    let path = format!("/tmp/wharf-host-socket-{}", std::process::id());
-    let _ = fs::remove_file(&path);
+    let path = scratch("host-socket").join("socket").display().to_string();
     let listener = UnixListener::bind(&path).unwrap();
     assert!(deed_at("host socket", &path).success());
     listener.accept().unwrap();
-    fs::remove_file(path).unwrap();
 }
 
 #[test]

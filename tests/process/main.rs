@@ -14,3 +14,5 @@ mod isolation;
 mod jobs;
 mod outcome;
 mod resolver;
+#[path = "../scratch/mod.rs"]
+mod scratch;

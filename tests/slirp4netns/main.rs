@@ -16,3 +16,5 @@ mod forwards;
 mod gateway;
 mod interface;
 mod life;
+#[path = "../scratch/mod.rs"]
+mod scratch;

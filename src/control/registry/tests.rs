@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use tokio::sync::mpsc::unbounded_channel;
@@ -13,6 +12,7 @@ use super::*;
 use crate::control::model::{CreateNetwork, PortKind, PublishRequest, Reloaded};
 use crate::control::network::AttachRequest;
 use crate::port::Tap;
+use crate::scratch::Scratch;
 
 const NETWORK: &str = "version = 1\n[networks.default]\nipv4 = \"192.0.2.0/24\"\nipv6 = false\n";
 
@@ -23,19 +23,17 @@ fn name(text: &str) -> Name {
 /// A daemon without sockets, with a file and a state that stay when it goes.
 struct Daemon {
     registry: Registry,
-    directory: PathBuf,
+    directory: Scratch,
 }
 
 impl Daemon {
-    fn new(test: &str, file: &str) -> Self {
-        let directory = std::env::temp_dir().join(format!("wharf-registry-{}-{test}", std::process::id()));
-        let _ = fs::remove_dir_all(&directory);
-        fs::create_dir(&directory).unwrap();
+    fn new(file: &str) -> Self {
+        let directory = Scratch::new();
         fs::write(directory.join("wharf.toml"), file).unwrap();
         Self::start(directory)
     }
 
-    fn start(directory: PathBuf) -> Self {
+    fn start(directory: Scratch) -> Self {
         let (notices, _) = unbounded_channel();
         let state = State::open(&directory.join("state")).unwrap();
         let around = Surroundings { max_sockets: 1000, ..Surroundings::default() };
@@ -124,7 +122,7 @@ fn two_containers(web: &str, db: &str) -> String {
 
 #[test]
 fn the_file_has_its_way_with_the_addresses_of_who_is_away() {
-    let daemon = Daemon::new("away", NETWORK);
+    let daemon = Daemon::new(NETWORK);
     assert_eq!(daemon.attach_named("old", None).unwrap().ipv4.unwrap().to_string(), "192.0.2.10");
     daemon.detach("old");
     let reloaded = daemon.reload(&two_containers("192.0.2.10", "192.0.2.11")).unwrap();
@@ -140,7 +138,7 @@ fn the_file_has_its_way_with_the_addresses_of_who_is_away() {
 
 #[test]
 fn who_is_attached_keeps_its_addresses_until_it_comes_back() {
-    let daemon = Daemon::new("attached", &two_containers("192.0.2.70", "192.0.2.71"));
+    let daemon = Daemon::new(&two_containers("192.0.2.70", "192.0.2.71"));
     daemon.attach_named("web", None).unwrap();
     let there = daemon.publish("127.0.0.1:0:web:80")[0].host.inet().unwrap();
     daemon.reload(&two_containers("192.0.2.72", "192.0.2.71")).unwrap();
@@ -153,7 +151,7 @@ fn who_is_attached_keeps_its_addresses_until_it_comes_back() {
 
 #[test]
 fn what_was_published_by_command_is_published_again_port_by_port() {
-    let daemon = Daemon::new("again", NETWORK);
+    let daemon = Daemon::new(NETWORK);
     daemon.attach_named("web", None).unwrap();
     let ports = daemon.publish("127.0.0.1:0:90-92");
     let hosts: Vec<_> = ports.iter().map(|publication| publication.host.inet().unwrap()).collect();
@@ -172,7 +170,7 @@ fn what_was_published_by_command_is_published_again_port_by_port() {
 #[test]
 fn a_reload_that_cannot_be_done_leaves_everything_as_it_is() {
     let two = "[networks.two]\nipv4 = \"198.51.100.0/24\"\nipv6 = false\n";
-    let daemon = Daemon::new("whole", &format!("{NETWORK}{two}"));
+    let daemon = Daemon::new(&format!("{NETWORK}{two}"));
     let wrong = "[networks.three]\noutbound_ipv4 = \"203.0.113.99\"\n";
     let error = daemon.reload(&format!("{NETWORK}{wrong}")).unwrap_err();
     assert!(error.message.contains("203.0.113.99"), "{error}");
@@ -183,7 +181,7 @@ fn a_reload_that_cannot_be_done_leaves_everything_as_it_is() {
 
 #[test]
 fn who_has_no_name_gets_one_that_nobody_had() {
-    let daemon = Daemon::new("unnamed", NETWORK);
+    let daemon = Daemon::new(NETWORK);
     let first = daemon.attach(AttachRequest::default()).unwrap();
     daemon.publish(&format!("127.0.0.1:0:{}:80", first.name));
     daemon.detach(&first.name);
@@ -193,7 +191,7 @@ fn who_has_no_name_gets_one_that_nobody_had() {
 
 #[test]
 fn who_cannot_be_seen_is_not_published_by_itself() {
-    let daemon = Daemon::new("unseen", &format!("{NETWORK}publish = [\"auto:web\"]\n"));
+    let daemon = Daemon::new(&format!("{NETWORK}publish = [\"auto:web\"]\n"));
     let refused = daemon.attach_named("web", None).unwrap_err();
     assert_eq!(refused.code, Code::Unsupported, "{refused}");
     daemon.attach_named("other", None).unwrap();
@@ -208,7 +206,7 @@ fn who_cannot_be_seen_is_not_published_by_itself() {
 
 #[test]
 fn an_offer_that_nobody_takes_has_set_nothing_aside() {
-    let daemon = Daemon::new("offer", NETWORK);
+    let daemon = Daemon::new(NETWORK);
     daemon.attach_named("db", None).unwrap();
     daemon.detach("db");
     let mut request = AttachRequest { name: Some(name("db")), ..AttachRequest::default() };
@@ -232,7 +230,7 @@ const LINKS_B: &str = "links = [\"b\"]";
 #[test]
 fn one_side_says_so_and_both_are_linked_until_it_says_so_no_more() {
     let (a, b) = (network("a", "192.0.2.0/25", ""), network("b", "192.0.2.128/25", ""));
-    let daemon = Daemon::new("links", &format!("version = 1\n{a}{b}"));
+    let daemon = Daemon::new(&format!("version = 1\n{a}{b}"));
     assert_eq!(daemon.links(), linked(&[("a", ""), ("b", "")]));
     let with_link = format!("version = 1\n{a}{LINKS_B}\n{b}");
     daemon.reload(&with_link).unwrap();
@@ -249,8 +247,7 @@ fn one_side_says_so_and_both_are_linked_until_it_says_so_no_more() {
 #[test]
 fn a_link_of_which_nobody_could_tell_the_ends_apart_is_refused_and_nothing_changes() {
     let (a, b) = (network("a", "192.0.2.0/24", ""), network("b", "198.51.100.0/24", ""));
-    let daemon =
-        Daemon::new("apart", &format!("version = 1\n{a}{b}{LINKS_B}\n").replace(LINKS_B, "links = [\"a\"]"));
+    let daemon = Daemon::new(&format!("version = 1\n{a}{b}{LINKS_B}\n").replace(LINKS_B, "links = [\"a\"]"));
     let before = linked(&[("a", "b"), ("b", "a")]);
     assert_eq!(daemon.links(), before);
     for (spec, parts) in [
@@ -282,7 +279,7 @@ fn a_link_of_which_nobody_could_tell_the_ends_apart_is_refused_and_nothing_chang
 
 #[test]
 fn a_link_lapses_with_a_network_that_was_made_by_command_and_comes_back_with_it() {
-    let daemon = Daemon::new("lapse", NETWORK);
+    let daemon = Daemon::new(NETWORK);
     let b = "ipv4 = \"198.51.100.0/24\"\nipv6 = false";
     daemon.create("b", b).unwrap();
     daemon.create("c", &format!("ipv4 = \"203.0.113.0/24\"\nipv6 = false\n{LINKS_B}")).unwrap();
@@ -297,7 +294,7 @@ fn a_link_lapses_with_a_network_that_was_made_by_command_and_comes_back_with_it(
 fn a_network_made_by_command_never_takes_a_link_away() {
     let front = network("front", "192.0.2.0/24", "links = [\"back\"]");
     let file = format!("version = 1\n{front}{}", network("back", "198.51.100.0/24", ""));
-    let daemon = Daemon::new("taken", &file);
+    let daemon = Daemon::new(&file);
     let before = linked(&[("back", "front"), ("front", "back")]);
     let twin = "ipv4 = \"198.51.100.0/24\"\nipv6 = false\nlinks = [\"front\"]";
     let refused = daemon.create("aaa", twin).unwrap_err();
@@ -309,8 +306,7 @@ fn a_network_made_by_command_never_takes_a_link_away() {
 #[test]
 fn a_link_of_the_file_waits_for_one_that_a_command_made_until_the_daemon_starts_anew() {
     let back = network("back", "198.51.100.0/24", "");
-    let daemon =
-        Daemon::new("before", &format!("version = 1\n{}{back}", network("front", "192.0.2.0/24", "")));
+    let daemon = Daemon::new(&format!("version = 1\n{}{back}", network("front", "192.0.2.0/24", "")));
     let twin = "ipv4 = \"198.51.100.0/24\"\nipv6 = false\nlinks = [\"front\"]";
     daemon.create("aaa", twin).unwrap();
     let front = network("front", "192.0.2.0/24", "links = [\"back\"]");
@@ -327,8 +323,7 @@ fn a_link_of_the_file_waits_for_one_that_a_command_made_until_the_daemon_starts_
 #[test]
 fn a_file_that_contradicts_itself_is_refused_whatever_a_command_made() {
     let others = network("back", "198.51.100.0/24", "") + &network("twin", "198.51.100.0/25", "");
-    let daemon =
-        Daemon::new("itself", &format!("version = 1\n{}{others}", network("front", "192.0.2.0/24", "")));
+    let daemon = Daemon::new(&format!("version = 1\n{}{others}", network("front", "192.0.2.0/24", "")));
     // Both of the file's links would wait for this one's.
     daemon.create("aaa", "ipv4 = \"198.51.100.0/24\"\nipv6 = false\nlinks = [\"front\"]").unwrap();
     let front = network("front", "192.0.2.0/24", "links = [\"back\", \"twin\"]");
@@ -340,7 +335,7 @@ fn a_file_that_contradicts_itself_is_refused_whatever_a_command_made() {
 #[test]
 fn a_link_of_the_file_waits_for_a_network_that_is_not_there() {
     let file = format!("{NETWORK}links = [\"db\"]\n");
-    let daemon = Daemon::new("waits", &file);
+    let daemon = Daemon::new(&file);
     assert_eq!(daemon.waiting(), linked(&[("default", "db")]));
     let db = "ipv4 = \"198.51.100.0/24\"\nipv6 = false";
     daemon.create("db", db).unwrap();
