@@ -9,6 +9,7 @@ mod look;
 mod run;
 mod up;
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -69,12 +70,7 @@ pub fn main() -> ExitCode {
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            let status = if error.use_stderr() { EXIT_FAILURE } else { 0 };
-            // Nothing can be said about a standard error that is closed.
-            drop(error.print());
-            return ExitCode::from(status);
-        }
+        Err(error) => return told(&error),
     };
     logging::start(&cli.logging);
     match cli.command {
@@ -85,6 +81,28 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::main(&args),
         Command::Man(args) => generate::man(&args),
         Command::Completions(args) => generate::completions(&args),
+    }
+}
+
+/// Prints what clap has to say: help that was asked for, or what is wrong with the arguments.
+fn told(error: &clap::Error) -> ExitCode {
+    let printed = error.print();
+    if error.use_stderr() {
+        return ExitCode::from(EXIT_FAILURE);
+    }
+    logging::start(&logging::LogArgs::default());
+    written(printed)
+}
+
+/// The status of a command that has only something to print.
+fn written(printed: io::Result<()>) -> ExitCode {
+    match printed.and_then(|()| io::stdout().flush()) {
+        // A reader that has seen enough closes the pipe.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            tracing::error!("cannot write: {error}");
+            ExitCode::from(EXIT_FAILURE)
+        }
+        _ => ExitCode::SUCCESS,
     }
 }
 

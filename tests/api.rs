@@ -90,6 +90,14 @@ impl Home {
     }
 }
 
+/// A process in a network namespace of its own.
+fn container() -> Process {
+    let container = Process::spawn(Command::new("unshare").args(["--net", "sleep", "infinity"]));
+    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+    eventually(|| (namespace(&container.0.id().to_string()) != namespace("self")).then_some(()));
+    container
+}
+
 /// A daemon and a container called `web`.
 struct Stage {
     daemon: Process,
@@ -102,10 +110,8 @@ impl Stage {
         assert!(rustix::process::geteuid().is_root(), "these tests make namespaces: run them as root");
         let home = Home::new();
         let daemon = Process::spawn(&mut home.wharf("up"));
-        let container = Process::spawn(Command::new("unshare").args(["--net", "sleep", "infinity"]));
+        let container = container();
         eventually(|| home.run("networks").status.success().then_some(()));
-        let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
-        eventually(|| (namespace(&container.0.id().to_string()) != namespace("self")).then_some(()));
         home.text(&format!("attach {} --name web", container.0.id()));
         Self { daemon, container, home }
     }
@@ -238,9 +244,11 @@ fn a_failure_has_its_own_exit_status() {
         ("network create default", 4, "already"),
         ("network create a --mtu 100", 2, "1280"),
         ("flows --protocol sctp", 2, "icmpv6"),
-        ("reload", 2, "--config"),
+        ("reload", 2, "no configuration file; `wharf down`, then `wharf up --config FILE`"),
         ("ls --socket /nonexistent", 125, "/nonexistent"),
         ("ls --run 1", 125, "run-1"),
+        ("ls --runtime-dir /nonexistent", 125, "`wharf up --runtime-dir /nonexistent`"),
+        ("ls --runtime-dir /nonexistent --socket /nonexistent", 125, "cannot be used with"),
         ("publish 80", 125, "8080:80"),
     ] {
         let (got, text) = home.failure(arguments);
@@ -249,6 +257,37 @@ fn a_failure_has_its_own_exit_status() {
     }
     let (status, text) = Home::new().failure("ls");
     assert!(status == Some(125) && text.contains("wharf up"), "{text}");
+}
+
+#[test]
+fn every_command_finds_a_daemon_by_its_directory() {
+    let home = Home::new();
+    let elsewhere = format!("--runtime-dir {}/elsewhere", home.0.display());
+    let mut daemon = Process::spawn(&mut home.wharf(&format!("up {elsewhere}")));
+    eventually(|| home.run(&format!("ls {elsewhere}")).status.success().then_some(()));
+    assert!(home.text(&format!("networks {elsewhere}")).contains("default"));
+    let container = container();
+    home.text(&format!("attach {} --name web {elsewhere}", container.0.id()));
+    home.text(&format!("detach web {elsewhere}"));
+    assert!(home.failure("ls").1.contains("no daemon is running"));
+    home.text(&format!("down {elsewhere}"));
+    assert_eq!(daemon.status(), Some(0));
+}
+
+#[test]
+fn a_link_with_a_network_that_is_not_there_is_told_and_listed_as_waiting() {
+    let stage = Stage::new();
+    let made = stage.home.run("network create front --link typo --link default");
+    let told = String::from_utf8(made.stderr).unwrap();
+    assert!(
+        made.status.success() && told == "wharf: network front is linked with `typo` when it is there\n",
+        "{told}"
+    );
+    let listed = stage.home.text("networks");
+    assert!(listed.contains(" default,typo (waiting) "), "{listed}");
+    stage.home.text("network create typo");
+    let listed = stage.home.text("networks");
+    assert!(listed.contains(" default,typo ") && !listed.contains("waiting"), "{listed}");
 }
 
 #[test]

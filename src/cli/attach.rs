@@ -90,7 +90,7 @@ pub(super) struct AttachArgs {
     /// Say what was done as JSON
     #[arg(long)]
     json: bool,
-    /// The daemon's sockets are in this directory [default: $XDG_RUNTIME_DIR/wharf]
+    /// The daemon with its sockets in this directory [default: $XDG_RUNTIME_DIR/wharf]
     #[arg(long, value_name = "DIR")]
     runtime_dir: Option<PathBuf>,
 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
 
-use super::{Cli, fail};
+use super::{Cli, written};
 
 #[derive(Debug, Args)]
 pub(super) struct ManArgs {
@@ -28,11 +28,11 @@ pub(super) fn man(args: &ManArgs) -> ExitCode {
         Some(directory) => clap_mangen::generate_to(Cli::command(), directory),
         None => clap_mangen::Man::new(Cli::command()).render(&mut io::stdout()),
     };
-    result.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+    written(result)
 }
 
 pub(super) fn completions(args: &CompletionArgs) -> ExitCode {
     let mut text = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "wharf", &mut text);
-    io::stdout().write_all(&text).map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+    written(io::stdout().write_all(&text))
 }

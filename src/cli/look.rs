@@ -89,17 +89,21 @@ pub(super) struct WhomArgs {
     /// Whoever listens at this socket [default: $WHARF_SOCKET, else the daemon, else the only sandbox there is]
     #[arg(long, value_name = "PATH", help_heading = WHOM)]
     socket: Option<PathBuf>,
+    /// The daemon with its sockets in this directory, or the only sandbox [default: $XDG_RUNTIME_DIR/wharf]
+    #[arg(long, value_name = "DIR", conflicts_with = "socket", help_heading = WHOM)]
+    runtime_dir: Option<PathBuf>,
     /// The `wharf run` with this process id
-    #[arg(long, value_name = "PID", conflicts_with = "socket", help_heading = WHOM)]
+    #[arg(long, value_name = "PID", conflicts_with_all = ["socket", "runtime_dir"], help_heading = WHOM)]
     run: Option<u32>,
 }
 
 impl WhomArgs {
     async fn client(&self) -> Result<Client, client::Error> {
-        let whom = match (&self.socket, self.run) {
-            (Some(path), _) => Whom::Socket(path.clone()),
-            (None, Some(pid)) => Whom::Run(pid),
-            (None, None) => Whom::Found,
+        let whom = match (&self.socket, &self.runtime_dir, self.run) {
+            (Some(path), ..) => Whom::Socket(path.clone()),
+            (None, Some(directory), _) => Whom::In(directory.clone()),
+            (None, None, Some(pid)) => Whom::Run(pid),
+            (None, None, None) => Whom::Found,
         };
         Client::find(&whom).await
     }

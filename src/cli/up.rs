@@ -18,7 +18,7 @@ pub(super) struct UpArgs {
     /// Keep addresses, and what is made by command, in this directory [default: ~/.local/state/wharf]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
-    /// Have the sockets in this directory [default: $XDG_RUNTIME_DIR/wharf]
+    /// Have the sockets in this directory; other commands find them with the same option [default: $XDG_RUNTIME_DIR/wharf]
     #[arg(long, value_name = "DIR")]
     runtime_dir: Option<PathBuf>,
     /// Let networks that are made while it runs lead to unix sockets of the host beneath this directory; may be repeated

@@ -33,6 +33,9 @@ pub enum Error {
     /// Nobody listens where a daemon would.
     #[error("no daemon is running; start one: `wharf up`")]
     NoDaemon,
+    /// Nobody listens in the directory that was named.
+    #[error("no daemon has its sockets in {directory}; start one: `wharf up --runtime-dir {directory}`", directory = .0.display())]
+    NoDaemonIn(PathBuf),
     /// Nobody listens at the socket that was named.
     #[error("nobody answers at {0}: {1}")]
     NoAnswer(PathBuf, io::Error),
@@ -65,6 +68,8 @@ pub enum Whom {
     /// The daemon; without one the only sandbox there is.
     #[default]
     Found,
+    /// The same with their sockets in this directory.
+    In(PathBuf),
     /// Whoever listens at this socket.
     Socket(PathBuf),
     /// The `wharf run` with this process id.
@@ -84,6 +89,12 @@ impl Client {
     /// Nobody answers, or several would and none is named.
     pub async fn find(whom: &Whom) -> Result<Self, Error> {
         let socket = match whom {
+            Whom::In(directory) => {
+                return Self::in_directory(directory).await.map_err(|error| match error {
+                    Error::NoDaemon => Error::NoDaemonIn(directory.clone()),
+                    error => error,
+                });
+            }
             Whom::Socket(path) => path.clone(),
             Whom::Run(pid) => of_run(*pid).join(API_SOCKET),
             Whom::Found => match std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty()) {

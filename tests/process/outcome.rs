@@ -5,7 +5,9 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::Stdio;
 
-use super::caller::{Running, eventually, finish, inside, kill, outside, scratch, wharf_run};
+use super::caller::{
+    Running, binary, eventually, finish, inside, kill, outside, scratch, user_command, wharf_run,
+};
 
 #[test]
 fn status_is_the_commands_own() {
@@ -52,6 +54,19 @@ fn failures_of_wharf_itself_are_125_and_say_what_to_do() {
         assert!(finished.stderr.contains(words), "{args:?}: {finished:?}");
         assert_eq!(finished.stdout, "");
     }
+}
+
+#[test]
+fn help_that_cannot_be_written_is_a_failure_and_a_reader_that_has_seen_enough_is_none() {
+    for what in ["--help", "run --help", "--version", "man", "completions bash"] {
+        let full = outside(&format!("$WHARF {what} >/dev/full"));
+        assert_eq!(full.status, Some(125), "{what}: {full:?}");
+        assert!(full.stderr.contains("No space left on device"), "{what}: {full:?}");
+    }
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let read = user_command(binary()).args(["run", "--help"]).stdout(writer).output().unwrap();
+    assert_eq!((read.status.code(), read.stderr), (Some(0), Vec::new()));
 }
 
 #[test]

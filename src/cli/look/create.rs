@@ -13,6 +13,7 @@ use crate::control::client::Target;
 use crate::control::model::{CreateNetwork, Network};
 use crate::control::spec::{Choice, Domain, Name, Nat64, NetworkSpec, Size, Text, Value};
 use crate::host::HostSocket;
+use crate::publish::NOTICE;
 use crate::values;
 
 /// What stands for no addresses of a family.
@@ -180,7 +181,14 @@ async fn create(args: CreateArgs) -> Result<(), Failure> {
     let json = args.output.json;
     let client = args.output.whom.client().await?;
     let answer = client.post(&Target::new(Network::PATH), &args.request()).await?;
-    if json { print_line(&answer) } else { show::<Network>(&[client.parse(&answer)?]) }
+    if json {
+        return print_line(&answer);
+    }
+    let network: Network = client.parse(&answer)?;
+    for waiting in &network.waiting_links {
+        tracing::warn!(target: NOTICE, "network {} is linked with `{waiting}` when it is there", network.name);
+    }
+    show(&[network])
 }
 
 #[cfg(test)]

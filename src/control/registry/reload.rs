@@ -20,7 +20,7 @@ impl Registry {
         let mut inner = self.lock();
         let Some(path) = inner.file.clone() else {
             let message = "this daemon has no configuration file";
-            return Err(Error::invalid(message).hint("start it with `wharf up --config FILE`"));
+            return Err(Error::invalid(message).hint("`wharf down`, then `wharf up --config FILE`"));
         };
         let file = File::read(&path).map_err(|error| Error::invalid(error.to_string()))?;
         let mut changes = Vec::new();
