@@ -40,7 +40,7 @@ use self::worker::Worker;
 use crate::bell::Bell;
 use crate::host::{HostSockets, Sockets, Ways};
 use crate::port::Device;
-use crate::publish::{Publication, SocketFile};
+use crate::publish::{Leaving, Publication, SocketFile};
 
 /// A worker as it runs.
 pub type LiveWorker = Worker<Device, Sockets>;
@@ -235,14 +235,11 @@ impl Running {
         let _ = self.worker(worker).and_then(|worker| worker.ask(redirect));
     }
 
-    /// Ends a port's publication. When this returns, the host's port is free.
-    pub fn withdraw(&self, Published { worker, id, file }: Published) {
-        // As long as its socket listens nobody else takes the name.
-        if let Some(file) = file {
-            file.remove();
-        }
+    /// Ends a port's publication. When this returns, the host's port is free; the name of a unix socket is about to be.
+    pub fn withdraw(&self, Published { worker, id, file }: Published) -> Option<Leaving> {
         // Else the worker is gone, and the socket with it.
         let _ = self.worker(worker).and_then(|worker| worker.ask(move |driver| driver.worker.withdraw(id)));
+        file.map(SocketFile::let_go)
     }
 
     /// Asks a worker something between two of its turns, which wait for the answer: it is to be quick. Worker 0 has the

@@ -35,7 +35,7 @@ use wharf_stack::host::{Family, Transport};
 
 pub use self::end::{End, HostAddress, Place};
 use self::holder::Holder;
-pub use self::keeper::SocketFile;
+pub use self::keeper::{Leaving, SocketFile, wait_for_all};
 pub use self::opened::Opened;
 use crate::host::Listener;
 use crate::sys::socket::{bind_to_interface, report_own_addresses};
@@ -229,8 +229,12 @@ impl Bound {
         let End { at, interface } = end.into();
         let bound = match &at {
             HostAddress::Inet(at) => Self::at_port(transport, *at, interface.clone()),
-            HostAddress::Unix(path) => unix::listen_anew(path, SocketType::STREAM, BACKLOG)
-                .and_then(|socket| Ok(Self::at_path(socket, path.clone(), SocketFile::keep(path)?))),
+            HostAddress::Unix(path) => {
+                unix::listen_anew(path, SocketType::STREAM, BACKLOG).and_then(|socket| {
+                    let file = SocketFile::keep(path, &socket)?;
+                    Ok(Self::at_path(socket, path.clone(), file))
+                })
+            }
         };
         bound.map_err(|source| Error { transport, end: End { at, interface }, source, holder: None })
     }

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 #[path = "scratch/mod.rs"]
 mod scratch;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use scratch::Scratch;
 
 /// How long anything may take before a test gives up.
@@ -288,6 +290,49 @@ fn a_link_with_a_network_that_is_not_there_is_told_and_listed_as_waiting() {
     stage.home.text("network create typo");
     let listed = stage.home.text("networks");
     assert!(listed.contains(" default,typo ") && !listed.contains("waiting"), "{listed}");
+}
+
+/// The process that removes a published socket.
+fn keeper_of(socket: &str) -> Option<Pid> {
+    let has_it = |process: &Path| {
+        // It is a copy of who published the socket.
+        let (name, words) =
+            (std::fs::read(process.join("comm")).ok()?, std::fs::read(process.join("cmdline")).ok()?);
+        let is_its = name == b"wharf-keeper\n" && String::from_utf8_lossy(&words).contains(socket);
+        is_its.then(|| process.file_name()?.to_str()?.parse().ok().and_then(Pid::from_raw)).flatten()
+    };
+    std::fs::read_dir("/proc").unwrap().flatten().find_map(|process| has_it(&process.path()))
+}
+
+#[test]
+fn a_published_socket_outlives_signals_to_its_keeper_and_goes_when_it_is_withdrawn() {
+    let stage = Stage::new();
+    let socket = stage.home.0.join("web.sock");
+    let published = stage.home.text(&format!("publish unix:{}:web:80", socket.display()));
+    let id = published.lines().nth(1).and_then(|row| row.split_whitespace().next()).unwrap();
+    let keeper = eventually(|| keeper_of(&socket.display().to_string()));
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        kill_process(keeper, signal).unwrap();
+    }
+    assert!(UnixStream::connect(&socket).is_ok());
+    stage.home.text(&format!("unpublish {id}"));
+    assert!(!socket.exists());
+}
+
+#[test]
+fn a_keeper_that_somebody_has_stopped_keeps_nobody_for_long() {
+    let stage = Stage::new();
+    let socket = stage.home.0.join("web.sock");
+    let publish = format!("publish unix:{}:web:80", socket.display());
+    let published = stage.home.text(&publish);
+    let id = published.lines().nth(1).and_then(|row| row.split_whitespace().next()).unwrap();
+    let keeper = eventually(|| keeper_of(&socket.display().to_string()));
+    kill_process(keeper, Signal::STOP).unwrap();
+    stage.home.text(&format!("unpublish {id}"));
+    assert!(socket.exists() && !stage.home.text("ls").is_empty());
+    kill_process(keeper, Signal::CONT).unwrap();
+    eventually(|| (!socket.exists()).then_some(()));
+    stage.home.text(&publish);
 }
 
 #[test]

@@ -29,7 +29,7 @@ use super::state::Kept;
 use crate::dataplane::{self, Running};
 use crate::host::{HostSocket, HostSockets, Ways};
 use crate::netns::SockDiag;
-use crate::publish::Opened;
+use crate::publish::{Leaving, Opened};
 use attached::Attached;
 pub use attached::{AttachRequest, Attachment, Detached, Offer};
 pub use automatic::{Changes, Heard, Refused, Watched};
@@ -142,6 +142,8 @@ pub struct Network {
     made_way: Vec<model::Publication>,
     /// Ports made by command that somebody else had when the network started.
     unbound: Vec<model::Publication>,
+    /// Names of unix sockets that are published no more.
+    leaving: Vec<Leaving>,
 }
 
 fn seconds_since_1970() -> u64 {
@@ -189,6 +191,7 @@ impl Network {
             publications: Vec::new(),
             made_way: Vec::new(),
             unbound: Vec::new(),
+            leaving: Vec::new(),
         };
         network.restore_leases(&kept.leases);
         for error in network.admit_named() {
@@ -260,6 +263,7 @@ impl Network {
             publications: Vec::new(),
             made_way: Vec::new(),
             unbound: Vec::new(),
+            leaving: Vec::new(),
             name,
         }
     }

@@ -27,7 +27,7 @@ use super::spec::{File, Name, NetworkSpec, PortWish, Text, Value as _};
 use super::state::State;
 use crate::dataplane::{Notice, Notify};
 use crate::port::Device;
-use crate::publish::{Claim, End, Opened, Request};
+use crate::publish::{self, Claim, End, Opened, Request};
 
 mod watch;
 
@@ -136,6 +136,14 @@ impl Inner {
             self.state.save(name, &network.kept());
         }
     }
+}
+
+/// Ends what takes its time, where nobody waits for the lock: `gone`, and the names of unix sockets.
+fn end_unlocked<T>(mut inner: MutexGuard<'_, Inner>, gone: T) {
+    let leaving: Vec<_> = inner.networks.values_mut().flat_map(Network::take_leaving).collect();
+    drop(inner);
+    drop(gone);
+    publish::wait_for_all(leaving);
 }
 
 impl Registry {
@@ -262,8 +270,7 @@ impl Registry {
         if let Err(error) = inner.check_links_of(&name) {
             let undone = self.remove(&mut inner, &name);
             inner.state.forget(&name);
-            drop(inner);
-            drop(undone);
+            end_unlocked(inner, undone);
             return Err(error);
         }
         inner.renew_links();
@@ -284,9 +291,7 @@ impl Registry {
         let gone = self.remove(&mut inner, name);
         inner.renew_links();
         inner.state.forget(name);
-        // It ends where nobody waits.
-        drop(inner);
-        drop(gone);
+        end_unlocked(inner, gone);
         Ok(())
     }
 
@@ -380,9 +385,7 @@ impl Registry {
             None => self.network_of(&inner, port)?,
         };
         let devices = self.detach_from(&mut inner, &network, port, reason)?;
-        // They close where nobody waits.
-        drop(inner);
-        drop(devices);
+        end_unlocked(inner, devices);
         Ok(())
     }
 
@@ -425,8 +428,7 @@ impl Registry {
         let name = inner.networks.get(network).and_then(|network| network.name_of(id));
         // It is attached: its name was just found.
         let devices = name.map(|name| self.detach_from(&mut inner, network, &name, reason));
-        drop(inner);
-        drop(devices);
+        end_unlocked(inner, devices);
     }
 
     /// Does what a [`Notice`] asks for.
@@ -528,6 +530,7 @@ impl Registry {
         };
         inner.save(&name);
         self.events.tell(name.as_str(), EventKind::Unpublish(publication.clone()));
+        end_unlocked(inner, ());
         Ok(publication)
     }
 

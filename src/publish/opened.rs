@@ -71,7 +71,9 @@ impl Opened {
     /// What is to be sent to another process for all of them: each socket and its leash.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let bound = self.sockets.values().filter_map(|bound| bound.as_ref().ok());
-        bound.flat_map(|bound| [bound.socket.as_fd()].into_iter().chain(bound.file.as_ref().map(AsFd::as_fd)))
+        bound.flat_map(|bound| {
+            [bound.socket.as_fd()].into_iter().chain(bound.file.as_ref().map(SocketFile::leash))
+        })
     }
 
     /// What another process has sent.
@@ -88,7 +90,7 @@ impl Opened {
             let path = listens_at(&socket).filter(|_| is_stream(&leash)).ok_or_else(wrong)?;
             // A worker must never wait for a client.
             fcntl_setfl(&socket, fcntl_getfl(&socket)? | OFlags::NONBLOCK)?;
-            let file = SocketFile::held_by(leash)?;
+            let file = SocketFile::held_by(leash, &socket)?;
             opened.insert(path.clone(), Ok(Bound::at_path(socket, path, file)));
         }
         Ok(opened.into())

@@ -6,7 +6,7 @@ use crate::control::error::Code;
 use crate::control::model;
 use crate::control::spec::{PortWish, Text};
 use crate::dataplane::Published;
-use crate::publish::{self, Claim, Opened};
+use crate::publish::{self, Claim, Leaving, Opened};
 
 /// Something published.
 #[derive(Debug)]
@@ -226,10 +226,15 @@ impl Network {
         Ok((info, published))
     }
 
-    fn withdraw(&self, publication: Publication) {
+    fn withdraw(&mut self, publication: Publication) {
         if let Some(running) = &self.running {
-            running.withdraw(publication.published);
+            self.leaving.extend(running.withdraw(publication.published));
         }
+    }
+
+    /// The names of unix sockets that were published: to be waited for where nobody else waits.
+    pub fn take_leaving(&mut self) -> Vec<Leaving> {
+        std::mem::take(&mut self.leaving)
     }
 
     /// Ends what `ends` picks.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Inner, Registry};
+use super::{Inner, Registry, end_unlocked};
 use crate::control::error::Error;
 use crate::control::model::Reloaded;
 use crate::control::network::{Network, Origin};
@@ -48,8 +48,7 @@ impl Registry {
             .and_then(|()| inner.check_links_of_file(&file.networks));
         if let Err(error) = outcome {
             let undone: Vec<_> = started.iter().filter_map(|name| self.remove(&mut inner, name)).collect();
-            drop(inner);
-            drop(undone);
+            end_unlocked(inner, undone);
             return Err(error);
         }
         let created = started.iter().map(Name::to_string).collect();
@@ -69,9 +68,7 @@ impl Registry {
             tracing::warn!("{warning}");
         }
         reloaded.removed.extend(gone.iter().map(|network| network.name().to_string()));
-        // They end where nobody waits.
-        drop(inner);
-        drop(gone);
+        end_unlocked(inner, gone);
         self.wake_watch();
         Ok(reloaded)
     }
