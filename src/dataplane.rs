@@ -196,6 +196,17 @@ impl Running {
         }
     }
 
+    /// Has ports of the gateway lead to other unix sockets of the host from now on.
+    pub fn set_host_sockets(&self, sockets: &HostSockets) {
+        for thread in &self.threads {
+            let sockets = sockets.clone();
+            thread.mailbox.send(Box::new(move |driver| {
+                driver.worker.gateway.set_host_sockets(sockets.ports().collect());
+                driver.worker.host.host_sockets = sockets;
+            }));
+        }
+    }
+
     /// Where other networks put packets for this one's containers: the inlet of each worker.
     #[must_use]
     pub fn inlets(&self) -> Vec<Arc<Inlet>> {

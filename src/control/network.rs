@@ -72,7 +72,7 @@ impl Surroundings {
     ///
     /// # Errors
     /// This process may not connect to one of them.
-    fn host_sockets(&self, name: &Name, spec: &NetworkSpec) -> Result<HostSockets, Error> {
+    pub(super) fn host_sockets(&self, name: &Name, spec: &NetworkSpec) -> Result<HostSockets, Error> {
         let sockets = || spec.host_sockets.iter().map(|Text(socket)| socket);
         let is_closed =
             |socket: &&HostSocket| !self.connectable.iter().any(|open| socket.path.starts_with(open));
@@ -368,6 +368,15 @@ impl Network {
         std::thread::spawn(move || drop(running));
     }
 
+    /// Has the gateway's ports lead to the host's sockets that the specification names now.
+    fn lead_to_host_sockets(&self, around: &Surroundings) -> Result<(), Error> {
+        let sockets = around.host_sockets(&self.name, &self.spec)?;
+        if let Some(running) = &self.running {
+            running.set_host_sockets(&sockets);
+        }
+        Ok(())
+    }
+
     /// The nameservers of the host have changed.
     pub fn set_nameservers(&self, servers: &[SocketAddr]) {
         if let (Some(running), true) = (&self.running, self.spec.dns.is_empty()) {
@@ -386,8 +395,11 @@ impl Network {
         around: &Surroundings,
         next_id: &mut u64,
     ) -> Result<(), Vec<Error>> {
-        self.spec = spec;
+        let before = std::mem::replace(&mut self.spec, spec);
         let mut errors = Vec::new();
+        if before.host_sockets != self.spec.host_sockets {
+            errors.extend(self.lead_to_host_sockets(around).err());
+        }
         errors.extend(self.admit_named());
         if let Some(running) = &self.running {
             let own: Vec<_> = self.spec.dns.iter().map(|Text(server)| *server).collect();

@@ -343,6 +343,7 @@ impl NetworkSpec {
             publish: Vec::new(),
             containers: BTreeMap::new(),
             dns: Vec::new(),
+            host_sockets: Vec::new(),
             isolated: false,
             links: Vec::new(),
             outbound_ipv4: None,
@@ -453,6 +454,11 @@ containers.db = { vlan = 5, trunk = [6, 7], isolated = true }
         assert!(spec.differs_only_in_what_can_change(&published));
         let linked = NetworkSpec { links: vec![Name::parse("db").unwrap()], ..spec.clone() };
         assert!(spec.differs_only_in_what_can_change(&linked));
+        let led = NetworkSpec {
+            host_sockets: vec![Text(HostSocket::parse("5432:/run/postgresql/.s.PGSQL.5432").unwrap())],
+            ..spec.clone()
+        };
+        assert!(spec.differs_only_in_what_can_change(&led));
         assert!(!spec.differs_only_in_what_can_change(&NetworkSpec { mtu: 1500, ..spec.clone() }));
     }
 }

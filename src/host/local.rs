@@ -93,6 +93,11 @@ impl HostSockets {
         sockets.into_iter().map(target).collect::<io::Result<_>>().map(Self)
     }
 
+    /// The gateway's ports.
+    pub fn ports(&self) -> impl Iterator<Item = u16> + '_ {
+        self.0.keys().copied()
+    }
+
     /// What a port leads to.
     pub(super) fn get_mut(&mut self, port: u16) -> Option<&mut Target> {
         self.0.get_mut(&port)

@@ -335,6 +335,11 @@ impl Gateway {
         self.env.config.routes = routes;
     }
 
+    /// Other ports of the gateway from now on that lead to unix sockets of the host. Flows to those before go on.
+    pub fn set_host_sockets(&mut self, ports: Vec<u16>) {
+        self.env.config.host_sockets = ports;
+    }
+
     /// Other names of the network from now on.
     pub fn set_zone(&mut self, zone: Arc<Zone>) {
         self.local.set_zone(Arc::clone(&zone));

@@ -30,10 +30,11 @@ impl Registry {
             {
                 if !network.spec().differs_only_in_what_can_change(spec) {
                     let message = format!(
-                        "network {name} is up, and only its publish, containers, dns, isolated, links and outbound_... can change"
+                        "network {name} is up, and only its publish, containers, dns, host_sockets, isolated, links and outbound_... can change"
                     );
                     return Err(Error::invalid(message).hint("for the rest `wharf down`, then `wharf up`"));
                 }
+                inner.around.host_sockets(name, spec)?;
                 changes.push((name.clone(), spec.clone()));
             }
         }

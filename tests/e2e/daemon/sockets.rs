@@ -203,3 +203,27 @@ fn containers_reach_a_socket_of_the_host_where_their_network_names_it() {
         reaches(&daemon);
     }
 }
+
+#[test]
+fn a_reload_has_ports_of_the_gateway_lead_to_other_sockets() {
+    for workers in [1, 2] {
+        let mut lab = Lab::new();
+        let [one, other] = ["one", "other"].map(|name| socket_path(&format!("reload-{name}{workers}")));
+        serve_at(&mut lab, &format!("{one} {other}"));
+        let leading =
+            |host_socket: &str| fixed_network(workers) + &format!("host_sockets = [\"{host_socket}\"]\n");
+        let daemon = Daemon::up(lab, &leading(&format!("8080:{one}")));
+        let web = daemon.attached("--name web");
+        let reached = || {
+            let status = |port: u16| web.exec(&format!("curl -sS -m 20 http://10.0.2.2:{port}/ip")).status;
+            [status(8080), status(8081)]
+        };
+        assert_eq!(reached(), [Some(0), Some(7)]);
+        let said = daemon.reload(&leading(&format!("8081:{other}")));
+        assert!(!said.contains("not reloaded"), "{said}");
+        assert_eq!(reached(), [Some(7), Some(0)]);
+        let said = daemon.reload(&leading("8080:/run/elsewhere.sock"));
+        assert!(said.contains("not reloaded") && said.contains("--host-sockets /run"), "{said}");
+        assert_eq!(reached(), [Some(7), Some(0)]);
+    }
+}
