@@ -175,7 +175,7 @@ impl Running {
         for thread in &self.threads {
             let policy = Arc::clone(policy);
             thread.mailbox.send(Box::new(move |driver| {
-                driver.worker.switch.set_policy(id, Some(policy));
+                driver.worker.set_policy(id, Some(policy));
             }));
         }
     }

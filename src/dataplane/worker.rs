@@ -14,7 +14,9 @@ use std::sync::Arc;
 use wharf_stack::host::{Host, HostError, HostEvent};
 use wharf_stack::{Addressee, Config, Gateway, Inbound, Outbox, PublicationId, PublishedPort};
 use wharf_switch::frame::LARGE_BUFFER_LEN;
-use wharf_switch::{Fdb, Frame, Instant, Policy, Pool, Port, PortId, Received, Switch, Tally, TooManyPorts};
+use wharf_switch::{
+    Egress, Fdb, Frame, Instant, Policy, Pool, Port, PortId, Received, Switch, Tally, TooManyPorts,
+};
 
 use super::exchange::{Exchange, Owned};
 use super::link::{Inlet, Links};
@@ -56,6 +58,8 @@ pub struct Worker<P, H: Host> {
     ready: Ready,
     /// Ports whose device is gone.
     closed: Vec<(PortId, P)>,
+    /// Ports whose hosts are to be asked for their multicast groups.
+    unasked: Vec<PortId>,
     /// The frame being received, kept between turns.
     frame: Frame,
     /// Frames for the gateway.
@@ -193,6 +197,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             pool,
             ready: Ready::default(),
             closed: Vec::new(),
+            unasked: Vec::new(),
             frame,
             gathered: Gathered::default(),
             clients: Vec::new(),
@@ -208,7 +213,15 @@ impl<P: Port, H: Host> Worker<P, H> {
         let id = self.switch.attach(port, policy)?;
         self.mark_ready(id);
         self.gateway.handle_port_up();
+        self.unasked.push(id);
         Ok(id)
+    }
+
+    /// Gives an attached port another policy, from the next frame on.
+    pub fn set_policy(&mut self, id: PortId, policy: Option<Arc<Policy>>) {
+        if self.switch.set_policy(id, policy) && self.exchange.number() == 0 {
+            self.unasked.push(id);
+        }
     }
 
     /// Attaches this worker's queue of a port that has its id from another worker.
@@ -270,6 +283,7 @@ impl<P: Port, H: Host> Worker<P, H> {
         }
         worked |= self.gateway.has_more();
         self.welcome_clients(now);
+        self.ask_for_groups(now);
         let mut out = Exit { switch: &mut self.switch, links: &mut self.links, now };
         self.gateway.exhale(now, &mut self.host, &mut out);
         self.gateway.handle_timers(now, &mut self.host, &mut out);
@@ -310,6 +324,19 @@ impl<P: Port, H: Host> Worker<P, H> {
             }
         }
         worked
+    }
+
+    /// Asks who is behind a new port for the multicast groups that it has joined: see [`wharf_switch::snoop`].
+    fn ask_for_groups(&mut self, now: Instant) {
+        while let Some(id) = self.unasked.pop() {
+            if !self.switch.is_snooped(id) {
+                continue;
+            }
+            for mut query in self.gateway.group_queries() {
+                self.switch.tally.originated += 1;
+                self.switch.deliver(Egress::One(id), &mut query, PortId::GATEWAY, now);
+            }
+        }
     }
 
     /// Sends the received frame where it belongs.

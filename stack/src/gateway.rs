@@ -22,7 +22,7 @@ use wharf_switch::{DropCounters, Frame, Instant, Pool};
 use crate::config::Route;
 use crate::env::{Cx, Env, Outbox};
 use crate::host::{Host, HostError, HostEvent, Owner};
-use crate::link::{Link, ndp};
+use crate::link::{Link, group_query, ndp};
 use crate::local::Local;
 use crate::local::dhcp4::lease::{LeaseView, Leases, ReservationError};
 use crate::local::dns::authority::LinkedZone;
@@ -317,6 +317,11 @@ impl Gateway {
     /// A port was attached: somebody may wait for an advertisement.
     pub fn handle_port_up(&mut self) {
         self.local.handle_port_up();
+    }
+
+    /// What asks the host behind one port for its multicast groups, of both families.
+    pub fn group_queries(&self) -> impl Iterator<Item = Frame> {
+        group_query::group_queries(&self.env.config, &self.env.pool)
     }
 
     /// Another container is at `address` from now on, or none.

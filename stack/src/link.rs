@@ -6,6 +6,7 @@
 //! [`neighbors::Neighbors`], which the gateway asks for a container's MAC address before it sends.
 
 pub mod arp;
+pub(crate) mod group_query;
 pub mod ndp;
 pub mod neighbors;
 pub(crate) mod question_limit;

@@ -194,8 +194,9 @@ impl Fdb {
         self.is_alive(&found, tick_of(now)).then_some(found.port)
     }
 
-    /// Forgets everything learned on `port`, and on ports that had its place before.
+    /// Forgets everything learned on `port`, and the addresses of ports that had its place before.
     pub fn forget_port(&self, port: PortId) {
+        self.snoop.forget_port(port);
         let Some(state) = self.port_state(port) else { return };
         let lowest = u64::from(port.generation.saturating_add(1)) << 32;
         // Already forgotten is as good.

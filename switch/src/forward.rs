@@ -116,12 +116,10 @@ impl<P> Forwarding<'_, P> {
         let reaches_others = || self.table.reaches_any(self.table.scope(ingress, vlan));
         if destination.is_multicast() {
             let gateway = vlan == Vlan::UNTAGGED && !from_gateway;
+            // Who is alone today has a neighbour tomorrow, to whose groups it belongs.
+            let audience = self.fdb.snoop().hear(ingress, policy, frame, self.now);
             return match (reaches_others(), gateway) {
-                (true, gateway) => {
-                    let may_route = policy.is_some_and(|policy| policy.guard.may_route);
-                    let audience = self.fdb.snoop().hear(ingress, may_route, frame, self.now);
-                    Ok(Egress::Flood { gateway, audience })
-                }
+                (true, gateway) => Ok(Egress::Flood { gateway, audience }),
                 (false, true) => Ok(Egress::Gateway),
                 (false, false) => Err(DropReason::NobodyElse),
             };

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use crate::vlan::Membership;
-use crate::{Guard, StormControl, Vlan};
+use crate::{Guard, Macs, StormControl, Vlan};
 
 /// Whether a port reaches its neighbours (RFC 5517 section 3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,4 +45,13 @@ pub(crate) fn is_on(policy: Option<&Policy>, vlan: Vlan) -> bool {
 /// Whether a port with this policy, or without any, is kept from other such ports.
 pub(crate) fn is_isolated(policy: Option<&Policy>) -> bool {
     policy.is_some_and(|policy| policy.isolation == Isolation::Isolated)
+}
+
+/// Whether more than one host may be behind a port with this policy, or without any: a router, another switch, a VM
+/// that bridges. Which groups are wanted there, [`snoop`](crate::snoop) does not follow.
+pub(crate) fn is_shared(policy: Option<&Policy>) -> bool {
+    policy.is_none_or(|Policy { membership, guard, .. }| {
+        let has_one_host = matches!(guard.macs, Macs::Only(_)) && matches!(membership, Membership::Access(_));
+        guard.may_route || !has_one_host
+    })
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use smoltcp::wire::EthernetAddress;
 
 use crate::fdb::MAX_PORTS;
-use crate::policy::{is_isolated, is_on};
+use crate::policy::{is_isolated, is_on, is_shared};
 use crate::{DropReason, Macs, Policy, PortId, Vlan};
 
 /// Frames and bytes through one port.
@@ -193,6 +193,11 @@ impl<P> Table<P> {
     /// Whether a flooded frame may go out of this port.
     pub(crate) fn is_within(&self, scope: Scope, id: PortId) -> bool {
         self.policy(id).is_ok_and(|policy| scope.admits(id, policy))
+    }
+
+    /// Whether more than one host may be behind the port.
+    pub(crate) fn is_shared(&self, id: PortId) -> bool {
+        self.policy(id).is_ok_and(is_shared)
     }
 
     /// Whether a flooded frame may go out of any port.

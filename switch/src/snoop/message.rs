@@ -79,7 +79,10 @@ pub(super) enum Change {
 /// A message from a router or a host.
 #[derive(Debug)]
 pub(super) enum Message<'a> {
-    Query,
+    Query {
+        /// It asks for every group.
+        is_general: bool,
+    },
     Report(Changes<'a>),
 }
 
@@ -158,7 +161,7 @@ fn read_igmp(frame: &[u8]) -> Option<Message<'_>> {
     let single = |change| Changes::single(Family::Ipv4, change, message.get(4..)).map(Message::Report);
     match *message.first()? {
         // RFC 4541 section 2.1.1 (1) b: routers are where queries come from "where the source address is not 0.0.0.0".
-        IGMP_QUERY if !ip.src_addr().is_unspecified() => Some(Message::Query),
+        IGMP_QUERY if !ip.src_addr().is_unspecified() => query(message.get(4..8)),
         IGMP_V1_REPORT | IGMP_V2_REPORT => single(Change::Join),
         IGMP_LEAVE => single(Change::Leave),
         IGMP_V3_REPORT => Changes::records(Family::Ipv4, message).map(Message::Report),
@@ -177,11 +180,17 @@ fn read_mld(frame: &mut Frame) -> Option<Message<'_>> {
     let single = |change| Changes::single(Family::Ipv6, change, message.get(8..)).map(Message::Report);
     match kind {
         // RFC 3810 section 5.1.14: queries without a link-local source are to be ignored.
-        MLD_QUERY => is_link_local(transport.source).then_some(Message::Query),
+        MLD_QUERY if is_link_local(transport.source) => query(message.get(8..24)),
+        MLD_QUERY => None,
         MLD_REPORT => single(Change::Join),
         MLD_DONE => single(Change::Leave),
         _ => Changes::records(Family::Ipv6, message).map(Message::Report),
     }
+}
+
+/// What a query asks: of all groups, if it names none.
+fn query<'a>(group: Option<&[u8]>) -> Option<Message<'a>> {
+    group.map(|group| Message::Query { is_general: group.iter().all(|&byte| byte == 0) })
 }
 
 fn is_link_local(address: IpAddress) -> bool {
