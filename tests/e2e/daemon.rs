@@ -22,6 +22,7 @@ mod flow;
 mod forgeries;
 mod linked;
 mod machines;
+mod multicast;
 mod outbound;
 mod published;
 mod reach;

@@ -69,9 +69,10 @@ pub(crate) fn run(mut command: Command) -> Finished {
 }
 
 /// What the tests use besides the programs of the machine.
-const SCRIPTS: [(&str, &str); 9] = [
+const SCRIPTS: [(&str, &str); 10] = [
     ("datagrams.py", include_str!("datagrams.py")),
     ("frames.py", include_str!("frames.py")),
+    ("multicast.py", include_str!("multicast.py")),
     ("flow.py", include_str!("flow.py")),
     ("machine.py", include_str!("machine.py")),
     ("ports.py", include_str!("ports.py")),
