@@ -433,3 +433,21 @@ fn mappings_leave_most_of_the_hosts_sockets_to_others() {
     }
     assert_eq!(stage.host().open_sockets(), 64 / 8 + 64 / 64);
 }
+
+#[test]
+fn one_containers_flood_leaves_the_others_their_icmp_errors() {
+    // RFC 1812 section 4.3.2.8: the rate of ICMP errors is limited.
+    let mut stage = stage();
+    let expiring = |mac: u8| {
+        let mut frame = frames::udp(container(end(SERVER), 5000), end(SERVER), 1, b"probe");
+        frame[11] = mac;
+        frame
+    };
+    let answered = |stage: &mut Stage, mac: u8, probes: usize| {
+        (0..probes).for_each(|_| stage.receive(&expiring(mac)));
+        std::iter::from_fn(|| stage.sent()).filter(|frame| frame[5] == mac).count()
+    };
+    let flood = answered(&mut stage, 0x64, 5000);
+    assert!((50..500).contains(&flood), "{flood}");
+    assert_eq!(answered(&mut stage, 0x65, 50), 50);
+}

@@ -518,25 +518,21 @@ fn provoke_policy(reason: Switch) -> Stage {
         R::MulticastStorm => storm(EthernetAddress([0x01, 0, 0x5e, 0, 0, 0xfb])),
         R::UnknownUnicastStorm => storm(EthernetAddress([2, 0, 0, 0, 0, 0x99])),
         R::GroupUnheard => {
-            // The one router on the VLAN sends what nobody else has asked for.
+            // The one host beside it on the VLAN has not asked for it.
             let membership = Membership::Access(Vlan::new(5).unwrap());
-            let policy = Policy { membership, guard: Guard::OFF, ..Policy::default() };
-            let mut stage = policed(policy.clone(), &[]);
+            let macs = Macs::Only(EthernetAddress([2, 0, 0, 0, 0, 0x65]));
+            let host = Guard { macs, ..Guard::default() };
+            let mut stage = policed(
+                Policy { membership: membership.clone(), guard: Guard::OFF, ..Policy::default() },
+                &[],
+            );
+            let policy = Policy { membership, guard: host, ..Policy::default() };
             let other = stage.add_port(Offloads::ALL);
             stage.workers[0].switch.set_policy(other, Some(Arc::new(policy)));
-            let to_group = |protocol, payload: &[u8]| {
-                let mut frame = frames::ip(
-                    address(CONTAINER),
-                    address("239.1.2.3"),
-                    IpProtocol::from(protocol),
-                    1,
-                    payload,
-                );
-                frame[..6].copy_from_slice(&[0x01, 0, 0x5e, 1, 2, 3]);
-                frame
-            };
-            stage.receive(&to_group(2, &[0x11, 0, 0xee, 0xff, 0, 0, 0, 0]));
-            stage.receive(&to_group(47, b"stream"));
+            let group = address("239.1.2.3");
+            let mut frame = frames::ip(address(CONTAINER), group, IpProtocol::from(47), 1, b"stream");
+            frame[..6].copy_from_slice(&[0x01, 0, 0x5e, 1, 2, 3]);
+            stage.receive(&frame);
             stage
         }
         R::SourceMacForged => {

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What every part of the gateway works with: configuration, frames, deadlines and budgets of one network.
 
+use crate::rate_limit::{FairLimit, TokenBucket};
 use crate::timers::Timers;
+use crate::transit::icmp_error;
 use crate::{Config, DropReason};
-use wharf_switch::{DropCounters, Duration, Frame, Instant, Pool};
+use wharf_switch::{DropCounters, Frame, Instant, Pool};
 
 /// Where the gateway's frames leave: the switch decides to which port.
 pub trait Outbox {
@@ -27,7 +29,7 @@ pub(crate) struct Env {
     pub(crate) timers: Timers,
     pub(crate) budget: Budget,
     /// Limits the ICMP errors we make (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 (f)).
-    pub(crate) icmp_errors: TokenBucket,
+    pub(crate) icmp_errors: FairLimit,
     /// Limits challenge ACKs (RFC 5961 section 7).
     pub(crate) challenge_acks: TokenBucket,
     /// Why packets ended here.
@@ -39,12 +41,13 @@ pub(crate) struct Env {
 impl Env {
     pub(crate) fn new(config: Config, pool: Pool) -> Self {
         let memory_bytes = config.memory_bytes;
+        let icmp_errors = FairLimit::new(&config.seed, b"icmp errors", &icmp_error::RATES);
         Self {
             config,
             pool,
             timers: Timers::default(),
             budget: Budget::new(memory_bytes),
-            icmp_errors: TokenBucket::new(ICMP_ERRORS_PER_SECOND, ICMP_ERROR_BURST),
+            icmp_errors,
             challenge_acks: TokenBucket::new(CHALLENGE_ACKS_PER_SECOND, CHALLENGE_ACKS_PER_SECOND),
             drops: DropCounters::default(),
             originated: 0,
@@ -133,61 +136,11 @@ impl Budget {
     }
 }
 
-/// So many events per second, with bursts.
-#[derive(Debug)]
-pub(crate) struct TokenBucket {
-    per_second: u32,
-    burst: u32,
-    tokens: u32,
-    filled_at: Instant,
-}
-
-impl TokenBucket {
-    pub(crate) fn new(per_second: u32, burst: u32) -> Self {
-        Self { per_second, burst, tokens: burst, filled_at: Instant::ZERO }
-    }
-
-    /// Whether one more event is within the limit; if so it counts.
-    pub(crate) fn take(&mut self, now: Instant) -> bool {
-        let allowed = self.has(now);
-        self.tokens = self.tokens.saturating_sub(1);
-        allowed
-    }
-
-    /// Whether [`take`](Self::take) would allow an event.
-    pub(crate) fn has(&mut self, now: Instant) -> bool {
-        let period = Duration::from_secs(1) / self.per_second;
-        let periods = now.since(self.filled_at).as_nanos() / period.as_nanos().max(1);
-        let gained = u32::try_from(periods).unwrap_or(u32::MAX);
-        if gained >= self.burst - self.tokens {
-            self.tokens = self.burst;
-            self.filled_at = now;
-        } else {
-            self.tokens += gained;
-            self.filled_at += period * gained;
-        }
-        self.tokens > 0
-    }
-}
-
-const ICMP_ERRORS_PER_SECOND: u32 = 1000;
-const ICMP_ERROR_BURST: u32 = 200;
 const CHALLENGE_ACKS_PER_SECOND: u32 = 100;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bucket_allows_its_burst_and_then_its_rate() {
-        let mut bucket = TokenBucket::new(10, 3);
-        let start = Instant::from_secs(9);
-        let burst = (0..5).filter(|_| bucket.take(start)).count();
-        assert_eq!(burst, 3);
-        let later = start + Duration::from_millis(200);
-        let then = (0..5).filter(|_| bucket.take(later)).count();
-        assert_eq!(then, 2);
-    }
 
     #[test]
     fn budget_never_goes_over_its_limit() {

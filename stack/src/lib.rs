@@ -19,6 +19,7 @@ mod keyed;
 pub mod link;
 pub mod local;
 mod ownership;
+mod rate_limit;
 mod slots;
 mod timers;
 pub mod transit;

@@ -9,7 +9,6 @@ pub mod arp;
 pub(crate) mod group_query;
 pub mod ndp;
 pub mod neighbors;
-pub(crate) mod question_limit;
 
 use core::net::{IpAddr, Ipv6Addr};
 
@@ -18,9 +17,14 @@ use smoltcp::wire::EthernetAddress;
 pub use self::arp::Arp;
 pub use self::ndp::Ndp;
 pub use self::neighbors::{Neighbors, Noted, Resolution};
-use self::question_limit::QuestionLimit;
 use crate::env::{Cx, Outbox};
+use crate::rate_limit::{FairLimit, Rates};
 use crate::{Config, DropReason};
+
+/// How many questions about containers the packets of other networks may give rise to, in each worker: everybody on the
+/// link hears one. A sender's burst is for a whole /24 at once. RFC 6583 section 7: what a router does whose prefix is
+/// scanned.
+const QUESTIONS: Rates = Rates { per_second: 500, burst: 512, share_per_second: 32, share_burst: 128 };
 
 /// Everything the gateway does about link-layer addresses.
 #[derive(Debug)]
@@ -28,7 +32,7 @@ pub(crate) struct Link {
     arp: Arp,
     ndp: Option<Ndp>,
     neighbors: Neighbors,
-    question_limit: QuestionLimit,
+    questions: FairLimit,
 }
 
 /// A host that wants a Router Advertisement.
@@ -57,7 +61,7 @@ impl Link {
             arp: Arp::new(config.mac),
             ndp: Ndp::new(config),
             neighbors: Neighbors::new(config),
-            question_limit: QuestionLimit::new(config),
+            questions: FairLimit::new(&config.seed, b"questions", &QUESTIONS),
         }
     }
 
@@ -73,7 +77,7 @@ impl Link {
     }
 
     /// [`locate`](Self::locate) for a packet of `sender` that may be for any address: a question that is beyond the
-    /// [limit](QuestionLimit) is not asked, and says nothing about the address.
+    /// [limit](QUESTIONS) is not asked, and says nothing about the address.
     ///
     /// # Errors
     /// [`DropReason::NeighborQuestionsExhausted`] when it would have to be asked.
@@ -83,7 +87,7 @@ impl Link {
         sender: EthernetAddress,
         address: IpAddr,
     ) -> Result<Located, DropReason> {
-        let may_ask = || self.question_limit.take(cx.now, sender);
+        let may_ask = || self.questions.take(cx.now, sender);
         let resolution = self.neighbors.resolve_within(cx.now, address, may_ask);
         let resolution = resolution.ok_or(DropReason::NeighborQuestionsExhausted)?;
         Ok(self.follow(cx, address, resolution))

@@ -7,7 +7,7 @@
 //! speaks IPv6 and the outside IPv4 they are translated.
 //!
 //! # Bounds
-//! Rate-limited for the whole gateway. Never about an ICMP error, a group address or a later fragment.
+//! Rate-limited ([`RATES`]), for each container and all together. Never about an ICMP error, a group address or a later fragment.
 //!
 //! # Sources
 //! RFC 792, RFC 1191 section 4, RFC 1812 section 4.3.2, RFC 4443 section 2.4, RFC 5508 (REQ-8), RFC 7915 section 4.2
@@ -22,9 +22,15 @@ use wharf_switch::{Checksum, Frame};
 use crate::Config;
 use crate::env::{Cx, Outbox};
 use crate::host::{Family, HostError, IcmpReport};
+use crate::rate_limit::Rates;
 use crate::transit::nat64;
 use crate::wire::Packet;
 use crate::wire::emit::{self, HOP_LIMIT, Path, len16};
+
+/// Errors that one worker makes. One container has a quarter of them; that is enough for a traceroute that sends all its
+/// probes at once.
+pub(crate) const RATES: Rates =
+    Rates { per_second: 1000, burst: 400, share_per_second: 125, share_burst: 50 };
 
 /// Bytes of an ICMP error in front of the quoted packet, in both families.
 const HEADER_LEN: usize = 8;
@@ -235,7 +241,7 @@ fn send<H, O: Outbox>(
     };
     let sender = sender(&cx.env.config, container, cause);
     let (Some(message), Some(sender)) = (message, sender) else { return };
-    if !cx.env.icmp_errors.take(cx.now) {
+    if !cx.env.icmp_errors.take(cx.now, container_mac) {
         return;
     }
     let quoted = quoted.get(..quoted.len().min(limit)).unwrap_or_default();
