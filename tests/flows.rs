@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The table of flows on a stage: what somebody who looks is told of each kind.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail")]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test may fail")]
 
 #[path = "stage/mod.rs"]
 mod stage;
@@ -12,8 +12,9 @@ use smoltcp::wire::TcpPacket;
 use stage::frames::{self, ETHERNET, IPV4, Tcp};
 use stage::{CONTAINER_MAC, Stage, config};
 use wharf_stack::host::Family;
-use wharf_stack::{Config, Direction, FlowProtocol, FlowState, FlowView};
+use wharf_stack::{Config, Direction, DropReason, FlowProtocol, FlowState, FlowView};
 use wharf_switch::Duration;
+use wharf_switch::offload::VNET_HEADER_LEN;
 
 const CONTAINER: &str = "10.0.2.100:5000";
 const SERVER: &str = "198.51.100.7:443";
@@ -267,4 +268,47 @@ fn whom_a_published_udp_port_speaks_to_first_is_outbound() {
     let flow = only(&stage);
     assert_eq!((flow.direction, flow.state, flow.bytes_sent), (Direction::Outbound, FlowState::Unreplied, 3));
     assert_eq!(flow.translated, Some(end("198.51.100.7:53")));
+}
+
+/// A connection from this port of the container's that the host has accepted.
+fn established(stage: Stage, port: u16) -> Connection {
+    let ends = (SocketAddr::new(end(CONTAINER).ip(), port), end(SERVER));
+    let mut connection = Connection::new(stage, ends, "S", 0);
+    let socket = connection.stage.host().latest();
+    connection.stage.host().connect_ends(socket, Ok(()));
+    connection.stage.settle();
+    connection.hears();
+    connection.says(".", b"");
+    connection
+}
+
+#[test]
+fn of_segments_that_come_together_those_count_as_dropped_that_are_not_kept() {
+    const SEGMENT: usize = 10_000;
+    let burst = established(Stage::new(Config { memory_bytes: 100_000, ..config() }), 40_001);
+    // Another connection, whose host takes nothing, has most of the memory.
+    let (seq, ack, ends) = (burst.seq, burst.ack, burst.ends);
+    let mut greedy = established(burst.stage, 40_002);
+    let (first, second) = (0, greedy.stage.host().latest());
+    greedy.stage.host().sockets[second].room = 0;
+    (0..6).for_each(|_| greedy.says(".", &[1; SEGMENT]));
+    let mut stage = greedy.stage;
+    assert_eq!(stage.workers[0].gateway.drops().total(), 0);
+
+    // The host takes one and a half of four segments, and there is memory for the other half.
+    stage.host().sockets[first].room = SEGMENT * 3 / 2;
+    for number in 0..4 {
+        let header = Tcp {
+            flags: ".".into(),
+            seq: seq + number * SEGMENT as u32,
+            ack,
+            window: 60_000,
+            ..Tcp::default()
+        };
+        let frame = frames::tcp(ends.0, ends.1, 64, &header, &[2; SEGMENT]);
+        stage.receive_raw(0, [&[0; VNET_HEADER_LEN][..], &frame].concat());
+    }
+    stage.settle();
+    assert_eq!(stage.host().sockets[first].outbox.len(), SEGMENT * 3 / 2);
+    assert_eq!(stage.workers[0].gateway.drops().get(DropReason::RelayMemoryExhausted), 2);
 }

@@ -12,11 +12,9 @@
 use std::sync::Arc;
 
 use wharf_stack::host::{Host, HostError, HostEvent};
-use wharf_stack::{Addressee, Config, Gateway, Inbound, Outbox, PublicationId, PublishedPort};
+use wharf_stack::{Addressee, Config, Gateway, Handled, Inbound, Outbox, PublicationId, PublishedPort};
 use wharf_switch::frame::LARGE_BUFFER_LEN;
-use wharf_switch::{
-    Egress, Fdb, Frame, Instant, Policy, Pool, Port, PortId, Received, Switch, Tally, TooManyPorts,
-};
+use wharf_switch::{Egress, Fdb, Frame, Instant, Policy, Pool, Port, PortId, Received, Switch, TooManyPorts};
 
 use super::exchange::{Exchange, Owned};
 use super::link::{Inlet, Links};
@@ -391,9 +389,9 @@ impl<P: Port, H: Host> Worker<P, H> {
             let mut frames = gathered.frames();
             while !frames.is_empty() {
                 let mut out = Exit { switch: &mut self.switch, links: &mut self.links, now };
-                let (count, result) = self.gateway.handle_frames(now, frames, &mut self.host, &mut out);
-                self.book(count, result.is_ok());
-                frames = frames.get_mut(count..).unwrap_or_default();
+                let handled = self.gateway.handle_frames(now, frames, &mut self.host, &mut out);
+                self.book(handled);
+                frames = frames.get_mut(handled.count..).unwrap_or_default();
             }
             gathered.clear();
             self.gathered = gathered;
@@ -411,13 +409,13 @@ impl<P: Port, H: Host> Worker<P, H> {
         self.switch.tally.routed_in += 1;
         let mut out = Exit { switch: &mut self.switch, links: &mut self.links, now };
         let result = self.gateway.handle_routed(now, frame, &mut self.host, &mut out);
-        self.book(1, result.is_ok());
+        self.book(Handled { count: 1, dropped: usize::from(result.is_err()) });
     }
 
     /// Books what became of frames that the gateway got.
-    fn book(&mut self, count: usize, is_absorbed: bool) {
-        let Tally { absorbed, dropped, .. } = &mut self.switch.tally;
-        *(if is_absorbed { absorbed } else { dropped }) += count as u64;
+    fn book(&mut self, Handled { count, dropped }: Handled) {
+        self.switch.tally.dropped += dropped as u64;
+        self.switch.tally.absorbed += (count - dropped) as u64;
     }
 
     /// Takes what other workers handed over, of this network and of others. Returns whether there was something.

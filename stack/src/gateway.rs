@@ -32,7 +32,7 @@ use crate::transit::fragments::Reassembly;
 use crate::transit::listing::FlowView;
 use crate::transit::publish::{PublicationId, PublishedPort};
 use crate::transit::routing;
-use crate::transit::tcp::{Inbound, Stretch};
+use crate::transit::tcp::{Inbound, Refused, Stretch};
 use crate::wire::Packet;
 use crate::{Config, DropReason};
 
@@ -63,6 +63,15 @@ pub struct Load {
     pub evicted_mappings: u64,
 }
 
+/// What became of frames that the gateway got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handled {
+    /// How many they were.
+    pub count: usize,
+    /// Those among them that went no further.
+    pub dropped: usize,
+}
+
 impl Gateway {
     /// The gateway that `config` describes, as far as worker `number` owns it. `pool` is where its frames come from.
     #[must_use]
@@ -77,38 +86,33 @@ impl Gateway {
         }
     }
 
-    /// Takes the first of `frames` that the switch decided are for the gateway, and those behind it that continue it.
-    /// Returns how many they were, and why they went no further, if so; that is counted already.
+    /// Takes the first of `frames` that the switch decided are for the gateway, and those behind it that continue it. Why
+    /// some of them went no further is counted already.
     pub fn handle_frames<H: Host, O: Outbox>(
         &mut self,
         now: Instant,
         frames: &mut [Frame],
         host: &mut H,
         out: &mut O,
-    ) -> (usize, Result<(), DropReason>) {
+    ) -> Handled {
         let (count, result) = if let Some(stretch) = self.stretch(frames) {
             let cx = &mut Cx { now, host, out, env: &mut self.env };
             (stretch.count(), self.transit.handle_stretch(cx, &stretch))
         } else if let Some(frame) = frames.first_mut() {
-            (1, self.route(now, frame, host, out))
+            (1, self.route(now, frame, host, out).map_err(|reason| Refused { reason, frames: 1 }))
         } else {
             (0, Ok(()))
         };
-        if let Err(reason) = result {
-            self.env.drops.count_many(reason, count as u64);
-        }
-        (count, result)
+        let Err(Refused { reason, frames: dropped }) = result else { return Handled { count, dropped: 0 } };
+        self.env.drops.count_many(reason, dropped as u64);
+        Handled { count, dropped }
     }
 
     /// The segments at the front of `frames` that continue each other, of a connection that goes through.
     fn stretch<'f>(&self, frames: &'f [Frame]) -> Option<Stretch<'f>> {
-        // Routed segments have none, and would be read again and again.
-        let routes = !self.env.config.routes.is_empty();
-        let first = frames.first().filter(|_| routes).and_then(|frame| Packet::parse(frame).ok());
-        if first.is_some_and(|packet| self.env.config.route_to(packet.dst).is_some()) {
-            return None;
-        }
-        Stretch::find(frames).filter(|stretch| self.transit.expects(stretch))
+        Stretch::find(frames, |packet, key| {
+            self.env.config.route_to(packet.dst).is_none() && self.transit.is_open(key)
+        })
     }
 
     /// Takes a packet that another network's gateway has [handed over](Outbox::route).

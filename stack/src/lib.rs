@@ -28,7 +28,7 @@ mod wire;
 pub use config::{ClosedPorts, Config, Ipv4Plan, Ipv6Plan, Route};
 pub use drops::DropReason;
 pub use env::Outbox;
-pub use gateway::{Gateway, Load};
+pub use gateway::{Gateway, Handled, Load};
 pub use host::Host;
 pub use local::dhcp4::lease::{LeaseView, ReservationError, State as LeaseState};
 pub use local::dns::authority::LinkedZone;

@@ -29,12 +29,13 @@ use core::net::SocketAddr;
 use smoltcp::wire::IpProtocol;
 use wharf_switch::{Frame, Instant};
 
+use self::flow::FlowKey;
 use self::icmp_error::Cause;
 use self::listing::FlowView;
 use self::publish::{PublicationId, Publications, PublishedPort};
 use self::quoted::QuotedSegment;
 use self::routing::Arrivals;
-use self::tcp::{Inbound, Stretch};
+use self::tcp::{Inbound, Refused, Stretch};
 use crate::env::{Cx, Outbox};
 use crate::host::{Host, HostError, HostEvent, Owner, Token};
 use crate::link::Link;
@@ -161,9 +162,9 @@ impl Transit {
         }
     }
 
-    /// Whether these segments are of a connection that goes through.
-    pub(crate) fn expects(&self, stretch: &Stretch<'_>) -> bool {
-        self.tcp.expects(stretch)
+    /// Whether it is of a connection that goes through.
+    pub(crate) fn is_open(&self, key: &FlowKey) -> bool {
+        self.tcp.is_open(key)
     }
 
     /// Segments that continue each other, of a connection that goes through.
@@ -171,7 +172,7 @@ impl Transit {
         &mut self,
         cx: &mut Cx<'_, H, O>,
         stretch: &Stretch<'_>,
-    ) -> Result<(), DropReason> {
+    ) -> Result<(), Refused> {
         self.tcp.handle_stretch(cx, stretch)
     }
 

@@ -46,7 +46,7 @@ mod seq;
 mod upload;
 
 pub(crate) use self::close::refuse;
-pub(crate) use self::coalesce::Stretch;
+pub(crate) use self::coalesce::{Refused, Stretch};
 pub use self::inbound::Inbound;
 pub(crate) use self::seq::Seq;
 
@@ -206,9 +206,9 @@ impl Relay {
         }
     }
 
-    /// Whether the connection is there and open that these segments are of.
-    pub(crate) fn expects(&self, stretch: &Stretch<'_>) -> bool {
-        let flow = self.flows.find(&stretch.key).and_then(|id| self.flows.get(id));
+    /// Whether the connection is there and open.
+    pub(crate) fn is_open(&self, key: &FlowKey) -> bool {
+        let flow = self.flows.find(key).and_then(|id| self.flows.get(id));
         flow.is_some_and(|flow| flow.phase == Phase::Open)
     }
 
@@ -217,11 +217,13 @@ impl Relay {
         &mut self,
         cx: &mut Cx<'_, H, O>,
         stretch: &Stretch<'_>,
-    ) -> Result<(), DropReason> {
-        let Some(id) = self.flows.find(&stretch.key) else { return Err(DropReason::TcpNoSuchFlow) };
+    ) -> Result<(), Refused> {
+        let payload = stretch.payload();
+        let no_such_flow = payload.refused(DropReason::TcpNoSuchFlow);
+        let Some(id) = self.flows.find(&stretch.key) else { return Err(no_such_flow) };
         let Some(flow) = self.flows.get_mut(id) else { return Ok(()) };
         flow.container_mac = stretch.packet.src_mac;
-        let (fate, result) = flow.handle_segment_in_sequence(cx, &stretch.last, &stretch.payload());
+        let (fate, result) = flow.handle_segment_in_sequence(cx, &stretch.last, &payload);
         self.settle(cx, id, fate);
         result
     }
@@ -378,7 +380,8 @@ impl Flow {
                     len: u32::from(emit::len16(segment.payload.len())),
                     pieces: &[IoSlice::new(segment.payload)],
                 };
-                self.handle_segment_in_sequence(cx, segment, &payload)
+                let (fate, result) = self.handle_segment_in_sequence(cx, segment, &payload);
+                (fate, result.map_err(|refused| refused.reason))
             }
             Phase::Linger => {
                 if segment.control == TcpControl::Fin {
@@ -396,22 +399,23 @@ impl Flow {
         cx: &mut Cx<'_, H, O>,
         segment: &TcpRepr<'_>,
         payload: &Payload<'_>,
-    ) -> (Fate, Result<(), DropReason>) {
+    ) -> (Fate, Result<(), Refused>) {
         let &Payload { seq, len, .. } = payload;
         if segment.control == TcpControl::Rst {
-            return self.handle_reset(cx, seq);
+            let (fate, result) = self.handle_reset(cx, seq);
+            return (fate, result.map_err(|reason| payload.refused(reason)));
         }
         if segment.control == TcpControl::Syn {
             // RFC 5961 section 4.2: irrespective of the sequence number, send a challenge ACK.
             if self.phase == Phase::Answered && seq + 1 == self.upload.next() {
                 self.send_syn_ack(cx);
-                return (Fate::Lives, Err(DropReason::TcpSynRepeated));
+                return (Fate::Lives, Err(payload.refused(DropReason::TcpSynRepeated)));
             }
             self.challenge(cx);
-            return (Fate::Lives, Err(DropReason::TcpSynInWindow));
+            return (Fate::Lives, Err(payload.refused(DropReason::TcpSynInWindow)));
         }
         let Some(ack) = segment.ack_number else {
-            return (Fate::Lives, Err(DropReason::TcpWithoutAck));
+            return (Fate::Lives, Err(payload.refused(DropReason::TcpWithoutAck)));
         };
         if !self.upload.is_acceptable(seq, len + u32::from(segment.control == TcpControl::Fin)) {
             // RFC 9293 section 3.10.7.4: an acknowledgment should be sent in reply, and the segment dropped.
@@ -420,18 +424,18 @@ impl Flow {
             if seq + 1 == self.upload.next() && self.download.is_acceptable_ack(Seq::from(ack)) {
                 self.heard_at = cx.now;
             }
-            return (Fate::Lives, Err(DropReason::TcpOutOfWindow));
+            return (Fate::Lives, Err(payload.refused(DropReason::TcpOutOfWindow)));
         }
         let ack = Seq::from(ack);
         if !self.download.is_acceptable_ack(ack) {
             // RFC 5961 section 5.2: blind data injection is answered with an ACK and dropped.
             self.challenge(cx);
-            return (Fate::Lives, Err(DropReason::TcpAckUnacceptable));
+            return (Fate::Lives, Err(payload.refused(DropReason::TcpAckUnacceptable)));
         }
         if self.phase == Phase::Answered {
             if ack != self.download.next() {
                 self.challenge(cx);
-                return (Fate::Lives, Err(DropReason::TcpAckUnacceptable));
+                return (Fate::Lives, Err(payload.refused(DropReason::TcpAckUnacceptable)));
             }
             self.phase = Phase::Open;
         }

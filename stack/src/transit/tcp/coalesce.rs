@@ -15,6 +15,7 @@ use smoltcp::wire::{IpProtocol, TcpControl, TcpRepr};
 use wharf_switch::Frame;
 
 use super::Seq;
+use crate::DropReason;
 use crate::transit::flow::FlowKey;
 use crate::wire::Packet;
 
@@ -31,6 +32,20 @@ pub(super) struct Payload<'p> {
     pub(super) pieces: &'p [IoSlice<'p>],
 }
 
+impl Payload<'_> {
+    /// None of it was taken.
+    pub(super) fn refused(&self, reason: DropReason) -> Refused {
+        Refused { reason, frames: self.pieces.len() }
+    }
+}
+
+/// Frames whose payload was not taken, or not all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) reason: DropReason,
+    pub(crate) frames: usize,
+}
+
 /// Segments that continue each other.
 #[derive(Debug)]
 pub(crate) struct Stretch<'f> {
@@ -45,13 +60,19 @@ pub(crate) struct Stretch<'f> {
 }
 
 impl<'f> Stretch<'f> {
-    /// The segments at the front of `frames` that are one stretch, if they are two at least.
-    pub(crate) fn find(frames: &'f [Frame]) -> Option<Self> {
+    /// The segments at the front of `frames` that are one stretch, if they are two at least, and of a connection that
+    /// `is_open`.
+    pub(crate) fn find(frames: &'f [Frame], is_open: impl FnOnce(&Packet, &FlowKey) -> bool) -> Option<Self> {
         let (first, others) = frames.split_first().filter(|(_, others)| !others.is_empty())?;
         let (packet, segment) = data_segment(first)?;
+        let key = key_of(&packet, &segment);
+        // Else the others would be read again when their turn comes.
+        if !is_open(&packet, &key) {
+            return None;
+        }
         let mut stretch = Self {
             packet,
-            key: key_of(&packet, &segment),
+            key,
             last: segment,
             seq: segment.seq_number.into(),
             len: 0,
@@ -166,8 +187,13 @@ mod tests {
         frame(header, V4, 100)
     }
 
+    fn key_of_first(frames: &[Frame]) -> FlowKey {
+        let (packet, segment) = data_segment(&frames[0]).unwrap();
+        key_of(&packet, &segment)
+    }
+
     fn found(frames: &[Frame]) -> Option<usize> {
-        Stretch::find(frames).map(|stretch| stretch.count())
+        Stretch::find(frames, |_, _| true).map(|stretch| stretch.count())
     }
 
     #[test]
@@ -179,12 +205,25 @@ mod tests {
                 frame(&last, ends, 100),
                 frame(&header(5), ends, 9),
             ];
-            let stretch = Stretch::find(&frames).expect("two segments continue each other");
+            let stretch = Stretch::find(&frames, |_, _| true).expect("two segments continue each other");
             let payload = stretch.payload();
             assert_eq!((stretch.count(), payload.len, payload.seq), (2, 250, Seq(0x7fff_ff69)));
             assert_eq!(payload.pieces.iter().map(|piece| piece.len()).collect::<Vec<_>>(), [150, 100]);
             assert_eq!((stretch.last.window_len, stretch.last.control), (2000, TcpControl::Psh));
         }
+    }
+
+    #[test]
+    fn segments_of_a_connection_that_is_not_open_are_none() {
+        let frames = [of_v4(&header(1)), of_v4(&header(101))];
+        assert!(
+            Stretch::find(&frames, |packet, key| packet.dst == V4[1] && *key != key_of_first(&frames))
+                .is_none()
+        );
+        assert!(
+            Stretch::find(&frames, |packet, key| packet.dst == V4[1] && *key == key_of_first(&frames))
+                .is_some()
+        );
     }
 
     #[test]

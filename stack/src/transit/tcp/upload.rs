@@ -16,7 +16,7 @@
 
 use std::collections::VecDeque;
 
-use super::coalesce::Payload;
+use super::coalesce::{Payload, Refused};
 use super::seq::Seq;
 use super::{Cx, Env};
 use crate::DropReason;
@@ -218,25 +218,27 @@ impl Upload {
     /// Takes in acceptable payload.
     ///
     /// # Errors
-    /// Why a piece of it was not taken.
+    /// How many pieces of it were not taken, and why the first of them.
     pub(super) fn accept<H: Host, O>(
         &mut self,
         cx: &mut Cx<'_, H, O>,
         socket: Option<SocketId>,
         payload: &Payload<'_>,
-    ) -> Result<(), DropReason> {
+    ) -> Result<(), Refused> {
         let mut pieces = payload.pieces;
         let mut seq = payload.seq;
         if let Some(socket) = socket.filter(|_| pieces.len() > 1 && self.passes_on(payload)) {
             return self.deliver_together(cx, socket, payload);
         }
-        let mut result = Ok(());
+        let mut refused: Option<Refused> = None;
         while let Some((piece, others)) = pieces.split_first() {
-            result = result.and(self.accept_piece(cx, socket, seq, piece));
+            if let Err(reason) = self.accept_piece(cx, socket, seq, piece) {
+                refused.get_or_insert(Refused { reason, frames: 0 }).frames += 1;
+            }
             seq = seq + u32::try_from(piece.len()).unwrap_or(0);
             pieces = others;
         }
-        result
+        refused.map_or(Ok(()), Err)
     }
 
     /// All of it is new, next, inside the window, and has nothing to wait for.
@@ -255,7 +257,7 @@ impl Upload {
         cx: &mut Cx<'_, H, O>,
         socket: SocketId,
         payload: &Payload<'_>,
-    ) -> Result<(), DropReason> {
+    ) -> Result<(), Refused> {
         self.ack_owed = true;
         let sent = match cx.host.tcp_send_vectored(socket, payload.pieces) {
             Io::Done(sent) => sent,
@@ -280,14 +282,17 @@ impl Upload {
         socket: SocketId,
         payload: &Payload<'_>,
         sent: usize,
-    ) -> Result<(), DropReason> {
+    ) -> Result<(), Refused> {
         let mut skipped = sent;
-        for piece in payload.pieces {
+        let mut pieces = payload.pieces;
+        while let Some((piece, others)) = pieces.split_first() {
             let rest = piece.get(skipped..).unwrap_or_default();
             skipped = skipped.saturating_sub(piece.len());
             if !rest.is_empty() {
-                self.deliver(cx, Some(socket), rest)?;
+                let delivered = self.deliver(cx, Some(socket), rest);
+                delivered.map_err(|reason| Refused { reason, frames: pieces.len() })?;
             }
+            pieces = others;
         }
         Ok(())
     }
