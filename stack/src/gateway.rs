@@ -341,6 +341,7 @@ impl Gateway {
 
     /// Other networks from now on that packets are routed to.
     pub fn set_routes(&mut self, routes: Vec<Route>) {
+        self.local.set_routes(&routes);
         self.env.config.routes = routes;
     }
 

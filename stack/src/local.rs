@@ -19,6 +19,7 @@ use wharf_switch::frame::ETHERNET_HEADER_LEN;
 use wharf_switch::{Frame, Instant};
 
 use self::router_advert::{Advertiser, Recipient};
+use crate::config::Route;
 use crate::env::{Cx, Outbox};
 use crate::host::{Host, HostEvent};
 use crate::link::{Neighbors, RouterSolicitation};
@@ -118,6 +119,16 @@ impl Local {
     /// Other nameservers from now on.
     pub(crate) fn set_nameservers(&mut self, nameservers: &[SocketAddr]) {
         self.dns.set_nameservers(nameservers);
+    }
+
+    /// Other linked networks from now on: containers that have no default route are told.
+    pub(crate) fn set_routes(&mut self, routes: &[Route]) {
+        if let Some(server) = &mut self.dhcp4 {
+            server.set_routes(routes);
+        }
+        if let Some(advertiser) = &mut self.advertiser {
+            advertiser.set_routes(routes);
+        }
     }
 
     /// Other names of the network from now on.

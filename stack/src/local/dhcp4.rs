@@ -23,14 +23,15 @@
 //! The leases are bounded by the range ([`lease`]).
 //!
 //! # Sources
-//! RFC 2131, RFC 2132, RFC 3397, RFC 6842.
+//! RFC 2131, RFC 2132, RFC 3397, RFC 3442, RFC 6842.
 
 use core::net::Ipv4Addr;
 
-use smoltcp::wire::{DhcpMessageType, EthernetAddress};
+use smoltcp::wire::{DhcpMessageType, EthernetAddress, IpCidr, Ipv4Cidr};
 use wharf_switch::{Duration, Frame, Instant, Pool};
 
 use super::name;
+use crate::config::Route;
 use crate::wire::emit::{self, Path};
 use crate::{Config, DropReason, Ipv4Plan};
 
@@ -84,6 +85,8 @@ pub struct Server {
     domain: Option<String>,
     /// The search list, each name as labels.
     search: Vec<Vec<u8>>,
+    /// What the gateway leads to where it is no router for everything.
+    linked: Vec<Ipv4Cidr>,
     ntp: Vec<Ipv4Addr>,
     hostname: Option<String>,
 }
@@ -93,7 +96,7 @@ impl Server {
     #[must_use]
     pub fn new(config: &Config) -> Option<Self> {
         let plan = config.ipv4?;
-        Some(Self {
+        let mut server = Self {
             plan,
             is_router: !config.internal,
             forwarder: config.forwarder_v4(),
@@ -102,9 +105,22 @@ impl Server {
             mtu_bytes: u16::try_from(config.mtu_bytes).unwrap_or(u16::MAX),
             domain: config.search.iter().find(|name| name::encode(name).is_some()).cloned(),
             search: config.search.iter().filter_map(|name| name::encode(name)).collect(),
+            linked: Vec::new(),
             ntp: config.ntp.clone(),
             hostname: config.hostname.clone(),
-        })
+        };
+        server.set_routes(&config.routes);
+        Some(server)
+    }
+
+    /// Other linked networks from now on. Who has a default route needs no others; and RFC 3442 has a client with
+    /// classless routes ignore the router option.
+    pub fn set_routes(&mut self, routes: &[Route]) {
+        let ipv4 = |route: &Route| match route.prefix {
+            IpCidr::Ipv4(prefix) => Some(prefix),
+            IpCidr::Ipv6(_) => None,
+        };
+        self.linked = routes.iter().filter(|_| !self.is_router).filter_map(ipv4).collect();
     }
 
     /// Who has which address.
@@ -316,6 +332,9 @@ impl Server {
             code::BROADCAST_ADDRESS,
             &plan.subnet.broadcast().map(|address| address.octets()).unwrap_or_default(),
         );
+        if request.wants(code::CLASSLESS_STATIC_ROUTE) {
+            answer.push_routes(&self.linked, plan.gateway);
+        }
         if request.wants(code::NTP_SERVERS) {
             answer.push_addresses(code::NTP_SERVERS, &self.ntp);
         }

@@ -8,24 +8,26 @@
 //!
 //! An advertisement carries the prefix (on-link, autonomous), the MTU, the gateway's MAC address, the DNS forwarder
 //! (RDNSS), the search list (DNSSL) and, with NAT64, its prefix (PREF64). On a network without an outside the gateway is
-//! no default router and has no NAT64.
+//! no default router and has no NAT64; it says which linked networks it leads to (route information), and
+//! the first time without one that it does so no more.
 //!
 //! # Bounds
 //! One pending multicast advertisement; search names as long as the packet stays below 1,280 bytes.
 //!
 //! # Sources
-//! RFC 4861 sections 4.2, 6.2 and 10; RFC 6085; RFC 8106; RFC 8781.
+//! RFC 4191; RFC 4861 sections 4.2, 6.2 and 10; RFC 6085; RFC 8106; RFC 8781.
 
 use core::net::Ipv6Addr;
 
 use smoltcp::wire::{
-    EthernetAddress, Icmpv6Packet, IpProtocol, Ipv6Cidr, NdiscPrefixInfoFlags, NdiscPrefixInformation,
-    NdiscRepr, NdiscRouterFlags,
+    EthernetAddress, Icmpv6Packet, IpCidr, IpProtocol, Ipv6Cidr, NdiscPrefixInfoFlags,
+    NdiscPrefixInformation, NdiscRepr, NdiscRouterFlags,
 };
 use wharf_switch::{Duration, Frame, Instant};
 
 use super::name;
 use crate::Config;
+use crate::config::Route;
 use crate::keyed::KeyedState;
 use crate::link::ndp::{ALL_NODES, HOP_LIMIT, multicast_mac};
 use crate::wire::emit::{self, Path};
@@ -54,8 +56,9 @@ const VALID_SECS: u64 = 2_592_000;
 const PREFERRED_SECS: u64 = 604_800;
 /// Every IPv6 link carries packets of this size.
 const MAX_PACKET_LEN: usize = 1280;
+const IPV6_HEADER_LEN: usize = 40;
 /// IPv6 header, the message's fixed part, and all options but DNSSL's names.
-const OTHER_LEN: usize = 40 + 16 + 8 + 8 + 32 + 24 + 8 + 16;
+const OTHER_LEN: usize = IPV6_HEADER_LEN + 16 + 8 + 8 + 32 + 24 + 8 + 16;
 
 /// Where an advertisement goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,8 +79,10 @@ pub struct Advertiser {
     lifetime_secs: u32,
     prefix: Ipv6Cidr,
     options: Vec<RouterOption>,
-    /// A port has come since the last [`poll`](Self::poll).
-    port_came: bool,
+    /// Linked networks, and those that the last change took away, which have no time to live.
+    routes: Vec<RouterOption>,
+    /// A port has come, or the routes have changed, since the last [`poll`](Self::poll).
+    has_news: bool,
     /// When the next multicast advertisement is due; `None` before there was anybody to hear one.
     due: Option<Instant>,
     last_multicast: Option<Instant>,
@@ -101,7 +106,7 @@ impl Advertiser {
         if let Some(prefix) = config.nat64.filter(|_| !config.internal) {
             options.push(RouterOption::Pref64 { lifetime_secs: LIFETIME_SECS, prefix });
         }
-        Some(Self {
+        let mut advertiser = Self {
             mac: config.mac,
             source: plan.link_local,
             mtu: u32::try_from(config.mtu_bytes).unwrap_or(u32::MAX),
@@ -109,12 +114,42 @@ impl Advertiser {
             lifetime_secs: if config.internal { 0 } else { LIFETIME_SECS },
             prefix: plan.subnet,
             options,
-            port_came: false,
+            routes: Vec::new(),
+            has_news: false,
             due: None,
             last_multicast: None,
             multicasts: 0,
             hash: KeyedState::new(&config.seed, b"router advertisements"),
-        })
+        };
+        advertiser.routes = advertiser.routes_to(&config.routes);
+        Some(advertiser)
+    }
+
+    /// Other linked networks from now on.
+    pub fn set_routes(&mut self, routes: &[Route]) {
+        let mut options = self.routes_to(routes);
+        // RFC 4191 section 3.1: "if the route's lifetime is zero, then remove the Route from the Routing Table".
+        for former in &self.routes {
+            if let RouterOption::RouteInfo { prefix, lifetime_secs: 1.. } = *former
+                && !options.contains(former)
+            {
+                options.push(RouterOption::RouteInfo { lifetime_secs: 0, prefix });
+            }
+        }
+        if options != self.routes {
+            self.routes = options;
+            // Nobody has been told anything before there was a port.
+            self.has_news |= self.last_multicast.is_some();
+        }
+    }
+
+    /// What a host needs to know that has no default route.
+    fn routes_to(&self, routes: &[Route]) -> Vec<RouterOption> {
+        let route_info = |route: &Route| match route.prefix {
+            IpCidr::Ipv4(_) => None,
+            IpCidr::Ipv6(prefix) => Some(RouterOption::RouteInfo { lifetime_secs: LIFETIME_SECS, prefix }),
+        };
+        routes.iter().filter(|_| self.lifetime_secs == 0).filter_map(route_info).collect()
     }
 
     /// A valid Router Solicitation came ([`crate::link::ndp::Answer::RouterSolicited`]): where to advertise now.
@@ -132,12 +167,12 @@ impl Advertiser {
     /// A port was attached. A host's own solicitation may be seconds away, until its address is found to be its own: the
     /// next advertisement goes out at once.
     pub fn handle_port_up(&mut self) {
-        self.port_came = true;
+        self.has_news = true;
     }
 
     /// The multicast advertisement that is due, if one is.
     pub fn poll(&mut self, now: Instant) -> Option<Recipient> {
-        if core::mem::take(&mut self.port_came) {
+        if core::mem::take(&mut self.has_news) {
             // RFC 4861 section 6.2.6: "consecutive Router Advertisements sent to the all-nodes multicast address MUST be
             // rate limited to no more than one advertisement every MIN_DELAY_BETWEEN_RAS seconds."
             let earliest = self.last_multicast.map_or(now, |last| last + MIN_DELAY).max(now);
@@ -156,7 +191,7 @@ impl Advertiser {
     /// When [`Advertiser::poll`] has something to do.
     #[must_use]
     pub fn poll_at(&self) -> Option<Instant> {
-        if self.port_came { Some(Instant::ZERO) } else { self.due }
+        if self.has_news { Some(Instant::ZERO) } else { self.due }
     }
 
     /// Writes an advertisement as a whole Ethernet frame.
@@ -178,7 +213,8 @@ impl Advertiser {
             }),
         };
         let known_len = repr.buffer_len();
-        let len = known_len + self.options.iter().map(RouterOption::buffer_len).sum::<usize>();
+        let options = self.fitting_options(known_len);
+        let len = known_len + options.clone().map(RouterOption::buffer_len).sum::<usize>();
         let path =
             Path { src_mac: self.mac, dst_mac: to.mac, src: self.source.into(), dst: to.address.into() };
         frame.clear();
@@ -186,12 +222,23 @@ impl Advertiser {
         body.fill(0);
         repr.emit(&mut Icmpv6Packet::new_unchecked(&mut *body));
         let mut at = known_len;
-        for option in &self.options {
+        for option in options {
             let end = at + option.buffer_len();
             option.emit(body.get_mut(at..end).unwrap_or_default());
             at = end;
         }
         Icmpv6Packet::new_unchecked(body).fill_checksum(&self.source, &to.address);
+    }
+
+    /// The options behind `known_len` bytes of a message: routes as long as every link carries the packet.
+    fn fitting_options(&self, known_len: usize) -> impl Iterator<Item = &RouterOption> + Clone {
+        let mut len = IPV6_HEADER_LEN + known_len;
+        len += self.options.iter().map(RouterOption::buffer_len).sum::<usize>();
+        let fitting = self.routes.iter().take_while(move |route| {
+            len += route.buffer_len();
+            len <= MAX_PACKET_LEN
+        });
+        self.options.iter().chain(fitting)
     }
 
     /// RFC 4861 section 6.2.4: "a uniformly distributed random value between the interface's configured
@@ -300,6 +347,53 @@ mod tests {
         let options = &bytes[54 + 16..];
         assert_eq!(options[48..56], [25, 3, 0, 0, 0, 0, 7, 8]);
         assert_eq!(options.len(), 8 + 8 + 32 + 24 + 24);
+    }
+
+    #[test]
+    fn without_an_outside_the_linked_networks_are_told_and_taken_back() {
+        let linked = |prefix: &str| {
+            let prefix = IpCidr::Ipv6(prefix.parse().unwrap());
+            Route { prefix, mtu_bytes: 1500, network: 0 }
+        };
+        let options_of = |advertiser: &Advertiser| {
+            let bytes = emitted(advertiser, Recipient { address: HOST_IP, mac: HOST });
+            bytes[54 + 16 + 48 + 24 + 24..].to_vec()
+        };
+        let routes = [linked("2001:db8:6::/64"), linked("2001:db8:7:8000::/65")];
+        let mut config = Config { internal: true, routes: routes.to_vec(), ..config() };
+        let mut advertiser = Advertiser::new(&config).unwrap();
+        // RFC 4191 section 2.3.
+        let near = [24, 2, 64, 0, 0, 0, 7, 8, 0x20, 1, 0x0d, 0xb8, 0, 6, 0, 0];
+        let far = [24, 3, 65, 0, 0, 0, 7, 8, 0x20, 1, 0x0d, 0xb8, 0, 7, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(options_of(&advertiser), [&near[..], &far].concat());
+        advertiser.set_routes(&routes);
+        assert_eq!(advertiser.poll_at(), None, "no news, and nobody to hear them");
+        advertiser.handle_port_up();
+        advertiser.poll(at(0));
+        advertiser.set_routes(&routes[..1]);
+        let mut gone = far;
+        gone[4..8].fill(0);
+        assert_eq!(options_of(&advertiser), [&near[..], &gone].concat());
+        assert_eq!(advertiser.poll(at(2999)), None);
+        assert!(advertiser.poll(at(3000)).is_some(), "RFC 4861 section 6.2.6");
+        advertiser.set_routes(&[]);
+        assert_eq!(options_of(&advertiser)[..8], [24, 2, 64, 0, 0, 0, 0, 0]);
+        assert_eq!(options_of(&advertiser).len(), near.len(), "what is gone longer is not told again");
+        config.internal = false;
+        let router = emitted(&Advertiser::new(&config).unwrap(), Recipient { address: HOST_IP, mac: HOST });
+        assert_eq!(router.len(), 14 + 40 + 16 + 8 + 8 + 32 + 24 + 24 + 16, "it is the way to everything");
+    }
+
+    #[test]
+    fn more_linked_networks_than_fit_keep_the_packet_below_1280_bytes() {
+        let route = |number| Route {
+            prefix: IpCidr::new(Ipv6Addr::new(0x2001, 0xdb8, number, 0, 0, 0, 0, 0).into(), 64),
+            mtu_bytes: 1500,
+            network: 0,
+        };
+        let config = Config { internal: true, routes: (0..100).map(route).collect(), ..config() };
+        let bytes = emitted(&Advertiser::new(&config).unwrap(), Recipient { address: HOST_IP, mac: HOST });
+        assert!(bytes.len() <= 14 + 1280 && bytes.len() > 14 + 1264, "{}", bytes.len());
     }
 
     #[test]

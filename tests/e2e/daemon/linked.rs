@@ -207,6 +207,31 @@ fn an_internal_network_reaches_the_linked_one_and_still_not_the_outside() {
 }
 
 #[test]
+fn who_asks_on_an_internal_network_is_told_of_the_linked_one() {
+    // What udhcpc runs; RFC 3442 has it configure the routes.
+    const BOUND: &str = r#"#!/bin/sh
+        [ "$1" = bound ] || exit 0
+        ip addr replace "$ip/24" dev eth0; set -- $staticroutes
+        while [ $# -ge 2 ]; do ip route replace "$1" via "$2"; shift 2; done"#;
+    let daemon = Daemon::up(Lab::new(), &format!("{FRONT}{BACK}internal = true\n{LINK}"));
+    let _web = daemon.attached("--network front --name web");
+    let db = daemon.attached("--network back --name db");
+    db.says("ip -4 addr flush dev eth0; ip -6 route del 2001:db8:5::/64");
+    assert!(!pings(&db, "10.0.2.10") && !pings(&db, "2001:db8:5::10"));
+    db.says(&format!(
+        "mount -t tmpfs none /mnt; cat >/mnt/bound <<'END'\n{BOUND}\nEND
+         chmod +x /mnt/bound; udhcpc -n -q -i eth0 -O staticroutes -s /mnt/bound >/dev/null 2>&1"
+    ));
+    assert_eq!(db.says("ip -4 route show default"), "");
+    assert!(pings(&db, "10.0.2.10"));
+    db.says(
+        "cd /proc/sys/net/ipv6/conf/eth0; echo 64 >accept_ra_rt_info_max_plen; echo 1 >accept_ra; rdisc6 -1 eth0 >/dev/null",
+    );
+    eventually("a route by an advertisement", || pings(&db, "2001:db8:5::10"));
+    assert_eq!(db.says("ip -6 route show default"), "");
+}
+
+#[test]
 fn links_come_and_go_with_a_reload_while_flows_go_on() {
     let mut lab = Lab::new();
     lab.serve_everything();

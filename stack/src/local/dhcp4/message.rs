@@ -11,12 +11,12 @@
 use core::net::Ipv4Addr;
 
 use smoltcp::wire::{
-    ArpHardware, DhcpFlags, DhcpMessageType, DhcpOpCode, DhcpOption, DhcpPacket, EthernetAddress,
+    ArpHardware, DhcpFlags, DhcpMessageType, DhcpOpCode, DhcpOption, DhcpPacket, EthernetAddress, Ipv4Cidr,
 };
 
 use crate::DropReason;
 
-/// Option codes of RFC 2132, RFC 3397.
+/// Option codes of RFC 2132, RFC 3397, RFC 3442.
 pub mod code {
     #![allow(missing_docs, reason = "the names are those of the RFCs")]
     pub const SUBNET_MASK: u8 = 1;
@@ -38,6 +38,7 @@ pub mod code {
     pub const REBINDING_TIME: u8 = 59;
     pub const CLIENT_IDENTIFIER: u8 = 61;
     pub const DOMAIN_SEARCH: u8 = 119;
+    pub const CLASSLESS_STATIC_ROUTE: u8 = 121;
 }
 
 /// RFC 2131 section 2: "the first four octets of the 'options' field ... 99, 130, 83 and 99".
@@ -250,6 +251,21 @@ impl Answer {
 
     fn has_room_for(&self, len: usize) -> bool {
         self.used + len + 2 * len.div_ceil(255).max(1) <= self.limit
+    }
+
+    /// Adds an option with the ways by `gateway`, if there are any and room for all (RFC 3442: prefix length, the octets of
+    /// the prefix that it covers, router).
+    pub fn push_routes(&mut self, prefixes: &[Ipv4Cidr], gateway: Ipv4Addr) {
+        let mut routes = Vec::new();
+        for prefix in prefixes {
+            let significant = usize::from(prefix.prefix_len().div_ceil(8));
+            routes.push(prefix.prefix_len());
+            routes.extend(prefix.network().address().octets().into_iter().take(significant));
+            routes.extend(gateway.octets());
+        }
+        if !routes.is_empty() {
+            self.push(code::CLASSLESS_STATIC_ROUTE, &routes);
+        }
     }
 
     /// Adds an option with a number in seconds.

@@ -10,6 +10,7 @@ use smoltcp::wire::{
 use wharf_switch::Pool;
 
 use super::*;
+use crate::config::Route;
 use crate::config::tests::config;
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
@@ -167,6 +168,24 @@ fn without_an_outside_there_is_no_router() {
     let config = Config { internal: true, ..config() };
     let offer = reply(&mut Server::new(&config).unwrap(), 0, &says(1));
     assert_eq!((option(&offer, 3), option(&offer, 6)), (None, Some(vec![10, 0, 2, 3])));
+}
+
+#[test]
+fn without_an_outside_there_are_ways_to_the_linked_networks() {
+    let route = |prefix: &str| Route { prefix: prefix.parse().unwrap(), mtu_bytes: 1500, network: 0 };
+    let routes = ["10.0.3.0/24", "2001:db8:6::/64", "172.16.0.0/12"].map(route);
+    let config = Config { internal: true, routes: routes.to_vec(), ..config() };
+    let mut server = Server::new(&config).unwrap();
+    let offer = reply(&mut server, 0, &says(1));
+    // RFC 3442: "the width of the subnet mask" and its "significant octets", then the router.
+    let expected = vec![24, 10, 0, 3, 10, 0, 2, 2, 12, 172, 16, 10, 0, 2, 2];
+    assert_eq!((option(&offer, 121), option(&offer, 3)), (Some(expected), None));
+    server.set_routes(&routes[..1]);
+    let renewed = reply(&mut server, 1, &says(1));
+    assert_eq!(option(&renewed, 121), Some(vec![24, 10, 0, 3, 10, 0, 2, 2]));
+    assert_eq!(option(&reply(&mut server, 2, &says(1).with(55, &[1, 3])), 121), None, "not asked for");
+    let mut router = Server::new(&Config { internal: false, ..config }).unwrap();
+    assert_eq!(option(&reply(&mut router, 0, &says(1)), 121), None, "its router is the way to everything");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! [`NdiscOption`].
 //!
 //! # Sources
-//! RFC 8106 section 5 (RDNSS, DNSSL), RFC 8781 section 4 (PREF64).
+//! RFC 4191 section 2.3 (route information), RFC 8106 section 5 (RDNSS, DNSSL), RFC 8781 section 4 (PREF64).
 
 use core::net::Ipv6Addr;
 
@@ -11,6 +11,7 @@ use smoltcp::wire::{Ipv6Cidr, NdiscOption, NdiscOptionType};
 
 use crate::local::name;
 
+const ROUTE_INFO: u8 = 24;
 const RDNSS: u8 = 25;
 const DNSSL: u8 = 31;
 const PREF64: u8 = 38;
@@ -35,6 +36,13 @@ pub enum RouterOption {
         lifetime_secs: u32,
         /// The names as labels, one after the other.
         names: Vec<u8>,
+    },
+    /// A prefix that the router leads to, with medium preference.
+    RouteInfo {
+        /// Seconds from now; 0 takes the route away.
+        lifetime_secs: u32,
+        /// The prefix.
+        prefix: Ipv6Cidr,
     },
     /// The prefix under which IPv4 addresses are reached.
     Pref64 {
@@ -74,6 +82,14 @@ impl RouterOption {
                 let prefix = Ipv6Cidr::new(Ipv6Addr::from(octets), len);
                 Some(Self::Pref64 { lifetime_secs: u32::from(field & !7), prefix })
             }
+            ROUTE_INFO => {
+                let (&[len, _, a, b, c, d], rest) = data.split_first_chunk::<6>()?;
+                let mut octets = [0; 16];
+                octets.get_mut(..rest.len())?.copy_from_slice(rest);
+                let is_whole = len <= 128 && rest.len() >= usize::from(len.div_ceil(8));
+                let lifetime_secs = u32::from_be_bytes([a, b, c, d]);
+                is_whole.then(|| Self::RouteInfo { lifetime_secs, prefix: Ipv6Cidr::new(octets.into(), len) })
+            }
             _ => None,
         }
     }
@@ -85,6 +101,7 @@ impl RouterOption {
             Self::Rdnss { servers, .. } => HEADER_LEN + 16 * servers.len(),
             Self::Dnssl { names, .. } => (HEADER_LEN + names.len()).next_multiple_of(8),
             Self::Pref64 { .. } => 16,
+            Self::RouteInfo { prefix, .. } => HEADER_LEN + route_prefix_len(*prefix),
         }
     }
 
@@ -99,6 +116,7 @@ impl RouterOption {
             Self::Rdnss { .. } => RDNSS,
             Self::Dnssl { .. } => DNSSL,
             Self::Pref64 { .. } => PREF64,
+            Self::RouteInfo { .. } => ROUTE_INFO,
         };
         option.set_option_type(NdiscOptionType::Unknown(kind));
         option.set_data_len(units);
@@ -114,6 +132,12 @@ impl RouterOption {
                 put(data, 2, &lifetime_secs.to_be_bytes());
                 put(data, 6, names);
             }
+            Self::RouteInfo { lifetime_secs, prefix } => {
+                let octets = prefix.address().octets();
+                put(data, 0, &[prefix.prefix_len()]);
+                put(data, 2, &lifetime_secs.to_be_bytes());
+                put(data, 6, octets.get(..route_prefix_len(*prefix)).unwrap_or_default());
+            }
             Self::Pref64 { lifetime_secs, prefix } => {
                 let code = PREFIX_LENS.iter().position(|&len| len == prefix.prefix_len()).unwrap_or(0);
                 let lifetime = u16::try_from((*lifetime_secs).min(65_528)).unwrap_or(0) & !7;
@@ -122,6 +146,11 @@ impl RouterOption {
             }
         }
     }
+}
+
+/// RFC 4191 section 2.3: the bytes of the prefix come in blocks of 8, as many as it needs.
+fn route_prefix_len(prefix: Ipv6Cidr) -> usize {
+    usize::from(prefix.prefix_len().div_ceil(64)) * 8
 }
 
 /// Reserved bytes and lifetime off the front.
@@ -199,8 +228,20 @@ mod tests {
     }
 
     #[test]
+    fn route_information_is_read_as_it_was_written() {
+        for (prefix, len) in
+            [("::/0", 8), ("2001:db8::/32", 16), ("2001:db8:0:1::/64", 16), ("2001:db8::/65", 24)]
+        {
+            let option = RouterOption::RouteInfo { lifetime_secs: 1800, prefix: prefix.parse().unwrap() };
+            assert_eq!(emitted(&option).len(), len, "RFC 4191 section 2.3: {prefix}");
+        }
+    }
+
+    #[test]
     fn malformed_options_are_no_options() {
-        let cases: [&[u8]; 4] = [
+        let cases: [&[u8]; 6] = [
+            &[24, 1, 64, 0, 0, 0, 7, 8],
+            &[24, 3, 129, 0, 0, 0, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8],
             &[25, 1, 0, 0, 0, 0, 7, 8],
             &[25, 2, 0, 0, 0, 0, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8],
             &[31, 2, 0, 0, 0, 0, 7, 8, 9, b'a', b'a', b'a', b'a', b'a', b'a', b'a'],
@@ -213,7 +254,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_parsing_panic(kind in prop_oneof![Just(25u8), Just(31), Just(38)], bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn no_bytes_make_parsing_panic(kind in prop_oneof![Just(24u8), Just(25), Just(31), Just(38)], bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let mut bytes = bytes;
             if let Some(first) = bytes.first_mut() { *first = kind; }
             if let Ok(view) = NdiscOption::new_checked(&bytes[..])
