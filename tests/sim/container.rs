@@ -70,10 +70,16 @@ pub(crate) struct Conversation {
 /// The wire's end in the container.
 #[derive(Debug, Default)]
 pub(crate) struct Nic {
-    inbound: VecDeque<Vec<u8>>,
-    outbound: VecDeque<Vec<u8>>,
+    pub(crate) inbound: VecDeque<Vec<u8>>,
+    pub(crate) outbound: VecDeque<Vec<u8>>,
     mtu: usize,
     trusts_checksums: bool,
+}
+
+impl Nic {
+    pub(crate) fn new(mtu: usize, trusts_checksums: bool) -> Self {
+        Self { mtu, trusts_checksums, ..Self::default() }
+    }
 }
 
 pub(crate) struct Rx(Vec<u8>);
@@ -129,7 +135,8 @@ pub(crate) struct Container {
     has_vnet_header: bool,
 }
 
-fn moment(now: Instant) -> Moment {
+/// The same moment for smoltcp.
+pub(crate) fn moment(now: Instant) -> Moment {
     Moment::from_micros(i64::try_from(now.as_nanos() / 1000).unwrap())
 }
 
@@ -142,7 +149,7 @@ impl Container {
         random: &mut Random,
     ) -> Self {
         let listens = opener == Opener::Clients;
-        let mut nic = Nic { mtu, trusts_checksums: has_vnet_header, ..Nic::default() };
+        let mut nic = Nic::new(mtu, has_vnet_header);
         let mut config = Config::new(MAC.into());
         config.random_seed = random.next();
         let mut interface = Interface::new(config, &mut nic, Moment::ZERO);

@@ -14,6 +14,7 @@
 
 mod container;
 mod link;
+mod linked;
 mod outside;
 mod peer;
 mod random;
@@ -74,8 +75,8 @@ fn from_environment(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} wants a number")))
 }
 
-/// Fresh seeds, `part` of `parts`: test threads share the work.
-fn fresh(part: u64) {
+/// Fresh seeds, one of two parts: test threads share the work.
+fn fresh_seeds(part: u64) -> std::ops::Range<u64> {
     let first = from_environment("WHARF_SIM_FIRST").unwrap_or_else(|| {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         now.as_secs() * 1_000_000
@@ -83,7 +84,7 @@ fn fresh(part: u64) {
     let count = from_environment("WHARF_SIM_SEEDS").map_or(FRESH, |all| all.div_ceil(2));
     let first = first + part * count;
     println!("seeds {first} to {}", first + count - 1);
-    (first..first + count).for_each(run);
+    first..first + count
 }
 
 #[test]
@@ -93,17 +94,28 @@ fn every_byte_arrives_with_recorded_seeds() {
 
 #[test]
 fn every_byte_arrives_with_fresh_seeds_first_half() {
-    fresh(0);
+    fresh_seeds(0).for_each(run);
 }
 
 #[test]
 fn every_byte_arrives_with_fresh_seeds_second_half() {
-    fresh(1);
+    fresh_seeds(1).for_each(run);
+}
+
+#[test]
+fn linked_networks_with_recorded_seeds() {
+    RECORDED.iter().copied().for_each(linked::run);
+}
+
+#[test]
+fn linked_networks_with_fresh_seeds() {
+    fresh_seeds(0).for_each(linked::run);
 }
 
 #[test]
 fn one_seed() {
     if let Some(seed) = from_environment("WHARF_SIM_SEED") {
         run(seed);
+        linked::run(seed);
     }
 }
