@@ -8,21 +8,23 @@
 //! # Bounds
 //! One descriptor per socket. `RLIMIT_NOFILE` is the limit; running into it is [`HostError::Exhausted`].
 
+mod errors;
 mod inbound;
 mod local;
 mod proxy;
+mod slot;
 mod train;
 mod way;
 
 use std::io::IoSlice;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketAddrAny, SocketFlags,
-    SocketType, getpeername, getsockname, ipproto, sockopt,
+    AddressFamily, SendAncillaryBuffer, Shutdown, SocketAddrAny, SocketFlags, SocketType, getpeername,
+    getsockname, ipproto, sockopt,
 };
 use rustix::process::{Resource, Rlimit, setrlimit};
 use wharf_stack::host::{
@@ -33,8 +35,10 @@ use wharf_stack::host::{
 use crate::sys::socket;
 use crate::unix;
 
+use self::errors::{host_error, io_errno, report};
 pub use self::inbound::{Listener, Stream};
 pub use self::local::{HostSocket, HostSockets};
+use self::slot::{AT_ONCE, Slot, Source};
 use self::train::{Kind, Train};
 pub use self::way::{Sources, Way, Ways};
 
@@ -53,31 +57,6 @@ pub struct Sockets {
     lost: u64,
 }
 
-#[derive(Debug)]
-struct Slot {
-    fd: OwnedFd,
-    /// None of a unix socket.
-    family: Option<Family>,
-    /// Clients that a unix listener has had, as far as 16 bits count.
-    clients: u16,
-    /// What is read before what has come to the socket.
-    ahead: Vec<u8>,
-    /// A listener whose streams begin with a header of the PROXY protocol.
-    tells_clients: bool,
-    /// Where its datagrams leave from.
-    source: Source,
-    /// The host's addresses that they may leave from.
-    sources: Sources,
-    /// Set on the socket for datagrams; `None` is the host's default.
-    hop_limit: Option<u8>,
-    dont_fragment: Option<bool>,
-    /// Datagrams may leave together.
-    takes_trains: bool,
-}
-
-/// How everything is sent.
-const AT_ONCE: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
-
 /// What came of sending stream data.
 fn sent(result: Result<usize, Errno>) -> Io<usize> {
     match result {
@@ -90,101 +69,6 @@ fn sent(result: Result<usize, Errno>) -> Io<usize> {
 /// Bytes of datagrams that may wait for their worker: its CPU is somebody else's for milliseconds at a time. The host
 /// gives less where `net.core.rmem_max` is less, which it is by default.
 const DATAGRAM_BACKLOG: usize = 1 << 20;
-/// A train may meet the errors of several earlier datagrams.
-const TRAIN_ATTEMPTS: usize = 8;
-
-/// Where the datagrams of a socket leave from, unless they say it themselves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
-    /// Not known yet: the first one's destination decides.
-    Open,
-    /// What the socket is bound to, if anything.
-    Bound,
-    /// A published port has all addresses of the host, and each datagram the one that belongs to its destination.
-    EachItsOwn,
-}
-
-impl Slot {
-    /// The host's address that a datagram leaves from, where the socket does not say it. `chosen` is ours for its
-    /// destination.
-    fn departure(&self, outgoing: Outgoing, chosen: Option<SocketAddr>) -> Option<IpAddr> {
-        match self.source {
-            Source::Open | Source::Bound => None,
-            Source::EachItsOwn => outgoing.from.or(chosen.map(|chosen| chosen.ip())),
-        }
-    }
-
-    fn send(&self, data: &[u8], to: SocketAddr, from: Option<IpAddr>) -> Result<(), Errno> {
-        match from {
-            Some(_) => socket::send_datagrams(self.fd.as_fd(), data, None, to, from)
-                .map_err(|error| io_errno(&error)),
-            None => rustix::net::sendto(&self.fd, data, AT_ONCE, &to).map(drop),
-        }
-    }
-
-    /// Sends a train. Returns how many of its datagrams the host did not take.
-    fn send_train(&mut self, kind: Kind, bytes: &[u8], from: Option<IpAddr>) -> u64 {
-        let to = kind.outgoing.to;
-        let segment = u16::try_from(kind.len).ok();
-        for _ in 0..TRAIN_ATTEMPTS {
-            let sent = socket::send_datagrams(self.fd.as_fd(), bytes, segment, to, from);
-            match sent.map_err(|error| io_errno(&error)) {
-                Ok(()) => return 0,
-                // The interface that it leaves by cannot.
-                Err(Errno::IO | Errno::OPNOTSUPP) => {
-                    self.takes_trains = false;
-                    break;
-                }
-                // The path to this destination may be too narrow (kernels differ in how they say that), or a queue full.
-                Err(Errno::INVAL | Errno::MSGSIZE | Errno::AGAIN | Errno::NOBUFS) => break,
-                // An earlier datagram's, which is in the error queue.
-                Err(_) => {}
-            }
-        }
-        let lost = bytes.chunks(kind.len).filter(|data| self.send(data, to, from).is_err());
-        lost.count() as u64
-    }
-
-    /// Receives what has come to a stream.
-    fn receive(&self, buffer: &mut [u8]) -> StreamRead {
-        match rustix::net::recv(&self.fd, buffer, RecvFlags::DONTWAIT) {
-            Ok((_, 0)) => StreamRead::End,
-            Ok((_, received)) => StreamRead::Data(received),
-            Err(Errno::AGAIN | Errno::INTR) => StreamRead::Blocked,
-            Err(_) => StreamRead::Broken,
-        }
-    }
-
-    /// Makes the socket send as `outgoing` says. Where that is as before, it costs no call.
-    fn prepare(&mut self, outgoing: Outgoing) {
-        let is_ipv6 = self.family == Some(Family::V6);
-        let Outgoing { hop_limit, dont_fragment, .. } = outgoing;
-        if self.hop_limit != Some(hop_limit)
-            && socket::set_hop_limit(self.fd.as_fd(), is_ipv6, hop_limit.into()).is_ok()
-        {
-            self.hop_limit = Some(hop_limit);
-        }
-        if self.dont_fragment != Some(dont_fragment)
-            && socket::set_dont_fragment(self.fd.as_fd(), is_ipv6, dont_fragment).is_ok()
-        {
-            self.dont_fragment = Some(dont_fragment);
-        }
-    }
-}
-
-fn host_error(errno: Errno) -> HostError {
-    match errno {
-        Errno::CONNREFUSED | Errno::CONNRESET | Errno::PIPE => HostError::Refused,
-        Errno::TIMEDOUT => HostError::TimedOut,
-        Errno::HOSTUNREACH | Errno::HOSTDOWN => HostError::HostUnreachable,
-        Errno::ACCESS | Errno::PERM => HostError::NotPermitted,
-        Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL | Errno::AGAIN => {
-            HostError::Exhausted
-        }
-        _ => HostError::NetworkUnreachable,
-    }
-}
-
 /// What a stream socket tells of.
 const STREAM_EVENTS: epoll::EventFlags = epoll::EventFlags::IN
     .union(epoll::EventFlags::OUT)
@@ -370,10 +254,6 @@ pub fn raise_open_files(original: Rlimit) -> usize {
         }
     };
     limit.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX))
-}
-
-fn io_errno(error: &std::io::Error) -> Errno {
-    Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 
 /// Makes closing a connection reset it.
@@ -600,48 +480,6 @@ impl Host for Sockets {
 
 fn address_of(end: SocketAddrAny) -> Option<SocketAddr> {
     SocketAddr::try_from(end).ok()
-}
-
-/// What an entry of the error queue says in ICMP's terms; the host's own findings become the ICMP error that a router
-/// in its place would send.
-fn report(error: &socket::QueuedError, family: Family) -> Option<IcmpReport> {
-    let unspecified = match family {
-        Family::V4 => SocketAddr::from(([0, 0, 0, 0], 0)),
-        Family::V6 => SocketAddr::from(([0; 16], 0)),
-    };
-    let destination = error.destination.unwrap_or(unspecified);
-    if error.is_icmp {
-        return Some(IcmpReport {
-            destination,
-            offender: error.offender,
-            family: if error.is_ipv6 { Family::V6 } else { Family::V4 },
-            kind: error.kind,
-            code: error.code,
-            mtu: error.info,
-            payload: error.payload,
-        });
-    }
-    let errno = Errno::from_raw_os_error(error.errno);
-    let (kind, code) = match (family, errno) {
-        (Family::V4, Errno::NETUNREACH) => (3, 0),
-        (Family::V4, Errno::HOSTUNREACH) => (3, 1),
-        (Family::V4, Errno::MSGSIZE) => (3, 4),
-        (Family::V4, Errno::ACCESS | Errno::PERM) => (3, 13),
-        (Family::V6, Errno::NETUNREACH) => (1, 0),
-        (Family::V6, Errno::HOSTUNREACH) => (1, 3),
-        (Family::V6, Errno::MSGSIZE) => (2, 0),
-        (Family::V6, Errno::ACCESS | Errno::PERM) => (1, 1),
-        _ => return None,
-    };
-    Some(IcmpReport {
-        destination,
-        offender: None,
-        family,
-        kind,
-        code,
-        mtu: error.info,
-        payload: error.payload,
-    })
 }
 
 /// What a datagram counts as having arrived with when the kernel does not say.
