@@ -158,6 +158,7 @@ impl Sockets {
             clients: 0,
             ahead: Vec::new(),
             tells_clients: false,
+            is_connected: false,
             source: Source::Open,
             sources: self.ways.network.sources,
             hop_limit: None,
@@ -307,16 +308,7 @@ impl Host for Sockets {
         Self::tune_stream(&fd);
         let _ = socket::queue_errors(fd.as_fd(), is_ipv6, true);
         let _ = socket::set_hop_limit(fd.as_fd(), is_ipv6, i32::from(hop_limit));
-        let way = self.ways.of(sender);
-        // The loopback is no way out.
-        if !to.ip().is_loopback() {
-            way.bind_to_interface(&fd)?;
-        }
-        if let Some(source) = way.sources.toward(to) {
-            // Else a port would be taken for all destinations at once.
-            let _ = socket::choose_port_at_connect(fd.as_fd());
-            rustix::net::bind(&fd, &source).map_err(host_error)?;
-        }
+        self.ways.of(sender).bind_toward(&fd, to)?;
         match rustix::net::connect(&fd, &to) {
             Ok(()) | Err(Errno::INPROGRESS) => self.keep(token, fd, Some(family), STREAM_EVENTS),
             Err(errno) => Err(host_error(errno)),
@@ -384,6 +376,24 @@ impl Host for Sockets {
         let socket = self.open_datagram(token, sender, family, None)?;
         if let Some(slot) = self.slot_mut(socket) {
             slot.takes_trains = true;
+        }
+        Ok(socket)
+    }
+
+    fn udp_connect(
+        &mut self,
+        token: Token,
+        sender: Sender,
+        peer: SocketAddr,
+    ) -> Result<SocketId, HostError> {
+        let family = Family::of(peer.ip());
+        let fd = Self::open(family, SocketType::DGRAM, None)?;
+        self.ways.of(sender).bind_toward(&fd, peer)?;
+        rustix::net::connect(&fd, &peer).map_err(host_error)?;
+        let socket = self.keep_datagram(token, fd, family)?;
+        if let Some(slot) = self.slot_mut(socket) {
+            slot.source = Source::Bound;
+            slot.is_connected = true;
         }
         Ok(socket)
     }

@@ -80,6 +80,59 @@ fn unspecified_and_mapped_addresses_reach_loopback_listeners() {
     drop((listener, listener6));
 }
 
+/// Why the DNS forwarder may keep a port for a while: its peer alone reaches it, and errors about it are its peer's.
+#[test]
+fn a_datagram_socket_with_a_peer_hears_nobody_else() {
+    own_network();
+    for local in ["127.0.0.1:0", "[::1]:0"] {
+        let (server, stranger) = (UdpSocket::bind(local).unwrap(), UdpSocket::bind(local).unwrap());
+        server.set_nonblocking(true).unwrap();
+        let to = server.local_addr().unwrap();
+        let mut sockets = sockets();
+        let socket = sockets.udp_connect(token(Owner::Dns), Sender::Gateway, to).unwrap();
+        let mut buffer = [0; 16];
+        // A CPU has one queue for the datagrams of all namespaces: where another test fills it, ours are lost.
+        let (len, port) = eventually(|| {
+            assert_eq!(sockets.send_to(socket, outgoing(to), b"query"), Ok(Io::Done(())));
+            server.recv_from(&mut buffer).ok()
+        });
+        assert_eq!(&buffer[..len], b"query");
+        let datagram = eventually(|| {
+            stranger.send_to(b"forged", port).unwrap();
+            server.send_to(b"reply", port).unwrap();
+            let Io::Done(datagram) = sockets.recv_from(socket, &mut buffer) else { return None };
+            Some(datagram)
+        });
+        assert_eq!((datagram.from, &buffer[..datagram.len]), (to, &b"reply"[..]));
+        // A probe is answered as one to a closed port is, which the prober's next call tells.
+        stranger.connect(port).unwrap();
+        let refused = eventually(|| stranger.send(b"probe").err());
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        drop(server);
+        let report = eventually(|| {
+            // It fails with what an earlier one brought about.
+            let _ = sockets.send_to(socket, outgoing(to), b"query");
+            sockets.icmp_report(socket)
+        });
+        assert_eq!(report.destination, to);
+    }
+}
+
+/// Why nobody can tell the next query's port from the last one's (RFC 6056 section 3.3).
+#[test]
+fn the_host_draws_ports_at_random() {
+    own_network();
+    let to = SocketAddr::from(([127, 0, 0, 1], 9));
+    let mut sockets = sockets();
+    let mut port = || {
+        let socket = sockets.udp_connect(token(Owner::Dns), Sender::Gateway, to).unwrap();
+        i32::from(sockets.ends(socket).local.unwrap().port())
+    };
+    let ports: Vec<i32> = (0..32).map(|_| port()).collect();
+    let near = ports.windows(2).filter(|pair| (pair[0] - pair[1]).abs() < 16).count();
+    assert!(near < 8, "{ports:?}");
+}
+
 /// Why datagrams may leave together: they arrive as they were.
 #[test]
 fn datagrams_that_leave_together_arrive_one_by_one_in_order() {

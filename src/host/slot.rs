@@ -31,6 +31,8 @@ pub(super) struct Slot {
     pub(super) ahead: Vec<u8>,
     /// A listener whose streams begin with a header of the PROXY protocol.
     pub(super) tells_clients: bool,
+    /// A datagram socket with one peer.
+    pub(super) is_connected: bool,
     /// Where its datagrams leave from.
     pub(super) source: Source,
     /// The host's addresses that they may leave from.
@@ -65,6 +67,8 @@ impl Slot {
 
     pub(super) fn send(&self, data: &[u8], to: SocketAddr, from: Option<IpAddr>) -> Result<(), Errno> {
         match from {
+            // The host has looked up the way already.
+            None if self.is_connected => rustix::net::send(&self.fd, data, AT_ONCE).map(drop),
             Some(_) => socket::send_datagrams(self.fd.as_fd(), data, None, to, from)
                 .map_err(|error| io_errno(&error)),
             None => rustix::net::sendto(&self.fd, data, AT_ONCE, &to).map(drop),

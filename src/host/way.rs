@@ -69,6 +69,20 @@ impl Way {
         }
     }
 
+    /// Binds a socket that is to be connected with `peer`.
+    pub(super) fn bind_toward(&self, fd: &OwnedFd, peer: SocketAddr) -> Result<(), HostError> {
+        // The loopback is no way out.
+        if !peer.ip().is_loopback() {
+            self.bind_to_interface(fd)?;
+        }
+        if let Some(source) = self.sources.toward(peer) {
+            // Else a port would be taken for all destinations at once.
+            let _ = socket::choose_port_at_connect(fd.as_fd());
+            rustix::net::bind(fd, &source).map_err(host_error)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn bind_to_interface(&self, fd: &OwnedFd) -> Result<(), HostError> {
         match &self.interface {
             Some(interface) => {

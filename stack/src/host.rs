@@ -353,6 +353,15 @@ pub trait Host {
     /// What the host said.
     fn udp_open(&mut self, token: Token, sender: Sender, family: Family) -> Result<SocketId, HostError>;
 
+    /// Opens a UDP socket that speaks with `peer` only, on a port of the host's choice. A host that cannot keep others'
+    /// datagrams from it leaves that to its owner.
+    ///
+    /// # Errors
+    /// What the host said.
+    fn udp_connect(&mut self, token: Token, sender: Sender, peer: SocketAddr) -> Result<SocketId, HostError> {
+        self.udp_open(token, sender, Family::of(peer.ip()))
+    }
+
     /// Watches the UDP socket of a published port.
     ///
     /// # Errors
