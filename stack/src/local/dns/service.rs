@@ -34,6 +34,8 @@ pub struct Service {
     streams: TcpHost,
     /// When [`Service::poll`] has something to do; [`Instant::ZERO`] when something came in since the last time.
     due: Instant,
+    /// The same of the streams alone, which most clients need not.
+    streams_due: Instant,
     /// Replies over UDP, to be taken.
     datagrams: VecDeque<((EthernetAddress, SocketAddr, IpAddr), Vec<u8>)>,
 }
@@ -49,6 +51,7 @@ impl Service {
             forwarder,
             streams: TcpHost::new(config, now),
             due: Instant::FAR,
+            streams_due: Instant::FAR,
             datagrams: VecDeque::new(),
         }
     }
@@ -92,6 +95,7 @@ impl Service {
     /// or owed, from the host at `mac`.
     pub fn handle_packet(&mut self, mac: EthernetAddress, packet: &[u8]) {
         self.due = Instant::ZERO;
+        self.streams_due = Instant::ZERO;
         self.streams.handle_packet(mac, packet);
     }
 
@@ -107,13 +111,15 @@ impl Service {
             return;
         }
         self.forwarder.poll(now, host);
-        self.streams.poll(now, host, &mut self.forwarder);
         // Replies to streams may let the streams be read again, and some queries are answered on the spot: once more
         // as long as that goes on, which each connection's limits bound.
-        while self.sort_replies() {
+        let mut streams_are_due = self.streams_due <= now;
+        while self.sort_replies() || streams_are_due {
             self.streams.poll(now, host, &mut self.forwarder);
+            self.streams_due = self.streams.poll_at(now);
+            streams_are_due = false;
         }
-        self.due = self.forwarder.poll_at().min(self.streams.poll_at(now));
+        self.due = self.forwarder.poll_at().min(self.streams_due);
     }
 
     /// When [`Service::poll`] has something to do.
