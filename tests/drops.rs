@@ -308,7 +308,7 @@ fn provoke_local(reason: Gateway) -> Stage {
         R::DnsMalformed => got(&[udp("10.0.2.3:53", b"short")]),
         R::DnsNotQuery => got(&[dns(1, 0x80)]),
         R::DnsRepeated => got(&[dns(1, 1), dns(1, 1)]),
-        R::DnsTableFull => many(257, |number| dns(number as u16, 1)),
+        R::DnsTableFull => many(513, |number| dns(number as u16, 1)),
         other => not_here(other),
     }
 }

@@ -222,7 +222,7 @@ impl Gateway {
         host: &mut H,
         out: &mut O,
     ) {
-        if event.token.owner == Owner::Dns {
+        if matches!(event.token.owner, Owner::Dns | Owner::DnsStream) {
             self.local.handle_host(now, host, event);
             return;
         }
@@ -301,7 +301,7 @@ impl Gateway {
             let mut cx = Cx { now, host: &mut *host, out: &mut *out, env: &mut self.env };
             match token.owner {
                 Owner::Tcp | Owner::Listener | Owner::Port => self.transit.handle_timer(&mut cx, token, at),
-                Owner::Udp | Owner::Echo | Owner::Dns => {}
+                Owner::Udp | Owner::Echo | Owner::Dns | Owner::DnsStream => {}
             }
         }
         self.env.timers.sweep(|token, at| self.transit.awaits(token, at));

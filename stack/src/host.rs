@@ -31,8 +31,10 @@ pub enum Owner {
     Udp,
     /// The echo relay.
     Echo,
-    /// The DNS forwarder.
+    /// The DNS forwarder's datagrams.
     Dns,
+    /// The DNS forwarder's connections.
+    DnsStream,
     /// A published TCP port.
     Listener,
     /// A published UDP port.
@@ -61,6 +63,7 @@ impl Token {
             Owner::Dns => 4,
             Owner::Listener => 5,
             Owner::Port => 6,
+            Owner::DnsStream => 7,
         };
         u64::from(self.flow.index) << 32 | owner << 28 | u64::from(self.flow.generation & GENERATION_MASK)
     }
@@ -75,6 +78,7 @@ impl Token {
             4 => Owner::Dns,
             5 => Owner::Listener,
             6 => Owner::Port,
+            7 => Owner::DnsStream,
             _ => return None,
         };
         let index = u32::try_from(number >> 32).ok()?;
@@ -412,7 +416,8 @@ mod tests {
 
     #[test]
     fn token_survives_packing() {
-        for owner in [Owner::Tcp, Owner::Udp, Owner::Echo, Owner::Dns, Owner::Listener, Owner::Port] {
+        let flows = [Owner::Tcp, Owner::Udp, Owner::Echo, Owner::Listener, Owner::Port];
+        for owner in flows.into_iter().chain([Owner::Dns, Owner::DnsStream]) {
             let token = Token { owner, flow: FlowId { index: u32::MAX, generation: GENERATION_MASK } };
             assert_eq!(Token::unpack(token.pack()), Some(token));
         }

@@ -193,7 +193,7 @@ impl Transit {
             Owner::Udp => self.udp.handle_host(cx, event),
             Owner::Echo => self.echo.handle_host(cx, event),
             Owner::Listener | Owner::Port => self.publications.handle_host(cx, event),
-            Owner::Dns => {}
+            Owner::Dns | Owner::DnsStream => {}
         }
     }
 
@@ -206,7 +206,7 @@ impl Transit {
         match token.owner {
             Owner::Tcp => self.tcp.handle_timer(cx, token.flow, at),
             Owner::Listener | Owner::Port => self.publications.handle_timer(cx, token, at),
-            Owner::Udp | Owner::Echo | Owner::Dns => {}
+            Owner::Udp | Owner::Echo | Owner::Dns | Owner::DnsStream => {}
         }
     }
 
@@ -228,7 +228,7 @@ impl Transit {
         match token.owner {
             Owner::Tcp => self.tcp.awaits(token.flow, at),
             Owner::Listener | Owner::Port => self.publications.awaits(token, at),
-            Owner::Udp | Owner::Echo | Owner::Dns => false,
+            Owner::Udp | Owner::Echo | Owner::Dns | Owner::DnsStream => false,
         }
     }
 

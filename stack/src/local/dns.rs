@@ -12,7 +12,8 @@
 //! late. A server that says SERVFAIL or REFUSED is passed over for this query; if they all do, the last such reply is
 //! the client's. If all keep silent the client gets SERVFAIL, before its own patience ends.
 //!
-//! A query that came over UDP goes upstream over UDP, one that came over TCP over TCP. A reply that does not fit the
+//! A query that came over UDP goes upstream over UDP, by the sockets of [`source_ports`]; one that came over TCP over TCP,
+//! by a [`stream`] of its own. A reply that does not fit the
 //! client's buffer or the link is cut and marked, and the client comes back over TCP.
 //!
 //! With NAT64 the answers are worked on by [`dns64`]. Names that mean the asking host itself are none of anybody's
@@ -23,7 +24,8 @@
 //! listen to it and waits for its timeout.
 //!
 //! # Bounds
-//! [`MAX_QUERIES`] queries, [`MAX_QUERIES_PER_CLIENT`] of one container, [`MAX_ATTEMPTS`] sockets each.
+//! [`MAX_QUERIES`] queries, [`MAX_QUERIES_PER_CLIENT`] of one container, of [`MAX_QUERY_LEN`] bytes; the sockets are
+//! [`source_ports`]' and for TCP [`MAX_ATTEMPTS`] for each query.
 //!
 //! # Sources
 //! RFC 1035, RFC 5452, RFC 6147, RFC 6761, RFC 6891, RFC 7766.
@@ -36,36 +38,41 @@ use smoltcp::wire::{DnsFlags, DnsOpcode, DnsPacket, DnsRcode, EthernetAddress, I
 use wharf_switch::{Duration, Instant};
 
 use crate::host::{FlowId, Host, HostEvent, Owner, Token};
-use crate::keyed::KeyedState;
 use crate::slots::Slots;
 use crate::{Config, DropReason};
 
 pub mod answer;
-mod attempt;
 pub mod authority;
 pub mod dns64;
 pub mod message;
+mod query;
 mod reverse;
 pub mod service;
+mod source_ports;
 mod special;
+mod stream;
 pub mod tcp_host;
 pub mod upstream;
 pub mod zone;
 
-use attempt::{Attempt, Outcome};
 use authority::{Authority, LinkedZone};
 use dns64::{Dns64, Verdict};
 use message::{Message, kind};
+use query::{Attempt, Queries, Query, Stage, Waiter, Way};
+use source_ports::{Received, SourcePorts};
+use stream::{Outcome, Stream};
 use upstream::Nameservers;
 use zone::Zone;
 
 /// Where DNS servers listen.
 pub const PORT: u16 = 53;
 /// Queries under way at a time.
-pub const MAX_QUERIES: usize = 512;
+pub const MAX_QUERIES: usize = 2048;
 /// Queries under way for one container.
-pub const MAX_QUERIES_PER_CLIENT: usize = 256;
-/// Sockets of one query: the last servers asked may still answer.
+pub const MAX_QUERIES_PER_CLIENT: usize = 512;
+/// Bytes of a query: a name, and room for EDNS and its padding.
+pub const MAX_QUERY_LEN: usize = 4096;
+/// Attempts at one query that are under way: the last servers asked may still answer.
 pub const MAX_ATTEMPTS: usize = 3;
 /// How long a query over UDP is tried. glibc and musl ask again after 5 s.
 const DEADLINE: Duration = Duration::from_millis(4500);
@@ -75,6 +82,8 @@ const AAAA_DEADLINE: Duration = Duration::from_millis(3000);
 const STREAM_DEADLINE: Duration = Duration::from_secs(9);
 /// Attempts that the deadline leaves time for; more with more servers.
 const TRIES: usize = 3;
+/// Datagrams read from one socket before others have their turn.
+const DATAGRAMS_PER_VISIT: usize = 64;
 /// Largest datagram.
 const MAX_DATAGRAM_LEN: usize = 65_535;
 /// IPv6 and UDP headers in front of a reply.
@@ -114,45 +123,6 @@ impl Client {
     }
 }
 
-/// What is being asked for a query.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// The query itself.
-    Plain,
-    /// The query itself, an AAAA one that may have to be helped.
-    Aaaa,
-    /// The A records instead; what is made of them lives so many seconds at most.
-    Ipv4 { max_ttl_secs: u32 },
-    /// The IPv4 address's reverse name.
-    Reverse,
-}
-
-/// How far a server got with a query.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Progress {
-    Untried,
-    Asked,
-    Failed,
-}
-
-#[derive(Debug)]
-struct Query {
-    client: Client,
-    request: Vec<u8>,
-    stage: Stage,
-    /// What the servers are asked, id not yet in.
-    question: Vec<u8>,
-    servers: Vec<(SocketAddr, Progress)>,
-    /// The server asked last.
-    current: usize,
-    attempts: Vec<FlowId>,
-    /// The last reply that was no help.
-    failure: Option<Vec<u8>>,
-    retry_at: Instant,
-    deadline: Instant,
-    patience: Duration,
-}
-
 /// The forwarder of one network.
 #[derive(Debug)]
 pub struct Forwarder {
@@ -160,14 +130,15 @@ pub struct Forwarder {
     authority: Authority,
     is_internal: bool,
     dns64: Option<Dns64>,
-    queries: Slots<Query>,
-    attempts: Slots<Attempt>,
+    queries: Queries,
+    ports: SourcePorts,
+    streams: Slots<Stream>,
     replies: VecDeque<(Client, Vec<u8>)>,
     max_udp_len: usize,
-    ids: KeyedState,
-    asked: u64,
     /// No query is due before.
     due: Instant,
+    /// Sockets that may have more for us than was looked at.
+    unread: Vec<FlowId>,
     buffer: Vec<u8>,
 }
 
@@ -182,13 +153,13 @@ impl Forwarder {
             authority: Authority::new(config),
             is_internal: config.internal,
             dns64: config.nat64.filter(|_| !config.internal).map(Dns64::new),
-            queries: Slots::new(),
-            attempts: Slots::new(),
+            queries: Queries::new(&config.seed),
+            ports: SourcePorts::new(&config.seed),
+            streams: Slots::new(),
             replies: VecDeque::new(),
             max_udp_len: config.mtu_bytes.saturating_sub(HEADERS_LEN).max(message::MIN_UDP_LEN),
-            ids: KeyedState::new(&config.seed, b"dns ids"),
-            asked: 0,
             due: Instant::FAR,
+            unread: Vec::new(),
             buffer: Vec::new(),
         }
     }
@@ -215,10 +186,10 @@ impl Forwarder {
         }
     }
 
-    /// Queries under way.
+    /// Answers that are waited for.
     #[must_use]
     pub fn pending(&self) -> usize {
-        self.queries.len()
+        self.queries.waiting()
     }
 
     /// Takes a query: the payload of a datagram, or one message of a stream.
@@ -241,81 +212,49 @@ impl Forwarder {
             self.replies.push_back((client, answer::header_only(&header, DnsRcode::NotImp)));
             return Ok(());
         }
-        let Some(query) = Message::parse(request) else {
+        let Some(query) = Message::parse(request).filter(|_| request.len() <= MAX_QUERY_LEN) else {
             self.replies.push_back((client, answer::header_only(&header, DnsRcode::FormErr)));
             return Ok(());
         };
+        let waiter = Waiter { client, id: header.transaction_id() };
         if let Some(answer) = self.answer_here(&query) {
-            self.reply(client, request, answer);
+            self.reply(waiter, request, answer);
             return Ok(());
         }
-        let mut of_client = 0;
-        for (_, other) in self.queries.iter() {
-            // A client that lost patience repeats itself from the same port.
-            if other.client == client && !client.is_stream() && other.request == request {
-                return Err(DropReason::DnsRepeated);
-            }
-            of_client += usize::from(other.client.address() == client.address());
-        }
-        if self.queries.len() >= MAX_QUERIES || of_client >= MAX_QUERIES_PER_CLIENT {
-            return Err(DropReason::DnsTableFull);
-        }
         let (stage, question) = self.first_stage(&query);
-        let id = self.queries.insert(Query {
-            client,
-            request: request.to_vec(),
-            stage,
-            question,
-            servers: Vec::new(),
-            current: 0,
-            attempts: Vec::new(),
-            failure: None,
-            retry_at: Instant::FAR,
-            deadline: Instant::FAR,
-            patience: Duration::ZERO,
-        });
-        self.start_stage(now, host, id);
+        if let Some(id) = self.queries.add(Query::new(waiter, request.to_vec(), stage, question))? {
+            self.start_stage(now, host, id);
+        }
         Ok(())
     }
 
     /// A socket of ours became usable.
     pub fn handle_event<H: Host>(&mut self, now: Instant, host: &mut H, event: HostEvent) {
-        let id = event.token.flow;
-        let Some(attempt) = self.attempts.get_mut(id) else { return };
-        let query_id = attempt.query;
-        let server = attempt.server;
-        let Some(query) = self.queries.get(query_id) else { return };
-        let Some(asked) = Message::parse(&query.question) else { return };
-        if self.buffer.is_empty() {
-            self.buffer.resize(MAX_DATAGRAM_LEN, 0);
+        if event.token.owner == Owner::DnsStream {
+            self.handle_stream(now, host, event);
+            return;
         }
-        match attempt.handle(host, event, asked.question(), &mut self.buffer) {
-            Outcome::Waiting => {}
-            Outcome::Failed => {
-                self.nameservers.note_silence(now, server);
-                self.fail(now, host, query_id, server);
-            }
-            Outcome::Reply(reply) => {
-                self.nameservers.note_answer(server);
-                self.handle_reply(now, host, query_id, server, reply);
-            }
+        if event.error {
+            self.fail_unreachable(now, host, event.token.flow);
         }
+        self.receive(now, host, event.token.flow);
     }
 
     /// Asks again and gives up where it is time to.
     pub fn poll<H: Host>(&mut self, now: Instant, host: &mut H) {
+        for socket in core::mem::take(&mut self.unread) {
+            self.receive(now, host, socket);
+        }
+        self.ports.poll(now, host);
         if now < self.due {
             return;
         }
-        let due: Vec<FlowId> = self
-            .queries
-            .iter()
-            .filter(|(_, query)| query.retry_at.min(query.deadline) <= now)
-            .map(|(id, _)| id)
-            .collect();
+        let is_due = |query: &Query| query.due() <= now;
+        let due: Vec<FlowId> =
+            self.queries.iter().filter(|(_, query)| is_due(query)).map(|(id, _)| id).collect();
         for id in due {
             let Some(query) = self.queries.get(id) else { continue };
-            if let Some(&(silent, Progress::Asked)) = query.servers.get(query.current) {
+            if let Some(silent) = query.awaited_server() {
                 self.nameservers.note_silence(now, silent);
             }
             if query.deadline <= now {
@@ -324,14 +263,13 @@ impl Forwarder {
                 self.ask_next(now, host, id);
             }
         }
-        let times = self.queries.iter().map(|(_, query)| query.retry_at.min(query.deadline));
-        self.due = times.min().unwrap_or(Instant::FAR);
+        self.due = self.queries.iter().map(|(_, query)| query.due()).min().unwrap_or(Instant::FAR);
     }
 
     /// When [`Forwarder::poll`] has something to do.
     #[must_use]
     pub fn poll_at(&self) -> Instant {
-        self.due
+        if self.unread.is_empty() { self.due.min(self.ports.poll_at()) } else { Instant::ZERO }
     }
 
     /// Takes the next reply to a container.
@@ -341,14 +279,11 @@ impl Forwarder {
 
     /// Forgets everything a connection asked.
     pub fn cancel<H: Host>(&mut self, host: &mut H, connection: u64) {
-        let is_its =
-            |client: &Client| matches!(client, Client::Tcp { connection: c, .. } if *c == connection);
-        let gone: Vec<FlowId> =
-            self.queries.iter().filter(|(_, query)| is_its(&query.client)).map(|(id, _)| id).collect();
-        for id in gone {
+        for id in self.queries.cancel(connection) {
             self.end(host, id);
         }
-        self.replies.retain(|(client, _)| !is_its(client));
+        self.replies
+            .retain(|(client, _)| !matches!(client, Client::Tcp { connection: of, .. } if *of == connection));
     }
 
     /// The answer to a query that no nameserver is to see.
@@ -365,17 +300,16 @@ impl Forwarder {
             .or_else(|| self.is_internal.then(|| answer::refusal(query, DnsRcode::NXDomain)))
     }
 
-    /// What to ask first, and in which words.
-    fn first_stage(&self, query: &Message<'_>) -> (Stage, Vec<u8>) {
-        if let Some(dns64) = &self.dns64 {
-            if dns64.applies(query) {
-                return (Stage::Aaaa, query.bytes().to_vec());
-            }
-            if let Some(name) = dns64.reverse_name(query) {
-                return (Stage::Reverse, message::question(query, &name, kind::PTR));
-            }
+    /// What to ask first, and in which words if not the client's.
+    fn first_stage(&self, query: &Message<'_>) -> (Stage, Option<Vec<u8>>) {
+        let Some(dns64) = &self.dns64 else { return (Stage::Plain, None) };
+        if dns64.applies(query) {
+            return (Stage::Aaaa, None);
         }
-        (Stage::Plain, query.bytes().to_vec())
+        match dns64.reverse_name(query) {
+            Some(name) => (Stage::Reverse, Some(message::question(query, &name, kind::PTR))),
+            None => (Stage::Plain, None),
+        }
     }
 
     /// Begins to ask for what the stage wants.
@@ -389,53 +323,94 @@ impl Forwarder {
             self.answer(host, id, refusal);
             return;
         }
-        let allowed = match (query.client.is_stream(), query.stage) {
+        let allowed = match (query.is_stream(), query.stage) {
             (true, _) => STREAM_DEADLINE,
             (false, Stage::Aaaa) => AAAA_DEADLINE,
             (false, _) => DEADLINE,
         };
         query.patience = allowed / u32::try_from(servers.len().max(TRIES)).unwrap_or(u32::MAX);
         query.deadline = now + allowed;
-        query.current = servers.len() - 1;
-        query.servers = servers.into_iter().map(|server| (server, Progress::Untried)).collect();
-        query.failure = None;
+        query.start(servers);
         self.ask_next(now, host, id);
     }
 
     /// Puts the question to the next server that has not failed, those not yet asked first.
     fn ask_next<H: Host>(&mut self, now: Instant, host: &mut H, id: FlowId) {
         while let Some(query) = self.queries.get_mut(id) {
-            let Some(place) = query.next_server() else {
+            let Some(server) = query.next_server() else {
                 self.give_up(now, host, id);
                 return;
             };
-            let Some((server, progress)) = query.servers.get_mut(place) else { return };
-            let server = *server;
-            self.asked += 1;
-            let [high, low, ..] = self.ids.hash(&self.asked.to_be_bytes()).to_be_bytes();
-            let message_id = u16::from_be_bytes([high, low]);
-            let token = Token { owner: Owner::Dns, flow: self.attempts.next_id() };
-            let by_stream = query.client.is_stream();
-            let words = (message_id, &query.question[..]);
-            match Attempt::open(host, token, (id, server), words, by_stream) {
-                Ok(attempt) => {
-                    *progress = Progress::Asked;
-                    query.current = place;
-                    query.retry_at = now + query.patience;
-                    self.due = self.due.min(query.retry_at).min(query.deadline);
-                    query.attempts.push(self.attempts.insert(attempt));
-                    if query.attempts.len() > MAX_ATTEMPTS {
-                        let oldest = query.attempts.remove(0);
-                        if let Some(attempt) = self.attempts.remove(oldest) {
-                            attempt.close(host);
-                        }
-                    }
-                    return;
+            let asked = if query.is_stream() {
+                let token = Token { owner: Owner::DnsStream, flow: self.streams.next_id() };
+                let words = (self.ports.draw_id(), query.asked_mut());
+                let stream = Stream::open(host, token, (id, server), words);
+                stream.map(|stream| Way::Stream(self.streams.insert(stream)))
+            } else {
+                self.ports.ask(now, host, (id, server), query.asked_mut()).map(Way::Datagram)
+            };
+            let Ok(way) = asked else {
+                query.note_failed(server);
+                self.nameservers.note_silence(now, server);
+                continue;
+            };
+            query.retry_at = now + query.patience;
+            self.due = self.due.min(query.due());
+            let oldest = query.note_asked(Attempt { server, way });
+            self.close(host, oldest);
+            return;
+        }
+    }
+
+    /// Reads what came to a UDP socket, as long as anybody waits there.
+    fn receive<H: Host>(&mut self, now: Instant, host: &mut H, socket: FlowId) {
+        let mut buffer = core::mem::take(&mut self.buffer);
+        if buffer.is_empty() {
+            buffer = vec![0; MAX_DATAGRAM_LEN];
+        }
+        let mut more = true;
+        for _ in 0..DATAGRAMS_PER_VISIT {
+            match self.ports.receive(host, socket, &mut buffer) {
+                // RFC 5452 section 9.1: to another question it is none.
+                Received::Response { query, server, len } => {
+                    let reply = buffer.get(..len).unwrap_or_default();
+                    self.handle_response(now, host, (query, server), reply);
                 }
-                Err(_) => {
-                    *progress = Progress::Failed;
-                    self.nameservers.note_silence(now, server);
+                Received::Stray => {}
+                Received::Error => self.fail_unreachable(now, host, socket),
+                Received::Nothing => {
+                    more = false;
+                    break;
                 }
+            }
+        }
+        if more {
+            self.unread.push(socket);
+        }
+        self.buffer = buffer;
+    }
+
+    /// What a connection to a server has to say.
+    fn handle_stream<H: Host>(&mut self, now: Instant, host: &mut H, event: HostEvent) {
+        let Some(stream) = self.streams.get_mut(event.token.flow) else { return };
+        let (query, server) = (stream.query, stream.server);
+        let answered = match stream.handle(host, event) {
+            Outcome::Waiting => true,
+            Outcome::Response(reply) => self.handle_response(now, host, (query, server), &reply),
+            Outcome::Failed => false,
+        };
+        if !answered {
+            self.nameservers.note_silence(now, server);
+            self.fail(now, host, query, server);
+        }
+    }
+
+    /// An error waits on a UDP socket: perhaps its server cannot be reached.
+    fn fail_unreachable<H: Host>(&mut self, now: Instant, host: &mut H, socket: FlowId) {
+        if let Some((server, queries)) = self.ports.take_unreachable(host, socket) {
+            self.nameservers.note_silence(now, server);
+            for query in queries {
+                self.fail(now, host, query, server);
             }
         }
     }
@@ -443,60 +418,41 @@ impl Forwarder {
     /// A server is no help with this query.
     fn fail<H: Host>(&mut self, now: Instant, host: &mut H, id: FlowId, server: SocketAddr) {
         let Some(query) = self.queries.get_mut(id) else { return };
-        if let Some(entry) = query.servers.iter_mut().find(|(address, _)| *address == server) {
-            entry.1 = Progress::Failed;
-        }
-        let attempts = &mut self.attempts;
-        let is_its = |id: &FlowId| attempts.get(*id).is_some_and(|attempt| attempt.server == server);
-        let (ended, kept): (Vec<FlowId>, Vec<FlowId>) = query.attempts.iter().partition(|id| is_its(id));
-        query.attempts = kept;
-        let nobody_left = query.servers.iter().all(|(_, progress)| *progress == Progress::Failed);
-        let was_current = query.servers.get(query.current).is_some_and(|(address, _)| *address == server);
-        for attempt in ended {
-            if let Some(attempt) = attempts.remove(attempt) {
-                attempt.close(host);
-            }
-        }
-        if nobody_left {
-            self.give_up(now, host, id);
-        } else if was_current {
+        let was_awaited = query.note_failed(server);
+        let attempts = query.take_attempts(Some(server));
+        self.close(host, attempts.into_iter().flatten());
+        if was_awaited {
             self.ask_next(now, host, id);
         }
     }
 
-    /// A reply that matches its question.
-    fn handle_reply<H: Host>(
+    /// A response with the id of the query's question. Returns whether it is about the question.
+    fn handle_response<H: Host>(
         &mut self,
         now: Instant,
         host: &mut H,
-        id: FlowId,
-        server: SocketAddr,
-        reply: Vec<u8>,
-    ) {
-        let (Some(query), Some(told)) = (self.queries.get_mut(id), Message::parse(&reply)) else { return };
+        (id, server): (FlowId, SocketAddr),
+        reply: &[u8],
+    ) -> bool {
+        let Some(query) = self.queries.get_mut(id) else { return false };
+        let told = Message::parse(query.asked()).and_then(|asked| asked.question_in(reply));
+        let Some(told) = told else { return false };
+        self.nameservers.note_answer(server);
         if matches!(told.header().rcode(), DnsRcode::ServFail | DnsRcode::Refused) {
-            query.failure = Some(reply);
+            query.failure = Some(reply.to_vec());
             self.fail(now, host, id, server);
-            return;
+            return true;
         }
-        let (Some(request), Some(dns64)) = (Message::parse(&query.request), &self.dns64) else {
-            self.answer(host, id, reply);
-            return;
+        let verdict = match &self.dns64 {
+            Some(dns64) if query.stage != Stage::Plain => translate(dns64, query, &told),
+            _ => Verdict::Pass,
         };
-        let made = match query.stage {
-            Stage::Plain => reply,
-            Stage::Ipv4 { max_ttl_secs } => dns64.synthesize(&request, &told, max_ttl_secs),
-            Stage::Reverse => dns64.synthesize_pointer(&request, &told),
-            Stage::Aaaa => match dns64.judge(&request, &told) {
-                Verdict::Pass => reply,
-                Verdict::Instead(made) => made,
-                Verdict::AskIpv4(max_ttl_secs) => {
-                    self.ask_ipv4(now, host, id, max_ttl_secs);
-                    return;
-                }
-            },
-        };
-        self.answer(host, id, made);
+        match verdict {
+            Verdict::Pass => self.answer(host, id, reply.to_vec()),
+            Verdict::Instead(made) => self.answer(host, id, made),
+            Verdict::AskIpv4(max_ttl_secs) => self.ask_ipv4(now, host, id, max_ttl_secs),
+        }
+        true
     }
 
     /// The second half of DNS64.
@@ -504,7 +460,9 @@ impl Forwarder {
         self.close_attempts(host, id);
         let Some(query) = self.queries.get_mut(id) else { return };
         query.stage = Stage::Ipv4 { max_ttl_secs };
-        message::set_kind(&mut query.question, kind::A);
+        let mut question = query.request.clone();
+        message::set_kind(&mut question, kind::A);
+        query.question = Some(question);
         self.start_stage(now, host, id);
     }
 
@@ -530,21 +488,23 @@ impl Forwarder {
 
     /// Ends a query with this reply.
     fn answer<H: Host>(&mut self, host: &mut H, id: FlowId, reply: Vec<u8>) {
-        if let Some(query) = self.end(host, id) {
-            self.reply(query.client, &query.request, reply);
+        let Some(query) = self.end(host, id) else { return };
+        for &other in &query.others {
+            self.reply(other, &query.request, reply.clone());
         }
+        self.reply(query.first, &query.request, reply);
     }
 
     /// Puts a reply in the words and the size its client wants.
-    fn reply(&mut self, client: Client, request: &[u8], mut reply: Vec<u8>) {
-        let Some(query) = Message::parse(request) else { return };
-        message::set_id(&mut reply, query.header().transaction_id());
-        if !client.is_stream() {
+    fn reply(&mut self, to: Waiter, request: &[u8], mut reply: Vec<u8>) {
+        if !to.client.is_stream() && reply.len() > message::MIN_UDP_LEN {
+            let Some(query) = Message::parse(request) else { return };
             // RFC 6891 section 6.2.5: without EDNS "the requestor's UDP payload size ... 512 octets".
             let wanted = query.edns().map_or(message::MIN_UDP_LEN, |edns| edns.udp_len);
             reply = answer::truncate(&query, reply, wanted.min(self.max_udp_len));
         }
-        self.replies.push_back((client, reply));
+        message::set_id(&mut reply, to.id);
+        self.replies.push_back((to.client, reply));
     }
 
     fn end<H: Host>(&mut self, host: &mut H, id: FlowId) -> Option<Query> {
@@ -553,24 +513,34 @@ impl Forwarder {
     }
 
     fn close_attempts<H: Host>(&mut self, host: &mut H, id: FlowId) {
-        let attempts = self.queries.get_mut(id).map(|query| core::mem::take(&mut query.attempts));
-        for attempt in attempts.unwrap_or_default() {
-            if let Some(attempt) = self.attempts.remove(attempt) {
-                attempt.close(host);
+        if let Some(query) = self.queries.get_mut(id) {
+            let attempts = query.take_attempts(None);
+            self.close(host, attempts.into_iter().flatten());
+        }
+    }
+
+    fn close<H: Host>(&mut self, host: &mut H, attempts: impl IntoIterator<Item = Attempt>) {
+        for attempt in attempts {
+            match attempt.way {
+                Way::Datagram(ticket) => self.ports.release(host, ticket),
+                Way::Stream(id) => {
+                    if let Some(stream) = self.streams.remove(id) {
+                        stream.close(host);
+                    }
+                }
             }
         }
     }
 }
 
-impl Query {
-    /// Round the circle from the server asked last: an untried one, else one that was silent so far.
-    fn next_server(&self) -> Option<usize> {
-        let len = self.servers.len();
-        let round = || (1..=len).map(|step| (self.current + step) % len);
-        let with = |wanted: Progress| {
-            round().find(|&place| self.servers.get(place).is_some_and(|(_, progress)| *progress == wanted))
-        };
-        with(Progress::Untried).or_else(|| with(Progress::Asked))
+/// What DNS64 makes of what a server told.
+fn translate(dns64: &Dns64, query: &Query, told: &Message<'_>) -> Verdict {
+    let Some(request) = Message::parse(&query.request) else { return Verdict::Pass };
+    match query.stage {
+        Stage::Plain => Verdict::Pass,
+        Stage::Aaaa => dns64.judge(&request, told),
+        Stage::Ipv4 { max_ttl_secs } => Verdict::Instead(dns64.synthesize(&request, told, max_ttl_secs)),
+        Stage::Reverse => Verdict::Instead(dns64.synthesize_pointer(&request, told)),
     }
 }
 

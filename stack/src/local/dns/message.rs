@@ -138,6 +138,14 @@ impl<'a> Message<'a> {
         self.bytes.get(HEADER_LEN..self.name_end + 4).unwrap_or_default()
     }
 
+    /// `bytes` as a message about the same question, letter by letter; `None` if they are none.
+    #[must_use]
+    pub fn question_in<'b>(&self, bytes: &'b [u8]) -> Option<Message<'b>> {
+        let header = DnsPacket::new_checked(bytes).ok()?;
+        let message = Message { bytes, name_end: self.name_end };
+        (header.question_count() == 1 && message.question() == self.question()).then_some(message)
+    }
+
     /// Every record behind the question, as far as the message is well formed; the end says whether it is to the
     /// last.
     #[must_use]

@@ -30,6 +30,8 @@ pub(super) struct ScriptedHost {
     pub(super) datagrams: Vec<(SocketAddr, Vec<u8>, u32)>,
     /// Servers that cannot even be sent to.
     pub(super) unreachable: Vec<IpAddr>,
+    /// Sockets that may be open, if not any number.
+    pub(super) most_sockets: Option<usize>,
     /// Bytes of a stream taken at a time; 0 means all.
     pub(super) bite: usize,
 }
@@ -138,6 +140,13 @@ impl Host for ScriptedHost {
 
     fn udp_open(&mut self, token: Token, _: Sender, _: Family) -> Result<SocketId, HostError> {
         Ok(self.open(token, None))
+    }
+
+    fn udp_connect(&mut self, token: Token, _: Sender, peer: SocketAddr) -> Result<SocketId, HostError> {
+        if self.sockets.len() >= self.most_sockets.unwrap_or(usize::MAX) {
+            return Err(HostError::Exhausted);
+        }
+        Ok(self.open(token, Some(peer)))
     }
 
     fn echo_open(&mut self, _: Token, _: Sender, _: Family) -> Result<SocketId, HostError> {

@@ -9,6 +9,7 @@
 //! [`MAX_NAMESERVERS`].
 
 use core::net::SocketAddr;
+use std::sync::Arc;
 
 use wharf_switch::{Duration, Instant};
 
@@ -21,6 +22,10 @@ pub const PENALTY: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub struct Nameservers {
     servers: Vec<(SocketAddr, Option<Instant>)>,
+    /// In which to ask now.
+    order: Arc<[SocketAddr]>,
+    /// Until when, unless one of them changes its ways.
+    order_until: Instant,
 }
 
 impl Nameservers {
@@ -34,15 +39,28 @@ impl Nameservers {
             }
         }
         self.servers = servers;
+        self.order_until = Instant::ZERO;
     }
 
     /// The order in which to ask now.
     #[must_use]
-    pub fn order(&self, now: Instant) -> Vec<SocketAddr> {
-        let is_shunned = |failed: &Option<Instant>| failed.is_some_and(|failed| now.since(failed) < PENALTY);
-        let (shunned, good): (Vec<_>, Vec<_>) =
-            self.servers.iter().partition(|(_, failed)| is_shunned(failed));
-        good.into_iter().chain(shunned).map(|&(address, _)| address).collect()
+    pub fn order(&mut self, now: Instant) -> Arc<[SocketAddr]> {
+        if now >= self.order_until {
+            self.sort(now);
+        }
+        Arc::clone(&self.order)
+    }
+
+    fn sort(&mut self, now: Instant) {
+        let shunned_until =
+            |failed: Option<Instant>| failed.map(|failed| failed + PENALTY).filter(|&until| until > now);
+        let in_rank = |shunned| {
+            let rank = self.servers.iter().filter(move |server| shunned_until(server.1).is_some() == shunned);
+            rank.map(|&(address, _)| address)
+        };
+        self.order = in_rank(false).chain(in_rank(true)).collect();
+        let ends = self.servers.iter().filter_map(|&(_, failed)| shunned_until(failed));
+        self.order_until = ends.min().unwrap_or(Instant::FAR);
     }
 
     /// A server kept silent.
@@ -56,8 +74,11 @@ impl Nameservers {
     }
 
     fn note(&mut self, address: SocketAddr, failed: Option<Instant>) {
-        if let Some(server) = self.servers.iter_mut().find(|(known, _)| *known == address) {
+        if let Some(server) = self.servers.iter_mut().find(|(known, _)| *known == address)
+            && server.1 != failed
+        {
             server.1 = failed;
+            self.order_until = Instant::ZERO;
         }
     }
 }
@@ -79,10 +100,11 @@ mod tests {
         let mut servers = Nameservers::default();
         servers.set(&[server(1), server(2), server(3)]);
         servers.note_silence(at(100), server(1));
-        assert_eq!(servers.order(at(129)), [server(2), server(3), server(1)]);
-        assert_eq!(servers.order(at(130)), [server(1), server(2), server(3)]);
+        assert_eq!(*servers.order(at(129)), [server(2), server(3), server(1)]);
+        assert_eq!(*servers.order(at(130)), [server(1), server(2), server(3)]);
+        servers.note_silence(at(131), server(1));
         servers.note_answer(server(1));
-        assert_eq!(servers.order(at(101)), [server(1), server(2), server(3)]);
+        assert_eq!(*servers.order(at(132)), [server(1), server(2), server(3)]);
     }
 
     #[test]
@@ -91,7 +113,7 @@ mod tests {
         servers.set(&[server(1)]);
         servers.note_silence(at(0), server(1));
         servers.set(&[server(1), server(1), server(2)]);
-        assert_eq!(servers.order(at(1)), [server(2), server(1)]);
+        assert_eq!(*servers.order(at(1)), [server(2), server(1)]);
         servers.set(&(0..20).map(server).collect::<Vec<_>>());
         assert_eq!(servers.order(at(1)).len(), MAX_NAMESERVERS);
     }

@@ -192,7 +192,7 @@ fn pipelined_queries_are_asked_at_once_and_answered_in_any_order() {
     let mut bench = Bench::new();
     let client = bench.connect(gateways()[1]);
     let first = query("a.example", kind::A, None);
-    let mut second = first.clone();
+    let mut second = query("b.example", kind::A, None);
     second[1] = 0x35;
     let mut both = Vec::new();
     for message in [&first, &second] {
@@ -215,9 +215,7 @@ fn more_queries_than_may_be_under_way_wait_in_the_client() {
     let mut bench = Bench::new();
     let client = bench.connect(gateways()[1]);
     for number in 0..MAX_PIPELINED + 5 {
-        let mut asked = query("a.example", kind::A, None);
-        asked[0] = u8::try_from(number).unwrap();
-        bench.send(client, &asked);
+        bench.send(client, &query(&format!("{number}.example"), kind::A, None));
     }
     assert_eq!(bench.forwarder.pending(), MAX_PIPELINED);
     bench.answer(1, 1);
