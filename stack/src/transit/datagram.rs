@@ -27,12 +27,12 @@ use super::flow::{FlowKey, FlowTable, Keyed};
 use super::icmp_error::{self, Cause};
 use super::listing::{Direction, FlowProtocol, FlowView, Traffic, outside_of};
 use super::outside;
-use super::recency::Recency;
 use crate::env::{Cx, Outbox};
 use crate::host::{
     Datagram, Family, FlowId, Host, HostError, HostEvent, IcmpReport, Owner, Sender, SocketId, Token,
 };
 use crate::keyed::KeyedState;
+use crate::recency::Recency;
 use crate::wire::Packet;
 use crate::wire::emit::Path;
 use crate::{Config, DropReason};

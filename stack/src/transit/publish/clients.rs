@@ -23,9 +23,9 @@ use crate::Config;
 use crate::host::FlowId;
 use crate::keyed::{KeyedMap, KeyedState};
 use crate::local::Local;
+use crate::recency::Recency;
 use crate::transit::flow::{FlowKey, FlowTable, Keyed, dynamic_ports};
 use crate::transit::listing::{Direction, FlowProtocol, FlowView, Traffic};
-use crate::transit::recency::Recency;
 
 const MAX_CLIENTS: usize = 4096;
 /// RFC 4787 REQ-5: a mapping timer of 5 minutes is recommended.

@@ -19,7 +19,7 @@
 //! Suter et al.: "Design Considerations for Supporting TCP with Per-flow Queueing" (1998), for longest queue drop.
 
 use crate::host::FlowId;
-use crate::transit::linked_list::{Links, List, place};
+use crate::linked_list::{Links, List, place};
 
 /// As whom the container sees a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,8 +10,8 @@
 
 use wharf_switch::Instant;
 
-use super::linked_list::{Links, List};
 use crate::host::FlowId;
+use crate::linked_list::{Links, List};
 
 /// The order of last use. It names flows and does not own them.
 #[derive(Debug, Default)]
