@@ -105,6 +105,8 @@ pub struct Config {
     pub hostname: Option<String>,
     /// The gateway answers DNS queries, and the plans' `dns` addresses are its own. Without it these lead outside.
     pub dns_forwarder: bool,
+    /// The forwarder keeps answers for as long as they hold.
+    pub dns_cache: bool,
     /// Other networks that its containers reach. Changes while running.
     pub routes: Vec<Route>,
     /// The network has no outside: its containers reach each other and the gateway's services, and nobody else.
@@ -143,6 +145,7 @@ impl Config {
             ntp: Vec::new(),
             hostname: None,
             dns_forwarder: true,
+            dns_cache: true,
             routes: Vec::new(),
             internal: false,
             host_loopback: false,

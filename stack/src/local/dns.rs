@@ -16,7 +16,8 @@
 //! by a [`stream`] of its own. A reply that does not fit the
 //! client's buffer or the link is cut and marked, and the client comes back over TCP.
 //!
-//! With NAT64 the answers are worked on by [`dns64`]. Names that mean the asking host itself are none of anybody's
+//! What a client was told is kept in a [`cache`] for as long as it holds, unless the network does without one or the
+//! nameservers change. With NAT64 the answers are worked on by [`dns64`] before. Names that mean the asking host itself are none of anybody's
 //! business: [`special`] answers for them. Those of the network's own [`zone`] are answered by its [`authority`].
 //!
 //! On a network without an outside every other name gets NXDOMAIN, which nobody may keep: it comes without an SOA record.
@@ -43,6 +44,7 @@ use crate::{Config, DropReason};
 
 pub mod answer;
 pub mod authority;
+pub mod cache;
 pub mod dns64;
 pub mod message;
 mod query;
@@ -56,6 +58,7 @@ pub mod upstream;
 pub mod zone;
 
 use authority::{Authority, LinkedZone};
+use cache::Cache;
 use dns64::{Dns64, Verdict};
 use message::{Message, kind};
 use query::{Attempt, Queries, Query, Stage, Waiter, Way};
@@ -130,6 +133,7 @@ pub struct Forwarder {
     authority: Authority,
     is_internal: bool,
     dns64: Option<Dns64>,
+    cache: Option<Cache>,
     queries: Queries,
     ports: SourcePorts,
     streams: Slots<Stream>,
@@ -153,6 +157,7 @@ impl Forwarder {
             authority: Authority::new(config),
             is_internal: config.internal,
             dns64: config.nat64.filter(|_| !config.internal).map(Dns64::new),
+            cache: config.dns_cache.then(|| Cache::new(&config.seed)),
             queries: Queries::new(&config.seed),
             ports: SourcePorts::new(&config.seed),
             streams: Slots::new(),
@@ -166,7 +171,11 @@ impl Forwarder {
 
     /// Other nameservers from the next query on.
     pub fn set_nameservers(&mut self, nameservers: &[SocketAddr]) {
-        self.nameservers.set(nameservers);
+        if self.nameservers.set(nameservers)
+            && let Some(cache) = &mut self.cache
+        {
+            cache.clear();
+        }
     }
 
     /// Other names of the network from the next query on.
@@ -217,7 +226,8 @@ impl Forwarder {
             return Ok(());
         };
         let waiter = Waiter { client, id: header.transaction_id() };
-        if let Some(answer) = self.answer_here(&query) {
+        let kept = |cache: &mut Cache| cache.answer(now, &query);
+        if let Some(answer) = self.answer_here(&query).or_else(|| self.cache.as_mut().and_then(kept)) {
             self.reply(waiter, request, answer);
             return Ok(());
         }
@@ -447,11 +457,21 @@ impl Forwarder {
             Some(dns64) if query.stage != Stage::Plain => translate(dns64, query, &told),
             _ => Verdict::Pass,
         };
-        match verdict {
-            Verdict::Pass => self.answer(host, id, reply.to_vec()),
-            Verdict::Instead(made) => self.answer(host, id, made),
-            Verdict::AskIpv4(max_ttl_secs) => self.ask_ipv4(now, host, id, max_ttl_secs),
+        let answer = match verdict {
+            Verdict::Pass => reply.to_vec(),
+            Verdict::Instead(made) => made,
+            Verdict::AskIpv4(max_ttl_secs) => {
+                self.ask_ipv4(now, host, id, max_ttl_secs);
+                return true;
+            }
+        };
+        // The list may have changed since.
+        if let Some(cache) = self.cache.as_mut().filter(|_| self.nameservers.contains(server))
+            && let Some(request) = Message::parse(&query.request)
+        {
+            cache.keep(now, &request, &answer);
         }
+        self.answer(host, id, answer);
         true
     }
 

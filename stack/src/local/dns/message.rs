@@ -195,6 +195,14 @@ impl<'a> Message<'a> {
     }
 }
 
+impl Record {
+    /// Where its time to live stands, in four bytes; two are between it and the data.
+    #[must_use]
+    pub fn ttl_at(&self) -> usize {
+        self.data.start - 6
+    }
+}
+
 /// Goes over the records of a message.
 #[derive(Clone, Debug)]
 pub struct Records<'a> {
@@ -287,6 +295,13 @@ pub fn question(like: &Message<'_>, name: &[u8], kind: u16) -> Vec<u8> {
     bytes.extend_from_slice(&kind.to_be_bytes());
     bytes.extend_from_slice(&kind::CLASS_IN.to_be_bytes());
     bytes
+}
+
+/// Puts a name of the same length into the question.
+pub fn set_name(bytes: &mut [u8], name: &[u8]) {
+    if let Some(room) = bytes.get_mut(HEADER_LEN..HEADER_LEN + name.len()) {
+        room.copy_from_slice(name);
+    }
 }
 
 /// Puts another type into the question.

@@ -11,6 +11,7 @@ use super::script::ScriptedHost;
 use super::*;
 use crate::config::tests::config;
 
+mod keeping;
 mod sharing;
 
 const MAC: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 0x64]);

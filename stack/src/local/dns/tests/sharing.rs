@@ -220,9 +220,10 @@ fn those_who_ask_the_same_share_one_question() {
     assert!(told.windows(2).all(|pair| pair[0].1[2..] == pair[1].1[2..]));
     assert_eq!(bench.forwarder.pending(), 0);
     // Other words, and another transport, are another question.
+    let asked = query("b.example", kind::A, None);
     bench.ask(3, client(4000), &asked).unwrap();
-    bench.ask(3, client(4000), &query("a.example", kind::A, Some(1232))).unwrap();
-    bench.ask(3, client(4000), &query("A.example", kind::A, None)).unwrap();
+    bench.ask(3, client(4000), &query("b.example", kind::A, Some(1232))).unwrap();
+    bench.ask(3, client(4000), &query("B.example", kind::A, None)).unwrap();
     bench.ask(3, stream(1), &asked).unwrap();
     assert_eq!((bench.host.datagrams.len(), bench.forwarder.pending()), (4, 4));
 }
