@@ -75,6 +75,8 @@ pub struct Options {
     pub wishes: Wishes,
     /// Nameservers instead of the host's.
     pub dns: Vec<SocketAddr>,
+    /// The gateway keeps answers for as long as they hold.
+    pub dns_cache: bool,
     /// Search domains instead of the host's.
     pub search: Vec<String>,
     /// The sandbox's host name instead of the host's.

@@ -55,8 +55,8 @@ pub(super) struct RunArgs {
 struct JoinArgs {
     /// Join this network of `wharf up` instead of making one
     #[arg(long, value_name = "NAME", value_parser = Name::parse, conflicts_with_all = [
-        "mtu", "cidr", "ipv6_prefix", "ipv4_only", "ipv6_only", "nat64_prefix", "dns", "search", "host_loopback",
-        "host_socket", "allow_link_local", "workers", "poll", "memory",
+        "mtu", "cidr", "ipv6_prefix", "ipv4_only", "ipv6_only", "nat64_prefix", "dns", "no_dns_cache", "search",
+        "host_loopback", "host_socket", "allow_link_local", "workers", "poll", "memory",
     ])]
     network: Option<Name>,
     /// What the sandbox is called there [default: c1, c2, ...]
@@ -106,6 +106,9 @@ struct NameArgs {
     /// Ask this nameserver instead of those in the host's resolv.conf; may be repeated
     #[arg(long, value_name = "ADDR", value_parser = values::nameserver)]
     dns: Vec<SocketAddr>,
+    /// Ask a nameserver each time instead of keeping answers for as long as they hold
+    #[arg(long)]
+    no_dns_cache: bool,
     /// Search this domain instead of those in the host's resolv.conf; may be repeated
     #[arg(long, value_name = "DOMAIN", value_parser = values::domain)]
     search: Vec<String>,
@@ -257,6 +260,7 @@ impl RunArgs {
                 nat64: self.addresses.nat64_prefix,
             },
             dns: self.names.dns,
+            dns_cache: !self.names.no_dns_cache,
             search: self.names.search,
             hostname: self.names.hostname,
             publish: self.reach.publish.clone(),

@@ -222,6 +222,7 @@ impl Network {
             if has_own_dns { config.nameservers.iter().copied().map(Text).collect() } else { Vec::new() };
         let spec = NetworkSpec {
             dns,
+            dns_cache: config.dns_cache,
             host_loopback: config.host_loopback,
             host_sockets: host_sockets.into_iter().map(Text).collect(),
             allow_link_local: config.allow_link_local,

@@ -133,6 +133,8 @@ pub struct NetworkSpec {
     /// Nameservers instead of the host's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dns: Vec<Text<SocketAddr>>,
+    /// The gateway keeps answers for as long as they hold.
+    pub dns_cache: bool,
     /// The domain in which its containers find each other; by default its name under `internal`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub domain: Option<Text<Domain>>,
@@ -186,6 +188,7 @@ impl Default for NetworkSpec {
             ipv6: Choice::Auto,
             nat64: Choice::Auto,
             dns: Vec::new(),
+            dns_cache: true,
             domain: None,
             search: Vec::new(),
             ntp: Vec::new(),

@@ -105,6 +105,7 @@ fn configuration(options: &Options, plan: &Plan, host: &ResolvConf, seed: [u8; 3
         nat64: plan.nat64,
         dns64_exclusions: if host::has_ipv6() { Vec::new() } else { vec![EVERYTHING_IPV6] },
         nameservers: if options.dns.is_empty() { host.nameservers.clone() } else { options.dns.clone() },
+        dns_cache: options.dns_cache,
         search: or_host(&options.search, &host.search),
         hostname: options.hostname.clone(),
         host_loopback: options.host_loopback,

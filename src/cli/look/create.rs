@@ -73,6 +73,9 @@ struct NameArgs {
     /// Ask this nameserver instead of those in the host's resolv.conf; may be repeated
     #[arg(long, value_name = "ADDR", value_parser = values::nameserver)]
     dns: Vec<SocketAddr>,
+    /// Ask a nameserver each time instead of keeping answers for as long as they hold
+    #[arg(long)]
+    no_dns_cache: bool,
     /// Where its containers find each other by name [default: its name under internal]
     #[arg(long, value_name = "DOMAIN", value_parser = Domain::parse)]
     domain: Option<Domain>,
@@ -148,6 +151,7 @@ impl CreateArgs {
             outbound_ipv6: addresses.outbound_ipv6,
             outbound_interface: addresses.outbound_interface,
             dns: texts(names.dns),
+            dns_cache: !names.no_dns_cache,
             domain: names.domain.map(Text),
             search: texts(names.search),
             ntp: names.ntp,
@@ -214,10 +218,10 @@ mod tests {
 
     #[test]
     fn options_say_what_a_table_of_the_file_says() {
-        let line = "create a --ipv4 none --ipv6 fd00:1:2:3::/64 --nat64 64:ff9b::/96 --dns 192.0.2.53 --domain x.internal \
+        let line = "create a --ipv4 none --ipv6 fd00:1:2:3::/64 --nat64 64:ff9b::/96 --dns 192.0.2.53 --no-dns-cache --domain x.internal \
                     --search example.org --ntp 192.0.2.123 --internal --isolated --host-loopback --host-socket 80:/run/web.sock --allow-link-local \
                     --mtu 1500 --workers 2 --memory 64M --outbound-ipv4 192.0.2.1 --outbound-ipv6 2001:db8::1 --outbound-interface eth1 --link b --link c";
-        let table = "ipv4 = false\nipv6 = 'fd00:1:2:3::/64'\nnat64 = '64:ff9b::/96'\ndns = ['192.0.2.53']\n\
+        let table = "ipv4 = false\nipv6 = 'fd00:1:2:3::/64'\nnat64 = '64:ff9b::/96'\ndns = ['192.0.2.53']\ndns_cache = false\n\
                      domain = 'x.internal'\nsearch = ['example.org']\nntp = ['192.0.2.123']\ninternal = true\n\
                      isolated = true\nhost_loopback = true\nhost_sockets = ['80:/run/web.sock']\nallow_link_local = true\nmtu = 1500\nworkers = 2\n\
                      memory = '64M'\noutbound_ipv4 = '192.0.2.1'\noutbound_ipv6 = '2001:db8::1'\noutbound_interface = 'eth1'\n\

@@ -53,6 +53,7 @@ pub(super) fn configuration(
         nat64: spec.nat64_prefix(),
         dns64_exclusions: if around.has_ipv6 { Vec::new() } else { vec![Ipv6Cidr::new([0; 16].into(), 0)] },
         nameservers,
+        dns_cache: spec.dns_cache,
         search: [domain].into_iter().chain(others).collect(),
         ntp: spec.ntp.clone(),
         host_loopback: spec.host_loopback,
