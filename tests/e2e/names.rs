@@ -167,16 +167,17 @@ fn a_nat64_prefix_may_have_any_length_of_its_rfc() {
 #[test]
 fn a_resolv_conf_replaced_by_rename_moves_the_forwarder_and_not_the_sandboxs_file() {
     let mut lab = Lab::new();
-    lab.serve_names_at("203.0.113.2", "--host-record=which.example,192.0.2.1");
+    // What the first says holds for an hour, but not longer than the host asks it.
+    lab.serve_names_at("203.0.113.2", "--host-record=which.example,192.0.2.1 --local-ttl=3600");
     lab.serve_names_at("198.51.100.1", "--host-record=which.example,192.0.2.2");
     let etc = scratch().join("etc-of-its-own");
     // Everything of the real one, and a file that can be replaced.
     let copy =
         format!("cp -a /etc {etc}; echo nameserver 203.0.113.2 > {etc}/resolv.conf", etc = etc.display());
     lab.on_host(&copy).text();
-    let script = "dig +short which.example; echo ready; read line
-                  for i in $(seq 100); do [ \"$(dig +short which.example)\" = 192.0.2.2 ] && break; sleep 0.1; done
-                  dig +short which.example; grep -v '^#' /etc/resolv.conf";
+    let script = "dig +nocookie +short which.example; echo ready; read line
+                  for i in $(seq 100); do [ \"$(dig +nocookie +short which.example)\" = 192.0.2.2 ] && break; sleep 0.1; done
+                  dig +nocookie +short which.example; grep -v '^#' /etc/resolv.conf";
     let changes = format!("mount --bind {} /etc", etc.display());
     let mut command = lab.inside_command_after(&changes, &["--ipv4-only"], script);
     let mut running = Running::start(&mut command);
@@ -185,6 +186,28 @@ fn a_resolv_conf_replaced_by_rename_moves_the_forwarder_and_not_the_sandboxs_fil
     running.say("go on");
     assert_eq!([running.line(), running.line()], ["192.0.2.2", "nameserver 10.0.2.3"]);
     running.succeed();
+}
+
+/// How long an answer lives, and what it is. A query with a cookie is always asked.
+const ASK: &str = "dig +nocookie +noall +answer a.example | awk '{print $2, $5}'";
+
+#[test]
+fn a_nameserver_is_asked_once_for_an_answer_that_holds() {
+    for (options, questions) in [(&[][..], 1), (&["--no-dns-cache"], 3)] {
+        let mut lab = Lab::new();
+        let log = scratch().join(format!("queries-{questions}"));
+        let records = "--host-record=a.example,192.0.2.1 --local-ttl=600 --log-queries --log-facility";
+        lab.serve_names_at("203.0.113.2", &format!("{records}={}", log.display()));
+        let script = format!("{ASK}; sleep 2; {ASK}; dig +nocookie +short +tcp A.EXAMPLE");
+        let result = lab.inside(options, &script);
+        let lines: Vec<&str> = result.text().lines().collect();
+        assert_eq!((lines[0], lines[2]), ("600 192.0.2.1", "192.0.2.1"), "{result:?}");
+        let ttl: u32 = lines[1].strip_suffix(" 192.0.2.1").unwrap().parse().unwrap();
+        assert_eq!(ttl < 600, questions == 1, "{result:?}");
+        let log = fs::read_to_string(&log).unwrap();
+        let asked = log.lines().filter(|line| line.to_lowercase().contains("query[a] a.example"));
+        assert_eq!(asked.count(), questions, "{log}");
+    }
 }
 
 fn replace(path: &Path, text: &str) {
