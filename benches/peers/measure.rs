@@ -117,7 +117,8 @@ fn exchanges() -> Vec<Measure> {
         once("connects/s", |c, t| exchanges::connects(c, t, "1", "0")),
         once("parallel connects/s, 8 clients", |c, t| exchanges::connects(c, t, "8", "0")),
         once("connects/s after 50000", |c, t| exchanges::connects(c, t, "1", "50000")).long(),
-        once("DNS, 64 in flight", exchanges::queries),
+        once("DNS, 64 in flight", |c, t| exchanges::queries(c, t, exchanges::NEW_NAMES)),
+        once("DNS, known names, 64 in flight", |c, t| exchanges::queries(c, t, exchanges::KNOWN_NAMES)),
         once("DNS at 10000/s", |c, t| exchanges::paced_queries(c, t, "10000")),
     ]
 }

@@ -67,7 +67,9 @@ fn perform(words: &[&str]) -> Result<()> {
             };
             datagrams::run(to, order)
         }
-        ["queries", to, seconds] => names::as_many_as_answered(to, in_seconds(seconds)?),
+        ["queries", to, names, seconds] => {
+            names::as_many_as_answered(to, number(names)?, in_seconds(seconds)?)
+        }
         ["paced-queries", to, rate, seconds] => names::paced(to, number(rate)?, in_seconds(seconds)?),
         _ => Err(Error::other("no such role")),
     }

@@ -33,10 +33,14 @@ pub(super) fn connects_to_neighbor(contender: &mut Contender, duration: Duration
     named(&["", "failed"], &neighbor_role(contender, &["connects", SECOND, "1", "0"], duration)?)
 }
 
-/// As many answers as the resolver of the container gives.
-pub(super) fn queries(contender: &mut Contender, duration: Duration) -> Result<Values, String> {
+/// More names than anybody asks for while it is measured, and a program's usual few.
+pub(super) const NEW_NAMES: &str = "4294967295";
+pub(super) const KNOWN_NAMES: &str = "16";
+
+/// As many answers as the resolver of the container gives about so many names.
+pub(super) fn queries(contender: &mut Contender, duration: Duration, names: &str) -> Result<Values, String> {
     let nameserver = contender.kind.nameserver();
-    named(&["queries/s", "% lost"], &role(contender, &["queries", nameserver], duration)?)
+    named(&["queries/s", "% lost"], &role(contender, &["queries", nameserver, names], duration)?)
 }
 
 /// The same at a fixed rate.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! DNS: a nameserver that answers at once, and clients that ask for a new name each time.
+//! DNS: a nameserver that answers at once, and clients that ask for a new name each time, or for a few again and again.
 
 use std::collections::VecDeque;
 use std::io::{Error, Result};
@@ -24,8 +24,8 @@ const HEADER_LEN: usize = 12;
 const RESPONSE: [u8; 2] = [0x81, 0x80];
 /// One question and one answer.
 const COUNTS: [u8; 8] = [0, 1, 0, 1, 0, 0, 0, 0];
-/// The name of the question (behind 12 bytes of header), A, IN, for no time, 192.0.2.1.
-const ANSWER: [u8; 16] = [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4, 192, 0, 2, 1];
+/// The name of the question (behind 12 bytes of header), A, IN, for a minute, 192.0.2.1.
+const ANSWER: [u8; 16] = [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1];
 
 /// Gives every name the same address.
 pub(super) fn serve() -> Result<()> {
@@ -46,9 +46,9 @@ fn answer(query: &[u8]) -> Option<Vec<u8>> {
     Some([&query[..2], &RESPONSE, &COUNTS, question, &ANSWER].concat())
 }
 
-/// Asks for the A record of a name that nobody has asked for before.
-fn query(number: u32) -> Vec<u8> {
-    let label = format!("{number:08x}");
+/// The query with this number, for the A record of the name with that one.
+fn query(number: u32, name: u32) -> Vec<u8> {
+    let label = format!("{name:08x}");
     let [.., high, low] = number.to_be_bytes();
     let mut query = vec![high, low, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 8];
     query.extend(label.as_bytes());
@@ -109,8 +109,9 @@ impl Open {
     }
 }
 
-/// Keeps some queries open; prints the answers per second, and how many queries of a hundred had none.
-pub(super) fn as_many_as_answered(to: &str, duration: Duration) -> Result<()> {
+/// Keeps some queries open, for `names` names in turn; prints the answers per second, and how many queries of a hundred had
+/// none.
+pub(super) fn as_many_as_answered(to: &str, names: u32, duration: Duration) -> Result<()> {
     let socket = client(to, GLANCE)?;
     let mut open = Open::new();
     let (mut asked, mut answered) = (0, 0);
@@ -118,7 +119,7 @@ pub(super) fn as_many_as_answered(to: &str, duration: Duration) -> Result<()> {
     while begun.elapsed() < duration {
         while open.count < IN_FLIGHT {
             open.add(asked as usize % IDS);
-            socket.send(&query(asked))?;
+            socket.send(&query(asked, asked % names))?;
             asked += 1;
         }
         answered += u32::from(hear(&socket).is_some_and(|id| open.close(id)));
@@ -158,7 +159,7 @@ fn ask(socket: &UdpSocket, rate: u32, begun: Instant, duration: Duration, at: &[
     while interval * asked < duration {
         thread::sleep((interval * asked).saturating_sub(begun.elapsed()));
         at[asked as usize % IDS].store(nanoseconds(begun.elapsed()), Ordering::Relaxed);
-        socket.send(&query(asked))?;
+        socket.send(&query(asked, asked))?;
         asked += 1;
     }
     Ok(asked)
