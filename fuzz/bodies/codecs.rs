@@ -5,7 +5,8 @@ use smoltcp::wire::EthernetAddress;
 use wharf_stack::link::{Arp, Ndp, Neighbors, ndp};
 use wharf_stack::local::dhcp4::message::Request;
 use wharf_stack::local::dns::answer;
-use wharf_stack::local::dns::message::Message;
+use wharf_stack::local::dns::cache::Cache;
+use wharf_stack::local::dns::message::{self, Message};
 use wharf_switch::offload::{VNET_HEADER_LEN, complete_checksum, segment};
 use wharf_switch::{Checksum, Instant, Offload, Pool};
 
@@ -41,6 +42,13 @@ fn dns(bytes: &[u8]) {
     assert!(Message::parse(&refusal).is_some(), "our own reply does not parse");
     let cut = answer::truncate(&query, bytes.to_vec(), 512);
     assert!(cut.len() <= 512, "a reply of {} bytes is no cut one", cut.len());
+    let asked = message::question(&query, query.name(), query.kind());
+    let Some(asked) = Message::parse(&asked) else { return };
+    let mut cache = Cache::new(&[7; 32]);
+    cache.keep(Instant::ZERO, &asked, bytes);
+    if let Some(kept) = cache.answer(Instant::from_millis(999), &asked) {
+        assert_eq!(kept.len(), bytes.len(), "an answer has another length later");
+    }
 }
 
 fn neighbors(bytes: &[u8]) {
