@@ -232,7 +232,8 @@ impl Forwarder {
             return Ok(());
         }
         let (stage, question) = self.first_stage(&query);
-        if let Some(id) = self.queries.add(Query::new(waiter, request.to_vec(), stage, question))? {
+        let query = Query::new(waiter, request.to_vec(), stage, question);
+        if let Some(id) = self.queries.add(now, query)? {
             self.start_stage(now, host, id);
         }
         Ok(())
@@ -338,9 +339,7 @@ impl Forwarder {
             (false, Stage::Aaaa) => AAAA_DEADLINE,
             (false, _) => DEADLINE,
         };
-        query.patience = allowed / u32::try_from(servers.len().max(TRIES)).unwrap_or(u32::MAX);
-        query.deadline = now + allowed;
-        query.start(servers);
+        query.start(now, servers, allowed);
         self.ask_next(now, host, id);
     }
 

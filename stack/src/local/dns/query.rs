@@ -3,7 +3,8 @@
 //!
 //! # How it works
 //! Those who ask the same in the same words wait for the same answer: it is asked for once. This spares the nameservers,
-//! and whoever forges replies has one question to hit, not many (RFC 5452 section 5).
+//! and whoever forges replies has one question to hit, not many (RFC 5452 section 5). Who comes when the first server has
+//! kept silent for its share of the time is asked for anew: soon the others will be told that nobody answered.
 //!
 //! # Bounds
 //! [`MAX_QUERIES`] waiting, [`MAX_QUERIES_PER_CLIENT`] for one container; [`MAX_ATTEMPTS`] for each query.
@@ -15,7 +16,7 @@ use wharf_switch::{Duration, Instant};
 
 use super::source_ports::Ticket;
 use super::upstream::MAX_NAMESERVERS;
-use super::{Client, MAX_ATTEMPTS, MAX_QUERIES, MAX_QUERIES_PER_CLIENT};
+use super::{Client, MAX_ATTEMPTS, MAX_QUERIES, MAX_QUERIES_PER_CLIENT, TRIES};
 use crate::DropReason;
 use crate::host::FlowId;
 use crate::keyed::{KeyedMap, KeyedState};
@@ -84,8 +85,11 @@ pub(super) struct Query {
     attempts: [Option<Attempt>; MAX_ATTEMPTS],
     /// The last reply that was no help.
     pub(super) failure: Option<Vec<u8>>,
+    /// Until when others may join.
+    open_until: Instant,
     pub(super) retry_at: Instant,
     pub(super) deadline: Instant,
+    /// How long a server has before the next is asked.
     pub(super) patience: Duration,
 }
 
@@ -103,6 +107,7 @@ impl Query {
             current: 0,
             attempts: [None; MAX_ATTEMPTS],
             failure: None,
+            open_until: Instant::ZERO,
             retry_at: Instant::FAR,
             deadline: Instant::FAR,
             patience: Duration::ZERO,
@@ -134,8 +139,11 @@ impl Query {
         self.retry_at.min(self.deadline)
     }
 
-    /// From now on these servers are asked, of which there is at least one, the first of them first.
-    pub(super) fn start(&mut self, servers: Arc<[SocketAddr]>) {
+    /// From now on these servers are asked, of which there is at least one, the first of them first, for so long.
+    pub(super) fn start(&mut self, now: Instant, servers: Arc<[SocketAddr]>, allowed: Duration) {
+        self.patience = allowed / u32::try_from(servers.len().max(TRIES)).unwrap_or(u32::MAX);
+        self.open_until = now + self.patience;
+        self.deadline = now + allowed;
         self.current = servers.len().saturating_sub(1);
         self.progress = [Progress::Untried; MAX_NAMESERVERS];
         self.servers = servers;
@@ -232,7 +240,7 @@ impl Queries {
     ///
     /// # Errors
     /// Why it is not answered.
-    pub(super) fn add(&mut self, mut query: Query) -> Result<Option<FlowId>, DropReason> {
+    pub(super) fn add(&mut self, now: Instant, mut query: Query) -> Result<Option<FlowId>, DropReason> {
         query.digest = self.hash.hash(words(&query.request)) ^ u64::from(query.is_stream());
         let same = self.by_words.get(&query.digest).copied();
         let known = same.and_then(|id| self.table.get_mut(id)).filter(|known| known.asks_the_same_as(&query));
@@ -251,7 +259,7 @@ impl Queries {
         }
         self.of_client.insert(client, of_client + 1);
         self.waiting += 1;
-        if let Some(known) = known {
+        if let Some(known) = known.filter(|known| now < known.open_until) {
             known.others.push(newcomer);
             return Ok(None);
         }

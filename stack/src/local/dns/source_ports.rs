@@ -214,15 +214,19 @@ impl SourcePorts {
         server: SocketAddr,
     ) -> Result<FlowId, HostError> {
         let in_use = self.server(server).map_or(0, |server| server.in_use.len());
-        let opened =
-            if in_use < MAX_IN_USE { self.open(now, host, server) } else { Err(HostError::Exhausted) };
-        let draw = self.draw();
-        let shared = self.server(server).and_then(|server| {
-            let place = draw.checked_rem(server.in_use.len() as u64)?;
-            server.in_use.get(usize::try_from(place).ok()?).copied()
-        });
+        if in_use >= MAX_IN_USE {
+            return self.draw_port(server).ok_or(HostError::Exhausted);
+        }
         // Out of descriptors, an old port is better than none.
-        opened.or_else(|error| shared.ok_or(error))
+        self.open(now, host, server).or_else(|error| self.draw_port(server).ok_or(error))
+    }
+
+    /// One of those in use.
+    fn draw_port(&mut self, server: SocketAddr) -> Option<FlowId> {
+        let draw = self.draw();
+        let in_use = &self.server(server)?.in_use;
+        let place = draw.checked_rem(in_use.len() as u64)?;
+        in_use.get(usize::try_from(place).ok()?).copied()
     }
 
     fn open<H: Host>(&mut self, now: Instant, host: &mut H, server: SocketAddr) -> Result<FlowId, HostError> {

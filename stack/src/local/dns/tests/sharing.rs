@@ -229,6 +229,25 @@ fn those_who_ask_the_same_share_one_question() {
 }
 
 #[test]
+fn nobody_joins_a_question_that_the_first_server_has_not_answered() {
+    let mut bench = Bench::new(&[server(1)], false);
+    let asked = query("a.example", kind::A, None);
+    bench.ask(0, client(4000), &asked).unwrap();
+    bench.poll(1500);
+    bench.ask(1500, client(4001), &asked).unwrap();
+    assert_eq!(bench.ask(1500, client(4001), &asked), Err(DropReason::DnsRepeated));
+    bench.ask(1501, client(4002), &asked).unwrap();
+    assert_eq!(bench.host.datagrams.len(), 3);
+    for now in [3000, 4500] {
+        bench.poll(now);
+    }
+    assert_eq!((bench.reply().map(|(to, _)| to), bench.reply()), (Some(client(4000)), None));
+    bench.answer(4600, rcode(DnsRcode::NXDomain));
+    assert_eq!((bench.rcode(), bench.rcode()), (DnsRcode::NXDomain, DnsRcode::NXDomain));
+    bench.rest();
+}
+
+#[test]
 fn a_query_that_is_too_long_is_no_query() {
     let mut bench = Bench::new(&[server(1)], false);
     let mut asked = query("a.example", kind::A, None);
