@@ -380,12 +380,7 @@ impl Host for Sockets {
         Ok(socket)
     }
 
-    fn udp_connect(
-        &mut self,
-        token: Token,
-        sender: Sender,
-        peer: SocketAddr,
-    ) -> Result<SocketId, HostError> {
+    fn udp_connect(&mut self, token: Token, sender: Sender, peer: SocketAddr) -> Result<SocketId, HostError> {
         let family = Family::of(peer.ip());
         let fd = Self::open(family, SocketType::DGRAM, None)?;
         self.ways.of(sender).bind_toward(&fd, peer)?;

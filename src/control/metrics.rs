@@ -158,6 +158,13 @@ fn load(text: &mut Exposition, stats: &[Stats]) {
     for stats in stats {
         evicted.sample(&[("network", &stats.network)], stats.load.evicted_mappings);
     }
+    let help = "DNS queries that were looked for among the answers kept.";
+    let mut lookups = text.family("wharf_dns_cache_lookups", Kind::Counter, None, help);
+    for Stats { network, load, .. } in stats {
+        for (result, count) in [("hit", load.dns_hits), ("miss", load.dns_misses)] {
+            lookups.sample(&[("network", network), ("result", result)], count);
+        }
+    }
 }
 
 /// A type of metric.

@@ -400,6 +400,12 @@ pub struct Load {
     pub echo_mappings: u64,
     /// Mappings that had to make room for others.
     pub evicted_mappings: u64,
+    /// DNS queries answered from what was kept.
+    #[serde(default)]
+    pub dns_hits: u64,
+    /// DNS queries that were looked for there in vain.
+    #[serde(default)]
+    pub dns_misses: u64,
 }
 
 impl std::ops::AddAssign<wharf_stack::Load> for Load {
@@ -409,6 +415,8 @@ impl std::ops::AddAssign<wharf_stack::Load> for Load {
         self.udp_mappings += other.udp_mappings as u64;
         self.echo_mappings += other.echo_mappings as u64;
         self.evicted_mappings += other.evicted_mappings;
+        self.dns_hits += other.dns_hits;
+        self.dns_misses += other.dns_misses;
     }
 }
 

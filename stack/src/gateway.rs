@@ -61,6 +61,10 @@ pub struct Load {
     pub echo_mappings: usize,
     /// Mappings of both kinds that had to make room for others since the gateway began.
     pub evicted_mappings: u64,
+    /// DNS queries answered from what was kept since the gateway began.
+    pub dns_hits: u64,
+    /// DNS queries that were looked for there in vain.
+    pub dns_misses: u64,
 }
 
 /// What became of frames that the gateway got.
@@ -414,7 +418,8 @@ impl Gateway {
     /// How full the gateway is.
     #[must_use]
     pub fn load(&self) -> Load {
-        Load { held_bytes: self.env.budget.used(), ..self.transit.load() }
+        let (dns_hits, dns_misses) = self.local.dns_lookups();
+        Load { held_bytes: self.env.budget.used(), dns_hits, dns_misses, ..self.transit.load() }
     }
 
     /// Every connection and mapping of this worker's, as it is `now`. Nothing is kept or asked for this while nobody looks.

@@ -131,6 +131,11 @@ impl Local {
         }
     }
 
+    /// How many DNS queries were answered from what was kept, and how many were not.
+    pub(crate) fn dns_lookups(&self) -> (u64, u64) {
+        self.dns.lookups()
+    }
+
     /// Other names of the network from now on.
     pub(crate) fn set_zone(&mut self, zone: Arc<dns::zone::Zone>) {
         self.dns.set_zone(zone);

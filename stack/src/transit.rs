@@ -254,14 +254,14 @@ impl Transit {
         tcp.chain(mappings).chain(self.publications.ports.views(now, host))
     }
 
-    /// How many flows there are; bytes held are not known here.
+    /// How many flows there are; nothing else is known here.
     pub(crate) fn load(&self) -> Load {
         Load {
             tcp_flows: self.tcp.len(),
             udp_mappings: self.udp.len(),
             echo_mappings: self.echo.len(),
             evicted_mappings: self.udp.evicted() + self.echo.evicted(),
-            held_bytes: 0,
+            ..Load::default()
         }
     }
 }

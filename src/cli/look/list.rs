@@ -214,7 +214,8 @@ fn frames(items: &[Stats]) -> Table {
 }
 
 fn load(items: &[Stats]) -> Table {
-    let mut table = Table::new(&["NETWORK", ">TCP", ">HELD", ">UDP", ">ECHO", ">EVICTED"]);
+    let mut table =
+        Table::new(&["NETWORK", ">TCP", ">HELD", ">UDP", ">ECHO", ">EVICTED", ">DNS HITS", ">MISSES"]);
     for Stats { network, load, .. } in items {
         table.row([
             network.clone(),
@@ -223,6 +224,8 @@ fn load(items: &[Stats]) -> Table {
             load.udp_mappings.to_string(),
             load.echo_mappings.to_string(),
             load.evicted_mappings.to_string(),
+            load.dns_hits.to_string(),
+            load.dns_misses.to_string(),
         ]);
     }
     table

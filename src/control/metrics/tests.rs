@@ -162,7 +162,7 @@ fn snapshot() -> Snapshot {
         network: "default".to_owned(),
         frames: Frames { received: 3, queued: 1, ..Frames::default() },
         drops: vec![drop("SamePort", 0), drop("EgressFull", 7)],
-        load: Load { held_bytes: 5, evicted_mappings: 4, ..Load::default() },
+        load: Load { held_bytes: 5, evicted_mappings: 4, dns_hits: 6, ..Load::default() },
         ports: BTreeMap::new(),
     };
     let publication = Publication {
@@ -224,4 +224,8 @@ fn values_are_found_under_their_labels() {
     let transmitted = value("wharf_port_transmit_bytes", "wharf_port_transmit_bytes_total", &port);
     assert_eq!(transmitted, Some(f64::from(u32::MAX) + 1.0));
     assert_eq!(value("wharf_evicted_mappings", "wharf_evicted_mappings_total", &[default]), Some(4.0));
+    for (result, count) in [("hit", 6.0), ("miss", 0.0)] {
+        let labels = [default, ("result", result)];
+        assert_eq!(value("wharf_dns_cache_lookups", "wharf_dns_cache_lookups_total", &labels), Some(count));
+    }
 }

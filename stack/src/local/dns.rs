@@ -13,12 +13,13 @@
 //! the client's. If all keep silent the client gets SERVFAIL, before its own patience ends.
 //!
 //! A query that came over UDP goes upstream over UDP, by the sockets of [`source_ports`]; one that came over TCP over TCP,
-//! by a [`stream`] of its own. A reply that does not fit the
-//! client's buffer or the link is cut and marked, and the client comes back over TCP.
+//! by a [`stream`] of its own. A reply that does not fit the client's buffer or the link is cut and marked, and the client
+//! comes back over TCP.
 //!
 //! What a client was told is kept in a [`cache`] for as long as it holds, unless the network does without one or the
-//! nameservers change. With NAT64 the answers are worked on by [`dns64`] before. Names that mean the asking host itself are none of anybody's
-//! business: [`special`] answers for them. Those of the network's own [`zone`] are answered by its [`authority`].
+//! nameservers change. With NAT64 the answers are worked on by [`dns64`] before. Names that mean the asking host itself are
+//! none of anybody's business: [`special`] answers for them. Those of the network's own [`zone`] are answered by its
+//! [`authority`].
 //!
 //! On a network without an outside every other name gets NXDOMAIN, which nobody may keep: it comes without an SOA record.
 //! REFUSED would be truer, but is no answer to most: glibc asks again and calls it a temporary failure, musl does not
@@ -193,6 +194,12 @@ impl Forwarder {
         if let Some(dns64) = &mut self.dns64 {
             dns64.exclude(prefixes);
         }
+    }
+
+    /// How many queries were answered from what was kept, and how many were not.
+    #[must_use]
+    pub fn lookups(&self) -> (u64, u64) {
+        self.cache.as_ref().map_or((0, 0), |cache| (cache.hits(), cache.misses()))
     }
 
     /// Answers that are waited for.

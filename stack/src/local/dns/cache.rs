@@ -118,6 +118,8 @@ pub struct Cache {
     hash: KeyedState,
     recency: Recency,
     bytes: usize,
+    hits: u64,
+    misses: u64,
 }
 
 impl Cache {
@@ -131,12 +133,20 @@ impl Cache {
             hash,
             recency: Recency::default(),
             bytes: 0,
+            hits: 0,
+            misses: 0,
         }
     }
 
     /// The answer to `query`, if it is kept. Its id is whatever it was.
     #[must_use]
     pub fn answer(&mut self, now: Instant, query: &Message<'_>) -> Option<Vec<u8>> {
+        let answer = self.look_up(now, query);
+        *(if answer.is_some() { &mut self.hits } else { &mut self.misses }) += 1;
+        answer
+    }
+
+    fn look_up(&mut self, now: Instant, query: &Message<'_>) -> Option<Vec<u8>> {
         if self.entries.len() == 0 {
             return None;
         }
@@ -183,6 +193,18 @@ impl Cache {
         self.by_question = KeyedMap::with_hasher(self.hash);
         self.recency = Recency::default();
         self.bytes = 0;
+    }
+
+    /// Queries answered.
+    #[must_use]
+    pub fn hits(&self) -> u64 {
+        self.hits
+    }
+
+    /// Queries not answered.
+    #[must_use]
+    pub fn misses(&self) -> u64 {
+        self.misses
     }
 
     /// Answers kept, expired ones among them.

@@ -66,6 +66,12 @@ impl Service {
         self.forwarder.set_nameservers(nameservers);
     }
 
+    /// How many queries were answered from what was kept, and how many were not.
+    #[must_use]
+    pub fn lookups(&self) -> (u64, u64) {
+        self.forwarder.lookups()
+    }
+
     /// Other names of the network from the next query on.
     pub fn set_zone(&mut self, zone: Arc<Zone>) {
         self.forwarder.set_zone(zone);

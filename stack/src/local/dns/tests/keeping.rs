@@ -37,6 +37,7 @@ fn who_asks_again_is_answered_at_once_under_the_new_id() {
     assert_eq!((bench.asked(), bench.host.sockets.len(), bench.forwarder.poll_at()), (1, 0, Instant::FAR));
     bench.ask(60_005, client(4000), &first).unwrap();
     assert_eq!((bench.asked(), bench.reply()), (2, None));
+    assert_eq!(bench.forwarder.lookups(), (2, 2));
 }
 
 #[test]
@@ -118,4 +119,5 @@ fn a_network_may_do_without() {
         bench.answer(asked, addresses(&[[192, 0, 2, 80]]));
         assert_eq!((bench.ttls(), bench.asked() as u64), (vec![60], asked + 1));
     }
+    assert_eq!(bench.forwarder.lookups(), (0, 0));
 }
