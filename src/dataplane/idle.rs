@@ -5,7 +5,7 @@
 //! Waking a thread costs tens of microseconds, so a worker that just had something to do looks again without blocking
 //! for a while. The while shrinks to nothing when looking does not pay.
 
-use rustix::event::Timespec;
+use rustix::time::{ClockId, Timespec, clock_gettime};
 use wharf_switch::{Duration, Instant};
 
 use super::worker::Outlook;
@@ -22,18 +22,25 @@ pub enum PollMode {
     Sleep,
 }
 
-/// The process's clock, counted from its start.
+/// The process's clock, counted from its start. It goes on while the machine sleeps: leases and DNS answers grow old then.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Clock(std::time::Instant);
+pub(super) struct Clock {
+    started: Duration,
+}
 
 impl Clock {
     pub(super) fn start() -> Self {
-        Self(std::time::Instant::now())
+        Self { started: since_boot() }
     }
 
     pub(super) fn now(self) -> Instant {
-        Instant::from_nanos(u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        Instant::ZERO + since_boot().saturating_sub(self.started)
     }
+}
+
+fn since_boot() -> Duration {
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::Boottime);
+    Duration::new(tv_sec.unsigned_abs(), u32::try_from(tv_nsec).unwrap_or(0))
 }
 
 /// The decision to look again or to sleep.
