@@ -107,7 +107,8 @@ fn traffic_leaves_from_the_address_that_was_chosen() {
     lab.on_host("ip addr add 203.0.113.9/24 dev out0; ip link add side0 type veth peer name side1; ip addr add 203.0.113.10/32 dev side0").text();
     lab.serve("socat TCP-LISTEN:8000,fork,reuseaddr SYSTEM:\"echo \\$SOCAT_PEERADDR\"", 8000);
     lab.serve("socat UDP-LISTEN:8001,fork,reuseaddr SYSTEM:\"echo \\$SOCAT_PEERADDR\"", 8001);
-    let script = "socat -u TCP:203.0.113.2:8000 -; echo | socat -T1 - UDP:203.0.113.2:8001";
+    let script = "socat -u TCP:203.0.113.2:8000 -
+        bash -c 'exec 3<>/dev/udp/203.0.113.2/8001; echo >&3; timeout 20 head -n1 <&3'";
     for (option, expected) in [
         ("", "203.0.113.1"),
         ("--outbound-addr=203.0.113.9", "203.0.113.9"),
