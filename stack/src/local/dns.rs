@@ -114,11 +114,18 @@ pub enum Client {
     },
 }
 
+/// Which container, as far as a client tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Asker {
+    Mac(EthernetAddress),
+    Address(IpAddr),
+}
+
 impl Client {
-    fn address(&self) -> IpAddr {
-        match self {
-            Self::Udp { from, .. } => from.ip(),
-            Self::Tcp { from, .. } => *from,
+    fn asker(&self) -> Asker {
+        match *self {
+            Self::Udp { mac, .. } => Asker::Mac(mac),
+            Self::Tcp { from, .. } => Asker::Address(from),
         }
     }
 
@@ -170,11 +177,12 @@ impl Forwarder {
         }
     }
 
-    /// Other nameservers from the next query on.
+    /// Other nameservers from the next query on. What the earlier ones said is forgotten, also if they are the same: their
+    /// view may be another one, and telling them again is the way to say so.
     pub fn set_nameservers(&mut self, nameservers: &[SocketAddr]) {
-        if self.nameservers.set(nameservers)
-            && let Some(cache) = &mut self.cache
-        {
+        self.nameservers.set(nameservers);
+        self.queries.close_to_others();
+        if let Some(cache) = &mut self.cache {
             cache.clear();
         }
     }
@@ -471,14 +479,20 @@ impl Forwarder {
                 return true;
             }
         };
-        // The list may have changed since.
-        if let Some(cache) = self.cache.as_mut().filter(|_| self.nameservers.contains(server))
-            && let Some(request) = Message::parse(&query.request)
-        {
-            cache.keep(now, &request, &answer);
-        }
+        self.keep(now, (id, server), &answer);
         self.answer(host, id, answer);
         true
+    }
+
+    /// Keeps an answer for others, if there is nothing against it.
+    fn keep(&mut self, now: Instant, (id, server): (FlowId, SocketAddr), answer: &[u8]) {
+        // The list may have changed since.
+        let is_sound = self.nameservers.contains(server) && !self.queries.is_crowded(id);
+        if let Some(cache) = self.cache.as_mut().filter(|_| is_sound)
+            && let Some(request) = self.queries.get(id).and_then(|query| Message::parse(&query.request))
+        {
+            cache.keep(now, &request, answer);
+        }
     }
 
     /// The second half of DNS64.
@@ -498,7 +512,7 @@ impl Forwarder {
         // RFC 6147 section 5.1.3: no answer to the AAAA query "is treated as RCODE=2 (Server failure)", which by
         // section 5.1.2 is treated as an empty answer.
         if query.stage == Stage::Aaaa {
-            self.ask_ipv4(now, host, id, dns64::MAX_TTL_SECS);
+            self.ask_ipv4(now, host, id, dns64::MAX_TTL_AFTER_FAILURE_SECS);
             return;
         }
         let failure = query.failure.take();

@@ -25,6 +25,9 @@ use crate::transit::nat64;
 /// RFC 6147 section 5.1.7: without an SOA record "the DNS64 SHOULD use the TTL of the original A RR or 600 seconds,
 /// whichever is shorter".
 pub const MAX_TTL_SECS: u32 = 600;
+/// The same where the server failed to say whether there are AAAA records: it may recover. RFC 2308 section 7.1 would allow
+/// five minutes.
+pub const MAX_TTL_AFTER_FAILURE_SECS: u32 = 30;
 /// RFC 8880 section 7.1 answers with fixed data; a day is what its zone has always had.
 const WELL_KNOWN_TTL_SECS: u32 = 86_400;
 /// RFC 7050 section 8.2: "192.0.0.170 and 192.0.0.171".
@@ -83,7 +86,7 @@ impl Dns64 {
             return Verdict::Pass;
         }
         if reply.header().rcode() != DnsRcode::NoError {
-            return Verdict::AskIpv4(MAX_TTL_SECS);
+            return Verdict::AskIpv4(MAX_TTL_AFTER_FAILURE_SECS);
         }
         let addresses = || reply.records().filter(|record| is_address(record, kind::AAAA));
         let total = addresses().count();
@@ -287,9 +290,9 @@ mod tests {
         let query = query("a.example", kind::AAAA, None);
         let cases = [
             (DnsRcode::NXDomain, Verdict::Pass),
-            (DnsRcode::ServFail, Verdict::AskIpv4(600)),
-            (DnsRcode::NotImp, Verdict::AskIpv4(600)),
-            (DnsRcode::NoError, Verdict::AskIpv4(600)),
+            (DnsRcode::ServFail, Verdict::AskIpv4(MAX_TTL_AFTER_FAILURE_SECS)),
+            (DnsRcode::NotImp, Verdict::AskIpv4(MAX_TTL_AFTER_FAILURE_SECS)),
+            (DnsRcode::NoError, Verdict::AskIpv4(MAX_TTL_SECS)),
         ];
         for (rcode, verdict) in cases {
             assert_eq!(judge(&local(), &query, &reply(&query, rcode, &[])), verdict);

@@ -6,21 +6,32 @@
 //! and whoever forges replies has one question to hit, not many (RFC 5452 section 5). Who comes when the first server has
 //! kept silent for its share of the time is asked for anew: soon the others will be told that nobody answered.
 //!
+//! The same in other words, another EDNS size for example, is asked beside it. A container can do that on purpose, hundreds
+//! of times, so that one forged reply in hundreds of times fewer hits; what is answered while there are more than
+//! [`MAX_WORDINGS`] is therefore [not kept](Queries::is_crowded), and deceives nobody but who asked.
+//!
 //! # Bounds
-//! [`MAX_QUERIES`] waiting, [`MAX_QUERIES_PER_CLIENT`] for one container; [`MAX_ATTEMPTS`] for each query.
+//! [`MAX_QUERIES`] waiting, [`MAX_QUERIES_PER_CLIENT`] for one container, and no more than are left for others;
+//! [`MAX_ATTEMPTS`] for each query.
 
-use core::net::{IpAddr, SocketAddr};
+use core::hash::Hash;
+use core::net::SocketAddr;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use wharf_switch::{Duration, Instant};
 
+use super::message::Message;
 use super::source_ports::Ticket;
 use super::upstream::MAX_NAMESERVERS;
-use super::{Client, MAX_ATTEMPTS, MAX_QUERIES, MAX_QUERIES_PER_CLIENT, TRIES};
+use super::{Asker, Client, MAX_ATTEMPTS, MAX_QUERIES, MAX_QUERIES_PER_CLIENT, TRIES};
 use crate::DropReason;
 use crate::host::FlowId;
 use crate::keyed::{KeyedMap, KeyedState};
 use crate::slots::Slots;
+
+/// Wordings of one question under way whose answers may be kept: what differs without malice is EDNS, DO, AD and CD.
+pub(super) const MAX_WORDINGS: usize = 4;
 
 /// What is being asked for a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +85,8 @@ pub(super) struct Query {
     /// The words of the first; the id is that of the last attempt.
     pub(super) request: Vec<u8>,
     digest: u64,
+    /// The same for every wording of its question.
+    question_digest: u64,
     pub(super) stage: Stage,
     /// What the servers are asked, if not that.
     pub(super) question: Option<Vec<u8>>,
@@ -100,6 +113,7 @@ impl Query {
             others: Vec::new(),
             request,
             digest: 0,
+            question_digest: 0,
             stage,
             question,
             servers: Arc::new([]),
@@ -213,9 +227,11 @@ pub(super) struct Queries {
     table: Slots<Query>,
     /// By a hash of their words.
     by_words: KeyedMap<u64, FlowId>,
+    /// How many there are by a hash of their question.
+    wordings: KeyedMap<u64, usize>,
     hash: KeyedState,
     /// How many answers each container waits for.
-    of_client: KeyedMap<IpAddr, usize>,
+    of_asker: KeyedMap<Asker, usize>,
     waiting: usize,
 }
 
@@ -225,8 +241,9 @@ impl Queries {
         Self {
             table: Slots::new(),
             by_words: KeyedMap::with_hasher(hash),
+            wordings: KeyedMap::with_hasher(hash),
             hash,
-            of_client: KeyedMap::with_hasher(hash),
+            of_asker: KeyedMap::with_hasher(hash),
             waiting: 0,
         }
     }
@@ -252,17 +269,20 @@ impl Queries {
         {
             return Err(DropReason::DnsRepeated);
         }
-        let client = newcomer.client.address();
-        let of_client = self.of_client.get(&client).copied().unwrap_or_default();
-        if self.waiting >= MAX_QUERIES || of_client >= MAX_QUERIES_PER_CLIENT {
+        let asker = newcomer.client.asker();
+        let of_asker = self.of_asker.get(&asker).copied().unwrap_or_default();
+        // Nobody has more than is left for the others: however many are greedy, there is room for who is not.
+        if of_asker >= MAX_QUERIES_PER_CLIENT.min(MAX_QUERIES.saturating_sub(self.waiting)) {
             return Err(DropReason::DnsTableFull);
         }
-        self.of_client.insert(client, of_client + 1);
+        self.of_asker.insert(asker, of_asker + 1);
         self.waiting += 1;
         if let Some(known) = known.filter(|known| now < known.open_until) {
             known.others.push(newcomer);
             return Ok(None);
         }
+        query.question_digest = self.question_digest(&query.request);
+        *self.wordings.entry(query.question_digest).or_default() += 1;
         let digest = query.digest;
         let id = self.table.insert(query);
         self.by_words.insert(digest, id);
@@ -287,10 +307,29 @@ impl Queries {
         if self.by_words.get(&query.digest) == Some(&id) {
             self.by_words.remove(&query.digest);
         }
+        take_one(&mut self.wordings, query.question_digest);
         for waiter in query.waiters() {
-            self.forget(waiter.client.address());
+            self.forget(waiter.client);
         }
         Some(query)
+    }
+
+    /// Whether the question of this query is under way in so many wordings that somebody may be fishing for a forged reply.
+    pub(super) fn is_crowded(&self, id: FlowId) -> bool {
+        let wordings = self.table.get(id).and_then(|query| self.wordings.get(&query.question_digest));
+        wordings.is_some_and(|&count| count > MAX_WORDINGS)
+    }
+
+    /// Nobody joins those who wait now.
+    pub(super) fn close_to_others(&mut self) {
+        self.by_words.clear();
+    }
+
+    fn question_digest(&self, request: &[u8]) -> u64 {
+        let mut question = Message::parse(request).map(|query| query.question().to_vec()).unwrap_or_default();
+        // The length of a label is no letter, and neither type nor class matters beyond being the same.
+        question.make_ascii_lowercase();
+        self.hash.hash(&question)
     }
 
     /// Forgets whoever waits at a connection. Returns the queries that nobody waits for any more.
@@ -309,19 +348,24 @@ impl Queries {
             }
         }
         for waiter in forgotten {
-            self.forget(waiter.client.address());
+            self.forget(waiter.client);
         }
         gone
     }
 
     /// One answer less is waited for.
-    fn forget(&mut self, client: IpAddr) {
+    fn forget(&mut self, client: Client) {
         self.waiting -= 1;
-        if let Some(count) = self.of_client.get_mut(&client) {
-            *count -= 1;
-            if *count == 0 {
-                self.of_client.remove(&client);
-            }
+        take_one(&mut self.of_asker, client.asker());
+    }
+}
+
+/// Counts one less of `key`, and forgets it with the last.
+fn take_one<K: Eq + Hash>(counts: &mut KeyedMap<K, usize>, key: K) {
+    if let Entry::Occupied(mut entry) = counts.entry(key) {
+        *entry.get_mut() -= 1;
+        if *entry.get() == 0 {
+            entry.remove();
         }
     }
 }

@@ -79,7 +79,7 @@ fn failures_are_not_kept() {
 }
 
 #[test]
-fn other_nameservers_are_asked_again() {
+fn nameservers_that_are_told_again_are_asked_again() {
     let mut bench = Bench::new(&[server(1), server(2)], false);
     let asked = query("a.example", kind::A, None);
     let late = query("b.example", kind::A, None);
@@ -87,7 +87,8 @@ fn other_nameservers_are_asked_again() {
     bench.answer(1, addresses(&[[192, 0, 2, 80]]));
     bench.forwarder.set_nameservers(&[server(1), server(2)]);
     bench.ask(2, client(4000), &asked).unwrap();
-    assert_eq!(bench.asked(), 1, "they are the same");
+    assert_eq!(bench.asked(), 2, "their view may be another one");
+    bench.answer(2, addresses(&[[192, 0, 2, 81]]));
     bench.ask(3, client(4000), &late).unwrap();
     bench.forwarder.set_nameservers(&[server(2)]);
     // Who asked before still gets the old server's answer, and nobody else.
@@ -95,8 +96,44 @@ fn other_nameservers_are_asked_again() {
     assert_eq!(std::iter::from_fn(|| bench.reply()).count(), 3);
     for (number, again) in [asked, late].iter().enumerate() {
         bench.ask(5, client(4000), again).unwrap();
-        assert_eq!((bench.last().0, bench.asked()), (server(2), 3 + number));
+        assert_eq!((bench.last().0, bench.asked()), (server(2), 4 + number));
     }
+}
+
+#[test]
+fn nobody_joins_those_who_wait_for_earlier_nameservers() {
+    let mut bench = Bench::new(&[server(1)], false);
+    let asked = query("a.example", kind::A, None);
+    bench.ask(0, client(4000), &asked).unwrap();
+    bench.forwarder.set_nameservers(&[server(2)]);
+    bench.ask(1, client(4001), &asked).unwrap();
+    assert_eq!((bench.last().0, bench.asked()), (server(2), 2));
+    bench.answer(2, addresses(&[[192, 0, 2, 80]]));
+    assert_eq!(bench.reply().map(|(to, _)| to), Some(client(4001)));
+}
+
+#[test]
+fn what_is_asked_in_many_wordings_at_once_is_not_kept() {
+    let asked = |bench: &mut Bench, millis, wordings: u16| {
+        for number in 0..wordings {
+            let name = if number % 2 == 0 { "a.example" } else { "A.example" };
+            bench.ask(millis, client(4000), &query(name, kind::A, Some(1232 + number))).unwrap();
+        }
+    };
+    let wordings = u16::try_from(query::MAX_WORDINGS).unwrap();
+    let mut bench = Bench::new(&[server(1)], false);
+    asked(&mut bench, 0, wordings + 1);
+    bench.answer(1, addresses(&[[192, 0, 2, 80]]));
+    assert!(bench.forwarder.cache.as_ref().unwrap().is_empty());
+    // One of them has its answer: the others are few enough.
+    bench.ask(2, client(4001), &query("a.example", kind::A, None)).unwrap();
+    assert_eq!(bench.asked(), 2 + usize::from(wordings), "nobody else is answered");
+    bench.rest();
+
+    let mut bench = Bench::new(&[server(1)], false);
+    asked(&mut bench, 0, wordings);
+    bench.answer(1, addresses(&[[192, 0, 2, 80]]));
+    assert_eq!(bench.forwarder.cache.as_ref().unwrap().len(), 1);
 }
 
 #[test]
