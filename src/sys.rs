@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The only place with `unsafe`: thin, safe wrappers of the system calls that no crate we use offers.
 
+pub mod clock;
 pub mod ethtool;
 pub mod memory;
 pub mod namespace;

@@ -5,10 +5,11 @@
 //! Waking a thread costs tens of microseconds, so a worker that just had something to do looks again without blocking
 //! for a while. The while shrinks to nothing when looking does not pay.
 
-use rustix::time::{ClockId, Timespec, clock_gettime};
+use rustix::event::Timespec;
 use wharf_switch::{Duration, Instant};
 
 use super::worker::Outlook;
+use crate::sys::clock;
 
 /// How long a worker looks for work before it sleeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,9 +39,9 @@ impl Clock {
     }
 }
 
+/// Linux has had this clock for long: without it time would stand still.
 fn since_boot() -> Duration {
-    let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::Boottime);
-    Duration::new(tv_sec.unsigned_abs(), u32::try_from(tv_nsec).unwrap_or(0))
+    clock::since_boot().unwrap_or_default()
 }
 
 /// The decision to look again or to sleep.
