@@ -10,7 +10,7 @@
 //! |---|---|
 //! | not IP; 224.0.0.0/24; ff02::1; a query | every port |
 //! | a report or a leave | shared ports |
-//! | a solicited-node group | ports with members of it, shared ports, and those that have never sent an MLD report |
+//! | a solicited-node group | ports with members of it, shared ports, and those that have never sent an MLD report; without any member, every port |
 //! | any other group | ports with members of the group, and shared ports |
 //!
 //! Groups are told apart by their MAC addresses, as they are forwarded. A port is *shared* when more than one host may be
@@ -23,8 +23,8 @@
 //! once, by the gateway. Where queries come from a port that may route, memberships age: who has left two general queries
 //! unanswered is no member any more. There are no timers.
 //!
-//! Neighbours are found although somebody does not report: a solicited-node group reaches each port of which nothing is
-//! known yet.
+//! Neighbours are found although somebody does not report, or the reports were lost: a solicited-node group reaches each
+//! port of which nothing is known yet, and without a member it is flooded as an ARP request is.
 //!
 //! All workers share the table under a lock. A frame does not wait long for it, and is flooded then; a report does, as
 //! nobody may ask for it again.
@@ -78,6 +78,10 @@ impl PortSet {
 
     fn insert(&mut self, port: PortId) {
         self.change(port, |word, bit| *word |= bit);
+    }
+
+    fn insert_all(&mut self, ports: &Self) {
+        self.0.iter_mut().zip(ports.0).for_each(|(word, more)| *word |= more);
     }
 
     fn remove(&mut self, port: PortId) {
@@ -155,10 +159,16 @@ impl Snoop {
         };
         let family = Family::of(destination)?;
         let table = self.try_table()?;
-        let mut set = if is_solicited_node(destination) { table.silent(frame.vlan) } else { PortSet::EMPTY };
-        for interest in [Interest::Group(destination), Interest::Everything(family)] {
-            table.ports(frame.vlan, interest, now).for_each(|port| set.insert(port));
+        let mut set = PortSet::EMPTY;
+        table.ports(frame.vlan, Interest::Group(destination), now).for_each(|port| set.insert(port));
+        if is_solicited_node(destination) {
+            // Without a querier nobody repeats a report that was lost.
+            if set == PortSet::EMPTY {
+                return None;
+            }
+            set.insert_all(&table.silent(frame.vlan));
         }
+        table.ports(frame.vlan, Interest::Everything(family), now).for_each(|port| set.insert(port));
         Some(set)
     }
 

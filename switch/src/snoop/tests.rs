@@ -174,7 +174,9 @@ fn who_has_gone_is_no_member_any_more() {
 fn who_is_sought_is_found_before_and_after_it_has_reported() {
     // RFC 4861 section 7.2.2: a solicitation goes to the solicited-node group of the address.
     let snoop = Snoop::default();
-    assert_eq!(heard(&snoop, port(6), solicitation(7), NOW), Some([true, true]), "nothing is known");
+    assert_eq!(heard(&snoop, port(6), solicitation(7), NOW), None, "nothing is known");
+    heard(&snoop, port(6), mld_solicited_node(7), NOW);
+    assert_eq!(heard(&snoop, port(6), solicitation(7), NOW), Some([true, true]), "nothing is known of these");
     heard(&snoop, port(5), mld(131, 7, 7), NOW);
     assert_eq!(heard(&snoop, port(6), solicitation(7), NOW), Some([true, false]), "one has other groups");
     heard(&snoop, MEMBER, mld_solicited_node(7), NOW);
@@ -183,6 +185,22 @@ fn who_is_sought_is_found_before_and_after_it_has_reported() {
     assert_eq!(heard(&snoop, port(6), solicitation(7), NOW), Some([true, true]));
     snoop.forget_port(port(5));
     assert_eq!(heard(&snoop, port(6), solicitation(7), NOW), Some([true, true]), "a new one in its place");
+}
+
+#[test]
+fn who_is_sought_is_found_although_the_reports_of_the_address_were_lost() {
+    let snoop = Snoop::default();
+    for member in [MEMBER, port(5)] {
+        heard(&snoop, member, mld(131, 7, 7), NOW);
+    }
+    assert_eq!(heard(&snoop, port(6), solicitation(7), NOW), None, "flooded as an ARP request is");
+    heard(&snoop, port(5), mld_solicited_node(7), NOW);
+    assert_eq!(heard(&snoop, port(6), solicitation(7), NOW), Some([false, true]), "it is known whose it is");
+    let mut elsewhere = solicitation(7);
+    elsewhere.vlan = Vlan::new(5).unwrap();
+    assert_eq!(heard(&snoop, port(6), elsewhere, NOW), None, "each VLAN has its own members");
+    snoop.forget_port(port(5));
+    assert_eq!(heard(&snoop, port(6), solicitation(7), NOW), None);
 }
 
 #[test]
