@@ -9,15 +9,16 @@
 //! An advertisement carries the prefix (on-link, autonomous), the MTU, the gateway's MAC address, the DNS forwarder
 //! (RDNSS), the search list (DNSSL) and, with NAT64, its prefix (PREF64). On a network without an outside the gateway is
 //! no default router and has no NAT64; it says which linked networks it leads to (route information), and
-//! the first time without one that it does so no more.
+//! in three multicasts that it does so no more.
 //!
 //! # Bounds
-//! One pending multicast advertisement; search names as long as the packet stays below 1,280 bytes.
+//! One pending multicast advertisement; [`MAX_WITHDRAWALS`] routes that are taken back at a time; search names as long as the packet stays below 1,280 bytes.
 //!
 //! # Sources
 //! RFC 4191; RFC 4861 sections 4.2, 6.2 and 10; RFC 6085; RFC 8106; RFC 8781.
 
 use core::net::Ipv6Addr;
+use std::borrow::Cow;
 
 use smoltcp::wire::{
     EthernetAddress, Icmpv6Packet, IpCidr, IpProtocol, Ipv6Cidr, NdiscPrefixInfoFlags,
@@ -45,6 +46,11 @@ pub const MIN_INTERVAL: Duration = Duration::from_secs(198);
 const INITIAL_INTERVAL: Duration = Duration::from_secs(16);
 /// RFC 4861 section 10: "MAX_INITIAL_RTR_ADVERTISEMENTS 3 transmissions".
 const INITIAL_ADVERTS: u64 = 3;
+/// In how many multicasts a route is taken back: RFC 4861 section 6.2.4 allows MAX_INITIAL_RTR_ADVERTISEMENTS of them on
+/// a change, INITIAL_INTERVAL apart.
+const WITHDRAWAL_ADVERTS: u8 = 3;
+/// Routes that are taken back at a time; the oldest gives way.
+pub const MAX_WITHDRAWALS: usize = 32;
 /// RFC 4861 section 10: "MIN_DELAY_BETWEEN_RAS 3 seconds".
 pub const MIN_DELAY: Duration = Duration::from_secs(3);
 /// RFC 4861 section 6.2.1: "AdvDefaultLifetime ... Default: 3 * MaxRtrAdvInterval"; RFC 8106 section 5.1 and
@@ -69,6 +75,14 @@ pub struct Recipient {
     pub mac: EthernetAddress,
 }
 
+/// A route that is being taken back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Withdrawal {
+    prefix: Ipv6Cidr,
+    /// Multicasts that have told of it.
+    adverts: u8,
+}
+
 /// The gateway as an advertising router.
 #[derive(Debug)]
 pub struct Advertiser {
@@ -79,8 +93,10 @@ pub struct Advertiser {
     lifetime_secs: u32,
     prefix: Ipv6Cidr,
     options: Vec<RouterOption>,
-    /// Linked networks, and those that the last change took away, which have no time to live.
-    routes: Vec<RouterOption>,
+    /// Linked networks.
+    routes: Vec<Ipv6Cidr>,
+    /// Linked networks that are no more, the oldest first.
+    withdrawals: Vec<Withdrawal>,
     /// A port has come, or the routes have changed, since the last [`poll`](Self::poll).
     has_news: bool,
     /// When the next multicast advertisement is due; `None` before there was anybody to hear one.
@@ -115,6 +131,7 @@ impl Advertiser {
             prefix: plan.subnet,
             options,
             routes: Vec::new(),
+            withdrawals: Vec::new(),
             has_news: false,
             due: None,
             last_multicast: None,
@@ -127,29 +144,26 @@ impl Advertiser {
 
     /// Other linked networks from now on.
     pub fn set_routes(&mut self, routes: &[Route]) {
-        let mut options = self.routes_to(routes);
-        // RFC 4191 section 3.1: "if the route's lifetime is zero, then remove the Route from the Routing Table".
-        for former in &self.routes {
-            if let RouterOption::RouteInfo { prefix, lifetime_secs: 1.. } = *former
-                && !options.contains(former)
-            {
-                options.push(RouterOption::RouteInfo { lifetime_secs: 0, prefix });
-            }
+        let routes = self.routes_to(routes);
+        if routes == self.routes {
+            return;
         }
-        if options != self.routes {
-            self.routes = options;
-            // Nobody has been told anything before there was a port.
-            self.has_news |= self.last_multicast.is_some();
-        }
+        let former = core::mem::replace(&mut self.routes, routes);
+        self.withdrawals.retain(|withdrawal| !self.routes.contains(&withdrawal.prefix));
+        let gone = former.into_iter().filter(|prefix| !self.routes.contains(prefix));
+        self.withdrawals.extend(gone.map(|prefix| Withdrawal { prefix, adverts: 0 }));
+        self.withdrawals.drain(..self.withdrawals.len().saturating_sub(MAX_WITHDRAWALS));
+        // Nobody has been told anything before there was a port.
+        self.has_news |= self.last_multicast.is_some();
     }
 
     /// What a host needs to know that has no default route.
-    fn routes_to(&self, routes: &[Route]) -> Vec<RouterOption> {
-        let route_info = |route: &Route| match route.prefix {
+    fn routes_to(&self, routes: &[Route]) -> Vec<Ipv6Cidr> {
+        let prefix_of = |route: &Route| match route.prefix {
             IpCidr::Ipv4(_) => None,
-            IpCidr::Ipv6(prefix) => Some(RouterOption::RouteInfo { lifetime_secs: LIFETIME_SECS, prefix }),
+            IpCidr::Ipv6(prefix) => Some(prefix),
         };
-        routes.iter().filter(|_| self.lifetime_secs == 0).filter_map(route_info).collect()
+        routes.iter().filter(|_| self.lifetime_secs == 0).filter_map(prefix_of).collect()
     }
 
     /// A valid Router Solicitation came ([`crate::link::ndp::Answer::RouterSolicited`]): where to advertise now.
@@ -183,9 +197,23 @@ impl Advertiser {
         }
         self.last_multicast = Some(now);
         self.multicasts += 1;
-        let wait = if self.multicasts < INITIAL_ADVERTS { INITIAL_INTERVAL } else { self.interval() };
+        self.count_withdrawals();
+        let is_hurried = self.multicasts < INITIAL_ADVERTS || self.has_withdrawal_to_repeat();
+        let wait = if is_hurried { INITIAL_INTERVAL } else { self.interval() };
         self.due = Some(now + wait);
         Some(Recipient { address: ALL_NODES, mac: multicast_mac(ALL_NODES) })
+    }
+
+    /// Another multicast goes out: forgets what the ones before have told often enough.
+    fn count_withdrawals(&mut self) {
+        self.withdrawals.retain_mut(|withdrawal| {
+            withdrawal.adverts += 1;
+            withdrawal.adverts <= WITHDRAWAL_ADVERTS
+        });
+    }
+
+    fn has_withdrawal_to_repeat(&self) -> bool {
+        self.withdrawals.iter().any(|withdrawal| withdrawal.adverts < WITHDRAWAL_ADVERTS)
     }
 
     /// When [`Advertiser::poll`] has something to do.
@@ -214,7 +242,7 @@ impl Advertiser {
         };
         let known_len = repr.buffer_len();
         let options = self.fitting_options(known_len);
-        let len = known_len + options.clone().map(RouterOption::buffer_len).sum::<usize>();
+        let len = known_len + options.clone().map(|option| option.buffer_len()).sum::<usize>();
         let path =
             Path { src_mac: self.mac, dst_mac: to.mac, src: self.source.into(), dst: to.address.into() };
         frame.clear();
@@ -231,14 +259,22 @@ impl Advertiser {
     }
 
     /// The options behind `known_len` bytes of a message: routes as long as every link carries the packet.
-    fn fitting_options(&self, known_len: usize) -> impl Iterator<Item = &RouterOption> + Clone {
+    fn fitting_options(&self, known_len: usize) -> impl Iterator<Item = Cow<'_, RouterOption>> + Clone {
         let mut len = IPV6_HEADER_LEN + known_len;
         len += self.options.iter().map(RouterOption::buffer_len).sum::<usize>();
-        let fitting = self.routes.iter().take_while(move |route| {
+        let fitting = self.route_options().take_while(move |route| {
             len += route.buffer_len();
             len <= MAX_PACKET_LEN
         });
-        self.options.iter().chain(fitting)
+        self.options.iter().map(Cow::Borrowed).chain(fitting.map(Cow::Owned))
+    }
+
+    /// What is taken back comes first, as it is told a few times only.
+    fn route_options(&self) -> impl Iterator<Item = RouterOption> + Clone {
+        let route_info = |lifetime_secs, prefix| RouterOption::RouteInfo { lifetime_secs, prefix };
+        // RFC 4191 section 3.1: "if the route's lifetime is zero, then remove the Route from the Routing Table".
+        let withdrawals = self.withdrawals.iter().map(move |withdrawal| route_info(0, withdrawal.prefix));
+        withdrawals.chain(self.routes.iter().map(move |&prefix| route_info(LIFETIME_SECS, prefix)))
     }
 
     /// RFC 4861 section 6.2.4: "a uniformly distributed random value between the interface's configured
@@ -349,16 +385,63 @@ mod tests {
         assert_eq!(options.len(), 8 + 8 + 32 + 24 + 24);
     }
 
+    fn linked(prefix: &str) -> Route {
+        Route { prefix: IpCidr::Ipv6(prefix.parse().unwrap()), mtu_bytes: 1500, network: 0 }
+    }
+
+    /// The options that tell of linked networks, without an outside.
+    fn options_of(advertiser: &Advertiser) -> Vec<u8> {
+        let bytes = emitted(advertiser, Recipient { address: HOST_IP, mac: HOST });
+        bytes[54 + 16 + 48 + 24 + 24..].to_vec()
+    }
+
+    /// The last byte of each such network's 2001:db8:x::/64, and whether it is led to.
+    fn told(advertiser: &Advertiser) -> Vec<(u8, bool)> {
+        options_of(advertiser).chunks(16).map(|option| (option[13], option[4..8] != [0; 4])).collect()
+    }
+
+    #[test]
+    fn what_is_taken_back_is_told_in_three_multicasts_whatever_else_changes() {
+        let routes = ["2001:db8:6::/64", "2001:db8:7::/64", "2001:db8:8::/64"].map(linked);
+        let mut config = config();
+        (config.internal, config.routes) = (true, routes.to_vec());
+        let mut advertiser = Advertiser::new(&config).unwrap();
+        advertiser.handle_port_up();
+        let mut now = at(0);
+        for _ in 0..INITIAL_ADVERTS {
+            assert!(advertiser.poll(now).is_some());
+            now = advertiser.poll_at().unwrap();
+        }
+        // Three changes before anything of them was said.
+        advertiser.set_routes(&routes[..2]);
+        advertiser.set_routes(&routes[..1]);
+        advertiser.set_routes(&routes[1..2]);
+        for round in 0..3 {
+            assert!(advertiser.poll(now).is_some());
+            assert_eq!(told(&advertiser), [(8, false), (6, false), (7, true)], "round {round}");
+            let next = advertiser.poll_at().unwrap();
+            assert_eq!(next - now == INITIAL_INTERVAL, round < 2, "soon, until it was told often enough");
+            now = next;
+        }
+        assert!(advertiser.poll(now).is_some());
+        assert_eq!(told(&advertiser), [(7, true)], "it was told often enough");
+    }
+
+    #[test]
+    fn what_is_taken_back_is_bounded_and_the_oldest_gives_way() {
+        let networks: Vec<_> = (0..40).map(|number| linked(&format!("2001:db8:{number:x}::/64"))).collect();
+        let mut config = config();
+        (config.internal, config.routes) = (true, networks.clone());
+        let mut advertiser = Advertiser::new(&config).unwrap();
+        for left in (0..networks.len()).rev() {
+            advertiser.set_routes(&networks[..left]);
+        }
+        let expected: Vec<_> = (0..32).rev().map(|number| (number, false)).collect();
+        assert_eq!(told(&advertiser), expected);
+    }
+
     #[test]
     fn without_an_outside_the_linked_networks_are_told_and_taken_back() {
-        let linked = |prefix: &str| {
-            let prefix = IpCidr::Ipv6(prefix.parse().unwrap());
-            Route { prefix, mtu_bytes: 1500, network: 0 }
-        };
-        let options_of = |advertiser: &Advertiser| {
-            let bytes = emitted(advertiser, Recipient { address: HOST_IP, mac: HOST });
-            bytes[54 + 16 + 48 + 24 + 24..].to_vec()
-        };
         let routes = [linked("2001:db8:6::/64"), linked("2001:db8:7:8000::/65")];
         let mut config = Config { internal: true, routes: routes.to_vec(), ..config() };
         let mut advertiser = Advertiser::new(&config).unwrap();
@@ -373,12 +456,9 @@ mod tests {
         advertiser.set_routes(&routes[..1]);
         let mut gone = far;
         gone[4..8].fill(0);
-        assert_eq!(options_of(&advertiser), [&near[..], &gone].concat());
+        assert_eq!(options_of(&advertiser), [&gone[..], &near].concat());
         assert_eq!(advertiser.poll(at(2999)), None);
         assert!(advertiser.poll(at(3000)).is_some(), "RFC 4861 section 6.2.6");
-        advertiser.set_routes(&[]);
-        assert_eq!(options_of(&advertiser)[..8], [24, 2, 64, 0, 0, 0, 0, 0]);
-        assert_eq!(options_of(&advertiser).len(), near.len(), "what is gone longer is not told again");
         config.internal = false;
         let router = emitted(&Advertiser::new(&config).unwrap(), Recipient { address: HOST_IP, mac: HOST });
         assert_eq!(router.len(), 14 + 40 + 16 + 8 + 8 + 32 + 24 + 24 + 16, "it is the way to everything");
