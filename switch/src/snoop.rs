@@ -30,8 +30,10 @@
 //! nobody may ask for it again.
 //!
 //! # Bounds
-//! [`members::MAX_PER_PORT`] groups for one port and [`members::MAX_MEMBERSHIPS`] in all. A port beyond them gets every group: more than it
-//! needs, never less. The table allocates when a port joins a group, not for the group's frames.
+//! [`members::MAX_PER_PORT`] groups for one port, as many records of a report, and [`members::MAX_MEMBERSHIPS`] groups in all.
+//! Beyond them the oldest membership gives way: of the port itself, or in a full table of the port that has most. The
+//! sources of a membership are kept to know when the last one is blocked, [`members::MAX_SOURCES`] of them. The table
+//! allocates when a port joins a group, not for the group's frames.
 //!
 //! # Sources
 //! RFC 4541 sections 2.1 and 3; RFC 3376 section 8 and RFC 3810 section 9 (intervals).
@@ -44,8 +46,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use smoltcp::wire::EthernetAddress;
 
-use self::members::{Interest, Key, Table};
-use self::message::{Change, Changes, Family, Message};
+use self::members::{Key, Table};
+use self::message::{Changes, Family, Message};
 use crate::fdb::MAX_PORTS;
 use crate::policy::is_shared;
 use crate::{Frame, Instant, Policy, PortId, Vlan};
@@ -142,11 +144,7 @@ impl Snoop {
             table.note_mld_reporter(vlan, port);
         }
         for (group, change) in changes {
-            let key = Key { vlan, interest: Interest::Group(group), port };
-            match change {
-                Change::Join => table.join(key, now),
-                Change::Leave => table.leave(key, now),
-            }
+            table.change(Key { vlan, group, port }, change, now);
         }
     }
 
@@ -157,10 +155,9 @@ impl Snoop {
             Audience::Shared => return Some(PortSet::EMPTY),
             Audience::Group => destination_of(frame)?,
         };
-        let family = Family::of(destination)?;
         let table = self.try_table()?;
         let mut set = PortSet::EMPTY;
-        table.ports(frame.vlan, Interest::Group(destination), now).for_each(|port| set.insert(port));
+        table.ports(frame.vlan, destination, now).for_each(|port| set.insert(port));
         if is_solicited_node(destination) {
             // Without a querier nobody repeats a report that was lost.
             if set == PortSet::EMPTY {
@@ -168,7 +165,6 @@ impl Snoop {
             }
             set.insert_all(&table.silent(frame.vlan));
         }
-        table.ports(frame.vlan, Interest::Everything(family), now).for_each(|port| set.insert(port));
         Some(set)
     }
 

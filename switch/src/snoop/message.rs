@@ -9,6 +9,7 @@ use smoltcp::wire::{
     EthernetAddress, EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, checksum,
 };
 
+use super::members::MAX_PER_PORT;
 use crate::Frame;
 use crate::offload::checksum::{Verdict, verify_checksum};
 use crate::offload::transport::Transport;
@@ -34,6 +35,7 @@ const MODE_IS_EXCLUDE: u8 = 2;
 const TO_INCLUDE: u8 = 3;
 const TO_EXCLUDE: u8 = 4;
 const ALLOW_NEW_SOURCES: u8 = 5;
+const BLOCK_OLD_SOURCES: u8 = 6;
 
 /// Whose groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,10 +71,35 @@ impl Family {
     }
 }
 
+/// Addresses, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sources<'a> {
+    family: Family,
+    bytes: &'a [u8],
+}
+
+impl Sources<'_> {
+    pub(super) fn len(self) -> usize {
+        self.bytes.len() / self.family.address_len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = u128> {
+        let number = |address: &[u8]| address.iter().fold(0, |sum, &byte| sum << 8 | u128::from(byte));
+        self.bytes.chunks_exact(self.family.address_len()).map(number)
+    }
+}
+
 /// What a host says of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub(super) enum Change<'a> {
+    /// It wants the group from any source, or from all but a few.
     Join,
+    /// It wants the group from these sources only, or from these too.
+    Include(Sources<'a>),
+    /// It wants these too.
+    Allow(Sources<'a>),
+    /// It does not want these any more.
+    Block(Sources<'a>),
     Leave,
 }
 
@@ -91,15 +118,15 @@ pub(super) enum Message<'a> {
 pub(super) struct Changes<'a> {
     family: Family,
     /// A report of the older versions has one group and says one thing.
-    single: Option<Change>,
-    /// Records left.
-    records: u16,
+    single: Option<Change<'a>>,
+    /// Records left to look at; more than a port can have groups are not.
+    records: usize,
     rest: &'a [u8],
 }
 
 impl<'a> Changes<'a> {
     /// What a report says that starts with the group.
-    fn single(family: Family, change: Change, group: Option<&'a [u8]>) -> Option<Self> {
+    fn single(family: Family, change: Change<'a>, group: Option<&'a [u8]>) -> Option<Self> {
         Some(Self { family, single: Some(change), records: 0, rest: group? })
     }
 
@@ -107,12 +134,13 @@ impl<'a> Changes<'a> {
     fn records(family: Family, message: &'a [u8]) -> Option<Self> {
         let &[n0, n1] = message.get(..RECORDS)?.last_chunk()?;
         let rest = message.get(RECORDS..)?;
-        Some(Self { family, single: None, records: u16::from_be_bytes([n0, n1]), rest })
+        let records = usize::from(u16::from_be_bytes([n0, n1])).min(MAX_PER_PORT);
+        Some(Self { family, single: None, records, rest })
     }
 }
 
-impl Iterator for Changes<'_> {
-    type Item = (EthernetAddress, Change);
+impl<'a> Iterator for Changes<'a> {
+    type Item = (EthernetAddress, Change<'a>);
 
     fn next(&mut self) -> Option<Self::Item> {
         let len = self.family.address_len();
@@ -122,12 +150,15 @@ impl Iterator for Changes<'_> {
         while self.records > 0 {
             self.records -= 1;
             let &[kind, auxiliary, n0, n1] = self.rest.first_chunk()?;
-            let group = self.rest.get(RECORD_HEADER..RECORD_HEADER + len)?;
-            let sources = usize::from(u16::from_be_bytes([n0, n1]));
-            self.rest = self.rest.get(RECORD_HEADER + len * (1 + sources) + 4 * usize::from(auxiliary)..)?;
+            let (group, rest) = self.rest.get(RECORD_HEADER..)?.split_at_checked(len)?;
+            let (bytes, rest) = rest.split_at_checked(len * usize::from(u16::from_be_bytes([n0, n1])))?;
+            self.rest = rest.get(4 * usize::from(auxiliary)..)?;
+            let sources = Sources { family: self.family, bytes };
             let change = match kind {
                 MODE_IS_EXCLUDE | TO_EXCLUDE => Change::Join,
-                MODE_IS_INCLUDE | TO_INCLUDE | ALLOW_NEW_SOURCES if sources > 0 => Change::Join,
+                MODE_IS_INCLUDE | TO_INCLUDE if !bytes.is_empty() => Change::Include(sources),
+                ALLOW_NEW_SOURCES if !bytes.is_empty() => Change::Allow(sources),
+                BLOCK_OLD_SOURCES => Change::Block(sources),
                 TO_INCLUDE => Change::Leave,
                 _ => continue,
             };
@@ -208,7 +239,7 @@ mod tests {
         EthernetAddress(bytes)
     }
 
-    fn changes(family: Family, message: &[u8]) -> Vec<(EthernetAddress, Change)> {
+    fn changes(family: Family, message: &[u8]) -> Vec<(EthernetAddress, Change<'_>)> {
         Changes::records(family, message).unwrap().collect()
     }
 
@@ -236,8 +267,20 @@ mod tests {
         ];
         let message = [&[0x22, 0, 0, 0, 0, 0, 0, 6][..], &records.concat()].concat();
         let group = |last| mac([0x01, 0, 0x5e, 0, 0, last]);
-        let expected = [(group(1), Change::Join), (group(2), Change::Leave), (group(5), Change::Join)];
+        let source = Sources { family: Family::Ipv4, bytes: &[0; 4] };
+        let expected = [
+            (group(1), Change::Join),
+            (group(2), Change::Leave),
+            (group(4), Change::Block(source)),
+            (group(5), Change::Allow(source)),
+        ];
         assert_eq!(changes(Family::Ipv4, &message), expected, "the sixth record is not there");
+    }
+
+    #[test]
+    fn no_more_records_are_looked_at_than_a_port_can_have_groups() {
+        let message = [&[0x22, 0, 0, 0, 0, 0, 4, 0][..], &[4, 0, 0, 0, 239, 0, 0, 1].repeat(1024)].concat();
+        assert_eq!(changes(Family::Ipv4, &message).len(), MAX_PER_PORT);
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 use smoltcp::wire::{IpProtocol, checksum};
 
-use super::members::{Interest, MAX_PER_PORT};
+use super::members::{MAX_MEMBERSHIPS, MAX_PER_PORT};
 use super::*;
 use crate::{Duration, Guard, Macs, Pool};
 
@@ -9,6 +9,7 @@ const NOW: Instant = Instant::from_secs(1000);
 /// A router, or another switch.
 const ROUTER: PortId = PortId { index: 1, generation: 0 };
 const MEMBER: PortId = PortId { index: 70, generation: 0 };
+const ALL_NODES: EthernetAddress = EthernetAddress([0x33, 0x33, 0, 0, 0, 1]);
 pub(crate) const GROUP: [u8; 4] = [239, 1, 2, 3];
 
 fn later(secs: u64) -> Instant {
@@ -167,7 +168,7 @@ fn who_has_gone_is_no_member_any_more() {
     snoop.forget_port(MEMBER);
     assert_eq!(heard(&snoop, port(5), stream(GROUP), NOW), Some([false; 2]));
     let table = snoop.table();
-    assert!(table.members.is_empty() && table.counts.is_empty());
+    assert!(table.members.is_empty() && table.by_age.is_empty());
 }
 
 #[test]
@@ -251,7 +252,7 @@ fn a_damaged_report_is_not_believed() {
     let mut query = mld(130, 0, 0);
     query.bytes_mut()[14 + 48 + 4] ^= 1;
     heard(&snoop, ROUTER, query, NOW);
-    assert!(snoop.table().queries_of(Vlan::UNTAGGED, Interest::Everything(Family::Ipv6)).is_none());
+    assert!(snoop.table().queries_of(Vlan::UNTAGGED, ALL_NODES).is_none());
 }
 
 #[test]
@@ -261,21 +262,66 @@ fn an_mld_query_comes_from_a_link_local_address() {
     // The checksum stays right when two of its words change places.
     query.bytes_mut()[14 + 8..14 + 12].rotate_left(2);
     heard(&snoop, ROUTER, query, NOW);
-    assert!(snoop.table().queries_of(Vlan::UNTAGGED, Interest::Everything(Family::Ipv6)).is_none());
+    assert!(snoop.table().queries_of(Vlan::UNTAGGED, ALL_NODES).is_none());
+}
+
+/// An IGMPv3 report with one record.
+fn record(kind: u8, sources: &[[u8; 4]]) -> Frame {
+    let number = u8::try_from(sources.len()).unwrap();
+    let header = [0x22, 0, 0, 0, 0, 0, 0, 1, kind, 0, 0, number];
+    ipv4([192, 0, 2, 1], GROUP, 2, &[&header[..], &GROUP, &sources.concat()].concat())
 }
 
 #[test]
-fn a_port_that_joins_too_much_gets_everything_and_the_others_what_they_want() {
+fn who_blocks_the_last_source_is_no_member_any_more() {
+    // RFC 3376 section 5.1: INCLUDE (A) to INCLUDE (B) is ALLOW (B-A) and BLOCK (A-B), each of them sent twice.
+    const A: [u8; 4] = [192, 0, 2, 10];
+    const B: [u8; 4] = [192, 0, 2, 11];
+    let snoop = Snoop::default();
+    for (kind, source) in [(5, A), (5, A), (5, B), (6, A), (6, A)] {
+        heard(&snoop, MEMBER, record(kind, &[source]), NOW);
+    }
+    assert_eq!(heard(&snoop, port(5), stream(GROUP), later(9)), Some([true, false]), "there is B");
+    heard(&snoop, MEMBER, record(6, &[B]), later(10));
+    assert_eq!(heard(&snoop, port(5), stream(GROUP), later(12)), Some([false; 2]));
+    heard(&snoop, MEMBER, record(4, &[]), later(20));
+    heard(&snoop, MEMBER, record(6, &[A]), later(20));
+    assert_eq!(heard(&snoop, port(5), stream(GROUP), later(30)), Some([true, false]), "all but A");
+    heard(&snoop, MEMBER, record(3, &[A]), later(30));
+    heard(&snoop, MEMBER, record(6, &[A]), later(30));
+    assert_eq!(heard(&snoop, port(5), stream(GROUP), later(40)), Some([false; 2]));
+}
+
+#[test]
+fn a_port_that_joins_too_much_loses_its_oldest_group_and_the_others_none() {
     let snoop = snoop();
-    for number in 0..=u8::MAX {
-        for high in [1, 2] {
-            heard(&snoop, port(5), igmp(0x16, [239, 100, high, number]), NOW);
+    let group = |number: usize| [239, 100, u8::try_from(number >> 8).unwrap(), (number & 255) as u8];
+    for number in 0..=MAX_PER_PORT {
+        let now = NOW + Duration::from_millis(number as u64);
+        heard(&snoop, port(5), igmp(0x16, group(number)), now);
+        heard(&snoop, port(5), igmp(0x16, group(0)), now);
+    }
+    let gets = |group| heard(&snoop, port(6), stream(group), later(1));
+    assert_eq!(gets(group(0)), Some([false, true]), "reported last");
+    assert_eq!(gets(group(1)), Some([false; 2]), "the oldest");
+    assert_eq!(gets(group(2)), Some([false, true]));
+    assert_eq!(gets(group(MAX_PER_PORT)), Some([false, true]));
+    assert_eq!(gets(GROUP), Some([true, false]));
+    assert_eq!(snoop.table().members.len(), 1 + MAX_PER_PORT);
+}
+
+#[test]
+fn in_a_full_table_the_port_with_most_groups_gives_way() {
+    let snoop = snoop();
+    let ports = u32::try_from(MAX_MEMBERSHIPS.div_ceil(MAX_PER_PORT)).unwrap();
+    for index in 100..100 + ports {
+        for number in 0..=u8::MAX {
+            heard(&snoop, port(index), igmp(0x16, [239, 100, 0, number]), NOW);
         }
     }
-    assert_eq!(heard(&snoop, MEMBER, stream([239, 9, 9, 9]), NOW), Some([false, true]));
+    heard(&snoop, port(5), igmp(0x16, GROUP), NOW);
     assert_eq!(heard(&snoop, port(6), stream(GROUP), NOW), Some([true, true]));
-    let table = snoop.table();
-    assert!(table.members.len() <= 3 + usize::try_from(MAX_PER_PORT).unwrap());
+    assert_eq!(snoop.table().members.len(), MAX_MEMBERSHIPS);
 }
 
 #[test]
@@ -289,7 +335,6 @@ fn ended_memberships_make_room() {
     }
     let table = snoop.table();
     assert_eq!(table.members.len(), 256);
-    assert!(!table.members.keys().any(|key| matches!(key.interest, Interest::Everything(_))));
 }
 
 #[test]
