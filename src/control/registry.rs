@@ -6,6 +6,7 @@
 //! workers tell without being asked ([`Notice`]) goes through a channel, as its handling takes the lock.
 
 mod links;
+mod published;
 mod reload;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,11 +24,11 @@ use super::error::{Code, Error};
 use super::events::Events;
 use super::model::{self, EventKind, Mode};
 use super::network::{AttachRequest, Attachment, Detached, Network, Offer, Origin, Surroundings};
-use super::spec::{File, Name, NetworkSpec, PortWish, Text, Value as _};
+use super::spec::{File, Name, NetworkSpec, Text};
 use super::state::State;
 use crate::dataplane::{Notice, Notify};
 use crate::port::Device;
-use crate::publish::{self, Claim, End, Opened, Request};
+use crate::publish::{self, End, Opened, Request};
 
 mod watch;
 
@@ -353,10 +354,24 @@ impl Registry {
         opened: Opened,
     ) -> Result<model::Port, Error> {
         let mut inner = self.lock();
+        let attached = self.attach_to(&mut inner, request, attachment, leash, opened);
+        // Who is refused may have had a unix socket published by then.
+        end_unlocked(inner, ());
+        attached
+    }
+
+    fn attach_to(
+        &self,
+        inner: &mut Inner,
+        request: AttachRequest,
+        attachment: Attachment,
+        leash: oneshot::Sender<Infallible>,
+        opened: Opened,
+    ) -> Result<model::Port, Error> {
         let name = inner.meant(request.network.as_ref())?;
         // Somebody else may have come since the offer.
         inner.check_external(&name, &request)?;
-        let Inner { networks, next_id, .. } = &mut *inner;
+        let Inner { networks, next_id, .. } = inner;
         let network =
             networks.get_mut(&name).ok_or_else(|| Error::not_found(format!("there is no network {name}")))?;
         let wishes: Vec<_> =
@@ -466,80 +481,6 @@ impl Registry {
     /// There is no such network.
     pub fn ports(&self, network: Option<&Name>) -> Result<Vec<model::Port>, Error> {
         self.each(network, Network::ports)
-    }
-
-    // ---- published ports ----
-
-    /// Publishes ports, or a unix socket that is `opened`, which are published again after a restart.
-    ///
-    /// # Errors
-    /// See [`Network::publish`].
-    pub fn publish(
-        &self,
-        request: &model::PublishRequest,
-        mut opened: Opened,
-    ) -> Result<Vec<model::Publication>, Error> {
-        let wish = PortWish::parse(&request.ports).map_err(Error::invalid)?;
-        let Some(ports) = wish.request() else {
-            let message = "what a container listens on is published as long as it is attached";
-            return Err(Error::invalid(message)
-                .hint("`wharf attach -p auto`, or publish = [\"auto:NAME\"] in the file"));
-        };
-        let network = request.network.as_deref().map(Name::parse).transpose().map_err(Error::invalid)?;
-        let mut inner = self.lock();
-        let name = inner.meant(network.as_ref())?;
-        inner.network(&name)?;
-        let Inner { networks, next_id, .. } = &mut *inner;
-        let Some(network) = networks.get_mut(&name) else { return Ok(Vec::new()) };
-        let made = network
-            .publish(&wish, &Origin::Api, next_id, &mut opened)
-            .map_err(|refusal| inner.naming_publication(refusal, std::slice::from_ref(ports)))?;
-        inner.save(&name);
-        for publication in &made {
-            self.events.tell(name.as_str(), EventKind::Publish(publication.clone()));
-        }
-        Ok(made)
-    }
-
-    /// Publishes a port of the sandbox of `wharf run` that is bound already.
-    ///
-    /// # Errors
-    /// It cannot be watched.
-    pub fn publish_claim(&self, claim: Claim) -> Result<(), Error> {
-        let mut inner = self.lock();
-        let name = inner.meant(None)?;
-        let Inner { networks, next_id, .. } = &mut *inner;
-        if let Some(network) = networks.get_mut(&name) {
-            network.publish_claims(vec![claim], &name, "", &Origin::Port(name.clone()), next_id)?;
-        }
-        Ok(())
-    }
-
-    /// Ends a publication.
-    ///
-    /// # Errors
-    /// There is none with this number.
-    pub fn unpublish(&self, id: u64) -> Result<model::Publication, Error> {
-        let mut inner = self.lock();
-        let ended = inner
-            .networks
-            .iter_mut()
-            .find_map(|(name, network)| network.unpublish(id).map(|publication| (name.clone(), publication)));
-        let Some((name, publication)) = ended else {
-            return Err(Error::not_found(format!("nothing published has the number {id}")));
-        };
-        inner.save(&name);
-        self.events.tell(name.as_str(), EventKind::Unpublish(publication.clone()));
-        end_unlocked(inner, ());
-        Ok(publication)
-    }
-
-    /// Everything published, of one network or of all.
-    ///
-    /// # Errors
-    /// There is no such network.
-    pub fn publications(&self, network: Option<&Name>) -> Result<Vec<model::Publication>, Error> {
-        self.each(network, Network::publications)
     }
 
     // ---- looking ----

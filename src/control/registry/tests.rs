@@ -2,7 +2,10 @@
 //! What outlives a container, a reload and a daemon; and what is left when a request cannot be served.
 
 use std::fs;
+use std::io::{ErrorKind, Read as _};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::thread;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use tokio::sync::mpsc::unbounded_channel;
@@ -11,6 +14,7 @@ use wharf_switch::Offloads;
 use super::*;
 use crate::control::model::{CreateNetwork, PortKind, PublishRequest, Reloaded};
 use crate::control::network::AttachRequest;
+use crate::control::spec::{PortWish, Value as _};
 use crate::port::Tap;
 use crate::scratch::Scratch;
 
@@ -57,7 +61,11 @@ impl Daemon {
 
     /// Attaches something to which one end of a socket is as good as a TAP.
     fn attach(&self, request: AttachRequest) -> Result<model::Port, Error> {
-        let mut request = request;
+        self.attach_with(request, Opened::default())
+    }
+
+    /// The same with unix sockets that are published for it.
+    fn attach_with(&self, mut request: AttachRequest, opened: Opened) -> Result<model::Port, Error> {
         self.registry.offer(&mut request)?;
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
@@ -65,7 +73,7 @@ impl Daemon {
         std::mem::forget(theirs);
         let queue = Device::Tap(Tap::new(ours, Offloads::NONE));
         let attachment = Attachment { kind: PortKind::Tap, queues: vec![queue], view: None };
-        self.registry.attach(request, attachment, oneshot::channel().0, Opened::default())
+        self.registry.attach(request, attachment, oneshot::channel().0, opened)
     }
 
     fn attach_named(&self, text: &str, ipv4: Option<&str>) -> Result<model::Port, Error> {
@@ -202,6 +210,24 @@ fn who_cannot_be_seen_is_not_published_by_itself() {
     daemon.registry.withdraw_offer(&offer);
     let request = PublishRequest { network: None, ports: "auto:other".to_owned() };
     assert_eq!(daemon.registry.publish(&request, Opened::default()).unwrap_err().code, Code::Invalid);
+}
+
+#[test]
+fn nothing_listens_any_more_for_who_was_refused() {
+    let daemon = Daemon::new(NETWORK);
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let path = daemon.directory.join("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    let (leash, keeper) = UnixStream::pair().unwrap();
+    // It ends when it is let go of, and leaves the name: only a listener can answer there.
+    let keeper = thread::spawn(move || { &keeper }.read(&mut [0; 1]).unwrap());
+    let opened = Opened::received(vec![listener.into(), leash.into()]).unwrap();
+    let wishes = [format!("unix:{}:80", path.display()), format!("{}:80", taken.local_addr().unwrap())];
+    let publish = wishes.iter().map(|wish| Text(PortWish::parse(wish).unwrap())).collect();
+    let request = AttachRequest { publish, ..AttachRequest::default() };
+    assert_eq!(daemon.attach_with(request, opened).unwrap_err().code, Code::InUse);
+    assert_eq!(keeper.join().unwrap(), 0, "the end");
+    assert_eq!(UnixStream::connect(&path).unwrap_err().kind(), ErrorKind::ConnectionRefused);
 }
 
 #[test]
