@@ -239,7 +239,7 @@ fn listening(directory: &Path, name: &str, kind: SocketType) -> Result<OwnedFd, 
 async fn serve(
     doors: &Doors,
     registry: &Arc<Registry>,
-    mut told: UnboundedReceiver<Told>,
+    told: UnboundedReceiver<Told>,
     signals: &SignalFd,
     mut follower: Follower,
     service: &Service,
@@ -251,14 +251,11 @@ async fn serve(
     let ending = Ending::default();
     let api = doors.api.try_clone().and_then(tokio::net::UnixListener::from_std).doing("serving the API")?;
     let mut requests = tokio::spawn(api::serve(api, Arc::clone(registry), ending.clone()));
+    // Ends with the runtime.
+    tokio::spawn(heed_all(Arc::clone(registry), told));
     service.ready();
     loop {
         tokio::select! {
-            Some(notice) = told.recv() => {
-                let registry = Arc::clone(registry);
-                // It waits for workers.
-                let _ = tokio::task::spawn_blocking(move || registry.heed(notice)).await;
-            },
             // Its last answers are given.
             ended = &mut requests => return ended.map_err(io::Error::other).doing("serving the API"),
             ended = &mut devices => {
@@ -278,11 +275,20 @@ async fn serve(
                 ready.doing("watching resolv.conf")?;
                 if follower.changed() && let Some(servers) = follower.news() {
                     let registry = Arc::clone(registry);
-                    // As above, while somebody has the registry's lock.
+                    // It waits while somebody has the registry's lock.
                     let _ = tokio::task::spawn_blocking(move || registry.set_nameservers(servers)).await;
                 }
             }
         }
+    }
+}
+
+/// Does what notices ask for, in their order. Nothing else waits for that: a keeper that somebody has stopped takes it long.
+async fn heed_all(registry: Arc<Registry>, mut told: UnboundedReceiver<Told>) {
+    while let Some(notice) = told.recv().await {
+        let registry = Arc::clone(&registry);
+        // It waits for workers.
+        let _ = tokio::task::spawn_blocking(move || registry.heed(notice)).await;
     }
 }
 
