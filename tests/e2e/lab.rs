@@ -292,6 +292,11 @@ pub(crate) fn server_stream(lab: &Lab, size: u64) -> String {
     sum.text().split_whitespace().next().unwrap().to_owned()
 }
 
+/// Words of a shell that send a line as a datagram, and print the line that is the answer.
+pub(crate) fn ask_over_udp(address: &str, port: u16, line: &str) -> String {
+    format!("timeout 20 bash -c \"exec 3<>/dev/udp/{address}/{port}; echo {line} >&3; head -n1 <&3\"")
+}
+
 /// The command line of a role of `datagrams.py`.
 pub(crate) fn datagrams(role: &str) -> String {
     format!("python3 {} {role}", script("datagrams.py"))

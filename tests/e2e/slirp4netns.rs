@@ -4,7 +4,7 @@
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::lab::{Finished, Lab, Running, datagrams, scratch, script};
+use super::lab::{Finished, Lab, Running, ask_over_udp, datagrams, scratch, script};
 
 const OURS: &str = "$WHARF slirp4netns";
 const THEIRS: &str = "/usr/bin/slirp4netns";
@@ -73,11 +73,14 @@ fn the_outside_is_reached_by_every_protocol() {
     let mut lab = Lab::new();
     lab.serve_everything();
     let confined = "--disable-host-loopback --enable-sandbox --enable-seccomp -6 --mtu=65520";
-    let script = "curl -sS -m9 -o /dev/null -w %{http_code} http://203.0.113.2/ && ping -c1 -W5 203.0.113.2 >/dev/null &&
-        echo text | socat -T1 - UDP:203.0.113.2:7 &&
-until ping -c1 -W1 2001:db8:1::2 >/dev/null 2>&1; do sleep 0.1; done &&
-        curl -sS -m9 -o /dev/null -w %{http_code} http://[2001:db8:1::2]/";
-    assert_eq!(through(&lab, confined, script).text(), "200text\n200");
+    let echo = ask_over_udp("203.0.113.2", 7, "text");
+    let script = format!(
+        "curl -sS -m9 -o /dev/null -w %{{http_code}} http://203.0.113.2/ && ping -c1 -W5 203.0.113.2 >/dev/null &&
+        {echo} &&
+        until ping -c1 -W1 2001:db8:1::2 >/dev/null 2>&1; do sleep 0.1; done &&
+        curl -sS -m9 -o /dev/null -w %{{http_code}} http://[2001:db8:1::2]/"
+    );
+    assert_eq!(through(&lab, confined, &script).text(), "200text\n200");
 }
 
 #[test]
