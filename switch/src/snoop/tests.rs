@@ -295,7 +295,8 @@ fn who_blocks_the_last_source_is_no_member_any_more() {
 #[test]
 fn a_port_that_joins_too_much_loses_its_oldest_group_and_the_others_none() {
     let snoop = snoop();
-    let group = |number: usize| [239, 100, u8::try_from(number >> 8).unwrap(), (number & 255) as u8];
+    let group =
+        |number: usize| [239, 100, u8::try_from(number >> 8).unwrap(), u8::try_from(number & 255).unwrap()];
     for number in 0..=MAX_PER_PORT {
         let now = NOW + Duration::from_millis(number as u64);
         heard(&snoop, port(5), igmp(0x16, group(number)), now);
