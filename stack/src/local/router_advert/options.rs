@@ -88,7 +88,11 @@ impl RouterOption {
                 octets.get_mut(..rest.len())?.copy_from_slice(rest);
                 let is_whole = len <= 128 && rest.len() >= usize::from(len.div_ceil(8));
                 let lifetime_secs = u32::from_be_bytes([a, b, c, d]);
-                is_whole.then(|| Self::RouteInfo { lifetime_secs, prefix: Ipv6Cidr::new(octets.into(), len) })
+                // RFC 4191 section 2.3: bits behind the prefix length "MUST be initialized to zero by the sender and ignored
+                // by the receiver".
+                let kept = u128::MAX.checked_shl(128 - u32::from(len.min(128))).unwrap_or(0);
+                let network = Ipv6Addr::from(u128::from_be_bytes(octets) & kept);
+                is_whole.then(|| Self::RouteInfo { lifetime_secs, prefix: Ipv6Cidr::new(network, len) })
             }
             _ => None,
         }
