@@ -2,7 +2,7 @@
 //! Which of the host's addresses and interfaces a container's traffic leaves by, as the server outside sees it.
 
 use super::{Container, Daemon};
-use crate::lab::Lab;
+use crate::lab::{Lab, ask_over_udp};
 
 /// A host with two more addresses, the second on an interface that has no way to the server.
 pub(super) fn lab() -> Lab {
@@ -20,9 +20,8 @@ pub(super) fn lab() -> Lab {
 /// From where the server sees a container, over TCP and UDP.
 #[track_caller]
 pub(super) fn seen(container: &Container) -> String {
-    container
-        .says("socat -u TCP:203.0.113.2:8000 -; echo | socat -T1 - UDP:203.0.113.2:8001")
-        .replace('\n', " ")
+    let by_udp = ask_over_udp("203.0.113.2", 8001, "");
+    container.says(&format!("socat -u TCP:203.0.113.2:8000 -; {by_udp}")).replace('\n', " ")
 }
 
 #[test]
