@@ -418,11 +418,17 @@ impl Flow {
             return (Fate::Lives, Err(payload.refused(DropReason::TcpWithoutAck)));
         };
         if !self.upload.is_acceptable(seq, len + u32::from(segment.control == TcpControl::Fin)) {
-            // RFC 9293 section 3.10.7.4: an acknowledgment should be sent in reply, and the segment dropped.
-            self.upload.owe_ack();
-            // RFC 9293 section 3.8.4: a keep-alive repeats the number before the next one.
-            if seq + 1 == self.upload.next() && self.download.is_acceptable_ack(Seq::from(ack)) {
+            // RFC 9293 section 3.8.4: a keep-alive, or a probe of our window, repeats the number before the next one.
+            let is_probe = seq + 1 == self.upload.next();
+            if is_probe && self.download.is_acceptable_ack(Seq::from(ack)) {
                 self.heard_at = cx.now;
+            }
+            // RFC 9293 section 3.10.7.4: an acknowledgment should be sent in reply, and the segment dropped. But two that
+            // find each other's bare acknowledgments out of the window would go on for ever.
+            if len == 0 && !is_probe {
+                self.challenge(cx);
+            } else {
+                self.upload.owe_ack();
             }
             return (Fate::Lives, Err(payload.refused(DropReason::TcpOutOfWindow)));
         }
