@@ -52,7 +52,7 @@ use crate::fdb::MAX_PORTS;
 use crate::policy::is_shared;
 use crate::{Frame, Instant, Policy, PortId, Vlan};
 
-/// How often a frame tries the lock; it is held for well under a microsecond.
+/// How often a frame tries the lock, which is held for as long as a report has records.
 const ATTEMPTS: usize = 64;
 
 /// How far a flooded frame goes within its VLAN.
