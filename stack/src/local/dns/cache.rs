@@ -19,13 +19,14 @@
 //! # Sources
 //! RFC 1035 section 7.4, RFC 2181 sections 5.2 and 8, RFC 2308 (negative answers), RFC 6895 section 3.1 (types).
 
+use core::hash::{BuildHasher as _, Hash, Hasher as _};
+
 use smoltcp::wire::{DnsFlags, DnsRcode};
 use wharf_switch::{Duration, Instant};
 
 use super::message::{self, Message, Record, Section, kind};
 use crate::host::FlowId;
 use crate::keyed::{KeyedMap, KeyedState};
-use crate::local::name::MAX_NAME_LEN;
 use crate::recency::Recency;
 use crate::slots::Slots;
 
@@ -49,7 +50,7 @@ const FIRST_SOA_MINIMUM: usize = 18;
 const DNSSEC_OK: u32 = 0x8000;
 
 /// What in a query beside its question changes the answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Traits {
     /// RD, AD and CD.
     flags: u16,
@@ -234,19 +235,10 @@ impl Cache {
     }
 
     fn digest(&self, query: &Message<'_>, traits: Traits) -> u64 {
-        let mut key = [0; MAX_NAME_LEN + 6];
-        let name = query.name();
-        let (numbers, rest) = key.split_at_mut(6);
-        if let Some(room) = rest.get_mut(..name.len()) {
-            room.copy_from_slice(name);
-            // The length of a label is no letter.
-            room.make_ascii_lowercase();
-        }
-        let [kind_high, kind_low] = query.kind().to_be_bytes();
-        let [flags_high, flags_low] = traits.flags.to_be_bytes();
-        let edns = [u8::from(traits.has_edns), u8::from(traits.dnssec_ok)];
-        numbers.copy_from_slice(&[kind_high, kind_low, flags_high, flags_low, edns[0], edns[1]]);
-        self.hash.hash(key.get(..6 + name.len()).unwrap_or_default())
+        let mut hasher = self.hash.build_hasher();
+        query.hash_question(&mut hasher);
+        traits.hash(&mut hasher);
+        hasher.finish()
     }
 }
 

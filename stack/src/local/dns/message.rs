@@ -9,6 +9,7 @@
 //! # Sources
 //! RFC 1035 section 4, RFC 6891 section 6.1 (EDNS).
 
+use core::hash::Hasher;
 use core::ops::Range;
 
 use smoltcp::wire::{DnsFlags, DnsPacket};
@@ -136,6 +137,20 @@ impl<'a> Message<'a> {
     #[must_use]
     pub fn question(&self) -> &'a [u8] {
         self.bytes.get(HEADER_LEN..self.name_end + 4).unwrap_or_default()
+    }
+
+    /// Feeds `hasher` with the question: the same for every spelling of its name.
+    pub fn hash_question(&self, hasher: &mut impl Hasher) {
+        let mut folded = [0; MAX_NAME_LEN];
+        let name = self.name();
+        if let Some(room) = folded.get_mut(..name.len()) {
+            room.copy_from_slice(name);
+            // The length of a label is no letter.
+            room.make_ascii_lowercase();
+            hasher.write(room);
+        }
+        hasher.write_u16(self.kind());
+        hasher.write_u16(self.class());
     }
 
     /// `bytes` as a message about the same question, letter by letter; `None` if they are none.

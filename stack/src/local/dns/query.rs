@@ -14,7 +14,7 @@
 //! [`MAX_QUERIES`] waiting, [`MAX_QUERIES_PER_CLIENT`] for one container, and no more than are left for others;
 //! [`MAX_ATTEMPTS`] for each query.
 
-use core::hash::Hash;
+use core::hash::{BuildHasher as _, Hash, Hasher as _};
 use core::net::SocketAddr;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
@@ -326,10 +326,11 @@ impl Queries {
     }
 
     fn question_digest(&self, request: &[u8]) -> u64 {
-        let mut question = Message::parse(request).map(|query| query.question().to_vec()).unwrap_or_default();
-        // The length of a label is no letter, and neither type nor class matters beyond being the same.
-        question.make_ascii_lowercase();
-        self.hash.hash(&question)
+        let mut hasher = self.hash.build_hasher();
+        if let Some(query) = Message::parse(request) {
+            query.hash_question(&mut hasher);
+        }
+        hasher.finish()
     }
 
     /// Forgets whoever waits at a connection. Returns the queries that nobody waits for any more.
