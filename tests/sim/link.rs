@@ -28,15 +28,16 @@ impl Link {
         Self { weather, random, frames: Vec::new(), sent: 0 }
     }
 
-    /// Puts a frame on the link.
-    pub(crate) fn send(&mut self, now: Instant, frame: Vec<u8>) {
+    /// Puts a frame on the link, or gives back what it has lost.
+    pub(crate) fn send(&mut self, now: Instant, frame: Vec<u8>) -> Option<Vec<u8>> {
         if self.random.chance(self.weather.loss) {
-            return;
+            return Some(frame);
         }
         if self.random.chance(self.weather.duplication) {
             self.put(now, frame.clone());
         }
         self.put(now, frame);
+        None
     }
 
     fn put(&mut self, now: Instant, frame: Vec<u8>) {
