@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What every part of the gateway works with: configuration, frames, deadlines and budgets of one network.
 
-use crate::rate_limit::{FairLimit, TokenBucket};
+use crate::rate_limit::FairLimit;
 use crate::timers::Timers;
 use crate::transit::icmp_error;
 use crate::{Config, DropReason};
@@ -30,8 +30,6 @@ pub(crate) struct Env {
     pub(crate) budget: Budget,
     /// Limits the ICMP errors we make (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 (f)).
     pub(crate) icmp_errors: FairLimit,
-    /// Limits challenge ACKs (RFC 5961 section 7).
-    pub(crate) challenge_acks: TokenBucket,
     /// Why packets ended here.
     pub(crate) drops: DropCounters<DropReason>,
     /// Frames that started here.
@@ -48,7 +46,6 @@ impl Env {
             timers: Timers::default(),
             budget: Budget::new(memory_bytes),
             icmp_errors,
-            challenge_acks: TokenBucket::new(CHALLENGE_ACKS_PER_SECOND, CHALLENGE_ACKS_PER_SECOND),
             drops: DropCounters::default(),
             originated: 0,
         }
@@ -135,8 +132,6 @@ impl Budget {
         self.used
     }
 }
-
-const CHALLENGE_ACKS_PER_SECOND: u32 = 100;
 
 #[cfg(test)]
 mod tests {

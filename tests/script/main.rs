@@ -270,6 +270,7 @@ macro_rules! scripts {
 
 scripts!(
     ack_inside_a_super_frame_keeps_the_connection,
+    acknowledgments_out_of_the_window_are_answered_at_a_limited_rate,
     arp_answers_for_the_gateway_only,
     blind_data_is_challenged,
     blocked_host_without_memory_closes_the_window,

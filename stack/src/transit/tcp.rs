@@ -124,6 +124,8 @@ pub(crate) struct Flow {
     alarm: Alarm,
     heard_at: Instant,
     opened_at: Instant,
+    /// From when on it may send another challenge ACK.
+    challenges_from: Instant,
     /// A client of a published port has begun it.
     is_inbound: bool,
 }

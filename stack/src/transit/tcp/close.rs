@@ -15,9 +15,10 @@
 //! repeated and is still acknowledged for a second.
 //!
 //! # Sources
-//! RFC 9293 sections 3.5.2, 3.5.3, 3.6; RFC 5961 section 3.2.
+//! RFC 9293 sections 3.5.2, 3.5.3, 3.6; RFC 5961 sections 3.2 and 7.
 
 use smoltcp::wire::{TcpControl, TcpRepr};
+use wharf_switch::Duration;
 
 use super::seq::Seq;
 use super::{Cx, Fate, Flow, Phase};
@@ -26,6 +27,10 @@ use crate::env::Outbox;
 use crate::host::Host;
 use crate::wire::Packet;
 use crate::wire::emit::{self, Path};
+
+/// A connection's challenge ACKs are at least so far apart (RFC 5961 section 7). Each has a limit of its own: one that all
+/// shared would tell one container about the connections of another.
+const CHALLENGE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// RFC 9293 section 3.5.2: a segment for a connection that does not exist is answered with a reset.
 pub(crate) fn refuse<H, O: Outbox>(cx: &mut Cx<'_, H, O>, packet: &Packet, segment: &TcpRepr<'_>) {
@@ -100,7 +105,8 @@ impl Flow {
 
     /// An ACK that asks an unexpected sender whether it means it.
     pub(super) fn challenge<H, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {
-        if cx.env.challenge_acks.take(cx.now) {
+        if cx.now >= self.challenges_from {
+            self.challenges_from = cx.now + CHALLENGE_INTERVAL;
             self.send_ack(cx);
         }
     }

@@ -126,6 +126,7 @@ impl Relay {
             alarm: Alarm::default(),
             heard_at: cx.now,
             opened_at: cx.now,
+            challenges_from: cx.now,
             is_inbound: false,
         };
         if self.flows.insert(flow).is_some() {

@@ -96,6 +96,7 @@ impl Relay {
             alarm: Alarm::default(),
             heard_at: cx.now,
             opened_at: cx.now,
+            challenges_from: cx.now,
             is_inbound: true,
         };
         // No event tells of what the host says ahead of its client.
