@@ -116,7 +116,10 @@ impl Report {
 
 /// The machine, its kernel, and the commit that was measured.
 fn machine() -> String {
-    let script = "echo \"$(nproc) CPUs ($(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2 | xargs)), \
-                  Linux $(uname -r), commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown)\"";
-    shell(script).unwrap_or_default().trim().to_owned()
+    const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
+    let script = format!(
+        "echo \"$(nproc) CPUs ($(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2 | xargs)), Linux $(uname -r), \
+         commit $(git -C '{REPOSITORY}' rev-parse --short HEAD 2>/dev/null || echo unknown)\""
+    );
+    shell(&script).unwrap_or_default().trim().to_owned()
 }
