@@ -19,8 +19,8 @@
 //! an inotify on the directory of its namespace.
 //!
 //! # Bounds
-//! Messages of the size that [`Channel`] takes. [`MAX_CONNECTIONS`] at once; the next one waits. A client that says nothing
-//! is not waited for.
+//! Messages of the size that [`Channel`] takes. [`MAX_CONNECTIONS`] that ask at once; the next one waits. [`MAX_OFFERS`] whose
+//! device is waited for, for [`OFFER_TIME`] at most. A client that says nothing is not waited for.
 
 use std::convert::Infallible;
 use std::io;
@@ -32,10 +32,10 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl, inotify};
 use rustix::net::{SocketFlags, accept_with, sockopt};
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
 
-use super::error::Error;
+use super::error::{Code, Error};
 use super::model::{Port, PortKind, Publication, PublishRequest};
 use super::network::{AttachRequest, Attachment, Offer};
 use super::registry::Registry;
@@ -47,8 +47,10 @@ use crate::publish::Opened;
 use crate::sys::readiness::watch;
 use crate::unix::is_stream;
 
-/// Connections at once.
+/// Clients at once that may ask for something.
 pub const MAX_CONNECTIONS: usize = 64;
+/// Clients at once whose device is waited for: virtual machines, mostly.
+pub const MAX_OFFERS: usize = 1024;
 /// How long a client may take over its first request, or over reading an answer.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// How long an offer waits for its device: a virtual machine may be slow to start.
@@ -119,6 +121,7 @@ pub enum Answer {
 pub async fn serve(listener: OwnedFd, registry: Arc<Registry>) -> io::Result<()> {
     let listener = watch(listener, Interest::READABLE)?;
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let offers = Arc::new(Semaphore::new(MAX_OFFERS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
         let accept =
@@ -132,12 +135,12 @@ pub async fn serve(listener: OwnedFd, registry: Arc<Registry>) -> io::Result<()>
                 continue;
             }
         };
-        let registry = Arc::clone(&registry);
+        let connection =
+            Connection { registry: Arc::clone(&registry), place, offers: Arc::clone(&offers), offered: None };
         tokio::spawn(async move {
-            if let Err(error) = Connection::new(socket, registry).serve().await {
+            if let Err(error) = connection.serve(socket).await {
                 tracing::debug!(%error, "a client of the attach socket went wrong");
             }
-            drop(place);
         });
     }
 }
@@ -152,8 +155,11 @@ struct Offered {
 
 /// A client.
 struct Connection {
-    socket: Option<OwnedFd>,
     registry: Arc<Registry>,
+    /// Its place among those that ask, or that wait.
+    place: OwnedSemaphorePermit,
+    /// Places for those that wait.
+    offers: Arc<Semaphore>,
     offered: Option<Offered>,
 }
 
@@ -166,12 +172,7 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    fn new(socket: OwnedFd, registry: Arc<Registry>) -> Self {
-        Self { socket: Some(socket), registry, offered: None }
-    }
-
-    async fn serve(mut self) -> io::Result<()> {
-        let Some(socket) = self.socket.take() else { return Ok(()) };
+    async fn serve(mut self, socket: OwnedFd) -> io::Result<()> {
         let caller = sockopt::socket_peercred(&socket)?.uid;
         if !caller.is_root() && caller != rustix::process::geteuid() {
             return Err(io::Error::other(format!("user {} is not the daemon's", caller.as_raw())));
@@ -215,6 +216,10 @@ impl Connection {
         if self.offered.is_some() {
             return Err(Error::invalid("one connection attaches one container"));
         }
+        let Ok(place) = Arc::clone(&self.offers).try_acquire_owned() else {
+            let message = format!("{MAX_OFFERS} devices are waited for already");
+            return Err(Error::new(Code::Exhausted, message));
+        };
         let (request, offer) = self
             .in_registry(move |registry| {
                 let offer = registry.offer(&mut request)?;
@@ -222,6 +227,8 @@ impl Connection {
             })
             .await?;
         self.offered = Some(Offered { request, offer: offer.clone(), opened });
+        // It may wait for long, and others have something to ask meanwhile.
+        self.place = place;
         Ok(offer)
     }
 

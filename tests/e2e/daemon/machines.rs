@@ -56,6 +56,17 @@ pub(super) fn machine(daemon: &Daemon, name: &str, options: &str) -> (Container,
     (container, card)
 }
 
+#[test]
+fn machines_that_are_waited_for_keep_nobody_from_being_attached() {
+    let daemon = Daemon::up(Lab::new(), &fixed_network(1));
+    // More than may ask at once.
+    let waiting: Vec<_> = (0..65).map(|number| Waiting::start(&daemon, &format!("vm{number}"), "")).collect();
+    daemon.attached("--name web");
+    assert!(daemon.command("leases").text().contains("vm64"));
+    drop(waiting);
+    eventually("their addresses are free again", || !daemon.command("leases").text().contains("vm64"));
+}
+
 fn ports(daemon: &Daemon) -> String {
     daemon.command("ls").text().to_owned()
 }
