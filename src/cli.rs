@@ -8,6 +8,7 @@ pub(crate) mod logging;
 mod look;
 mod run;
 mod up;
+mod whom;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;

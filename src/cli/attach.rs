@@ -10,11 +10,11 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use smoltcp::wire::EthernetAddress;
 
+use super::whom::DaemonArgs;
 use crate::attach::{self, Device, Done, Existing, New, Options, Target};
 use crate::control::error::Code;
 use crate::control::model::{self, PortKind};
 use crate::control::network::{AttachRequest, Offer};
-use crate::control::runtime_dir::{ATTACH_SOCKET, runtime_dir};
 use crate::control::spec::{ContainerSpec, Name, PortWish, Text};
 use crate::netns::DeviceChoice;
 use crate::publish::wish;
@@ -90,9 +90,8 @@ pub(super) struct AttachArgs {
     /// Say what was done as JSON
     #[arg(long)]
     json: bool,
-    /// The daemon with its sockets in this directory [default: $XDG_RUNTIME_DIR/wharf]
-    #[arg(long, value_name = "DIR")]
-    runtime_dir: Option<PathBuf>,
+    #[command(flatten)]
+    daemon: DaemonArgs,
 }
 
 /// What is there already, so that no interface is made.
@@ -189,8 +188,7 @@ impl AttachArgs {
             publish: self.publish.into_iter().map(Text).collect(),
             ..AttachRequest::default()
         };
-        let socket = self.runtime_dir.unwrap_or_else(runtime_dir).join(ATTACH_SOCKET);
-        Ok(Options { socket, device, request })
+        Ok(Options { socket: self.daemon.whom().attach_socket(), device, request })
     }
 }
 

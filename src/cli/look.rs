@@ -12,15 +12,15 @@ mod list;
 mod table;
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
 use self::list::Listed;
+use super::whom::WhomArgs;
 use super::{EXIT_FAILURE, fail};
 use crate::attach;
-use crate::control::client::{self, Client, Target, Whom};
+use crate::control::client::{self, Target};
 use crate::control::model::{Lease, Network, Port, Publication, Stats};
 
 /// How to read the status of these commands.
@@ -29,9 +29,6 @@ Exit status:
   0 done; 2 the request makes no sense; 3 there is no such thing;
   4 it exists, or somebody else has it; 5 not permitted; 6 a table or a range is exhausted;
   7 this process does not do that; 125 nobody answers, or wharf failed";
-
-/// Over the options that every one of them has.
-const WHOM: &str = "Who is asked";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Look {
@@ -81,32 +78,6 @@ pub(super) enum Look {
     /// End the daemon, and every network with it
     #[command(after_help = EXIT_STATUS)]
     Down(WhomArgs),
-}
-
-/// Who is asked.
-#[derive(Debug, Args)]
-pub(super) struct WhomArgs {
-    /// Whoever listens at this socket [default: $WHARF_SOCKET, else the daemon, else the only sandbox there is]
-    #[arg(long, value_name = "PATH", help_heading = WHOM)]
-    socket: Option<PathBuf>,
-    /// The daemon with its sockets in this directory, or the only sandbox [default: $XDG_RUNTIME_DIR/wharf]
-    #[arg(long, value_name = "DIR", conflicts_with = "socket", help_heading = WHOM)]
-    runtime_dir: Option<PathBuf>,
-    /// The `wharf run` with this process id
-    #[arg(long, value_name = "PID", conflicts_with_all = ["socket", "runtime_dir"], help_heading = WHOM)]
-    run: Option<u32>,
-}
-
-impl WhomArgs {
-    async fn client(&self) -> Result<Client, client::Error> {
-        let whom = match (&self.socket, &self.runtime_dir, self.run) {
-            (Some(path), ..) => Whom::Socket(path.clone()),
-            (None, Some(directory), _) => Whom::In(directory.clone()),
-            (None, None, Some(pid)) => Whom::Run(pid),
-            (None, None, None) => Whom::Found,
-        };
-        Client::find(&whom).await
-    }
 }
 
 #[derive(Debug, Args)]

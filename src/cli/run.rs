@@ -9,8 +9,9 @@ use clap::{Args, ValueEnum};
 use smoltcp::wire::{Ipv4Cidr, Ipv6Cidr};
 
 use super::fail;
+use super::whom::DaemonArgs;
+use crate::control::client::Whom;
 use crate::control::network::AttachRequest;
-use crate::control::runtime_dir::{ATTACH_SOCKET, runtime_dir};
 use crate::control::spec::{Name, PortWish, Text};
 use crate::dataplane::PollMode;
 use crate::host::HostSocket;
@@ -62,11 +63,17 @@ struct JoinArgs {
     /// What the sandbox is called there [default: c1, c2, ...]
     #[arg(long, value_name = "NAME", value_parser = Name::parse, requires = "network")]
     name: Option<Name>,
+    #[command(flatten)]
+    daemon: DaemonArgs,
 }
 
 impl JoinArgs {
-    fn join(self, publish: Vec<PortWish>) -> Option<Join> {
-        let network = self.network?;
+    fn join(self, publish: Vec<PortWish>) -> Result<Option<Join>, UsageError> {
+        let daemon = self.daemon.whom();
+        let Some(network) = self.network else {
+            // Whoever names a daemon means to join it.
+            return if daemon == Whom::Found { Ok(None) } else { Err(UsageError::NoNetwork) };
+        };
         let request = AttachRequest {
             network: Some(network),
             name: self.name,
@@ -74,7 +81,7 @@ impl JoinArgs {
             publish: publish.into_iter().map(Text).collect(),
             ..AttachRequest::default()
         };
-        Some(Join { socket: runtime_dir().join(ATTACH_SOCKET), request })
+        Ok(Some(Join { socket: daemon.attach_socket(), request }))
     }
 }
 
@@ -217,6 +224,10 @@ enum UsageError {
          outside; use another prefix, such as --nat64-prefix {NAT64_PREFIX}"
     )]
     Nat64Inside { nat64: Ipv6Cidr, network: Ipv6Cidr },
+    #[error(
+        "--socket and --runtime-dir say whose network is joined: add --network NAME (`wharf networks` lists them)"
+    )]
+    NoNetwork,
 }
 
 impl RunArgs {
@@ -272,7 +283,7 @@ impl RunArgs {
             poll,
             memory_bytes: self.engine.memory,
             sandbox: !self.reach.no_sandbox,
-            join: self.join.join(self.reach.publish),
+            join: self.join.join(self.reach.publish)?,
         })
     }
 }
@@ -324,6 +335,15 @@ mod tests {
         }
         for prefix in ["2001:db8:1:3::/96", "2001:db8:2::/48", "64:ff9b::/96"] {
             assert!(options(&format!("{network} {prefix}")).is_ok(), "{prefix}");
+        }
+    }
+
+    #[test]
+    fn a_daemon_is_named_with_a_network_of_its() {
+        for daemon in ["--socket /a/api.sock", "--runtime-dir /a"] {
+            assert!(matches!(options(&format!("run {daemon}")), Err(UsageError::NoNetwork)), "{daemon}");
+            let joined = options(&format!("run --network lab {daemon}")).unwrap().join.unwrap();
+            assert_eq!(joined.socket.to_str(), Some("/a/attach.sock"));
         }
     }
 

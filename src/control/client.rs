@@ -76,6 +76,35 @@ pub enum Whom {
     Run(u32),
 }
 
+impl Whom {
+    /// The socket that is named, if one is: `$WHARF_SOCKET` stands for one that is not.
+    fn socket(&self) -> Option<PathBuf> {
+        match self {
+            Self::Found => {
+                std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from)
+            }
+            Self::In(_) => None,
+            Self::Socket(path) => Some(path.clone()),
+            Self::Run(pid) => Some(of_run(*pid).join(API_SOCKET)),
+        }
+    }
+
+    /// Where a daemon takes descriptors, or would.
+    #[must_use]
+    pub fn attach_socket(&self) -> PathBuf {
+        match (self.socket(), self) {
+            (Some(socket), _) => beside(&socket),
+            (None, Self::In(directory)) => directory.join(ATTACH_SOCKET),
+            (None, _) => runtime_dir().join(ATTACH_SOCKET),
+        }
+    }
+}
+
+/// Where the daemon that serves the API at `socket` takes descriptors.
+fn beside(socket: &Path) -> PathBuf {
+    socket.with_file_name(ATTACH_SOCKET)
+}
+
 /// Somebody who answers.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -83,24 +112,17 @@ pub struct Client {
 }
 
 impl Client {
-    /// Finds who is meant. `$WHARF_SOCKET` stands for a socket that is not named.
+    /// Finds who is meant.
     ///
     /// # Errors
     /// Nobody answers, or several would and none is named.
     pub async fn find(whom: &Whom) -> Result<Self, Error> {
-        let socket = match whom {
-            Whom::In(directory) => {
-                return Self::in_directory(directory).await.map_err(|error| match error {
-                    Error::NoDaemon => Error::NoDaemonIn(directory.clone()),
-                    error => error,
-                });
-            }
-            Whom::Socket(path) => path.clone(),
-            Whom::Run(pid) => of_run(*pid).join(API_SOCKET),
-            Whom::Found => match std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty()) {
-                Some(path) => path.into(),
-                None => return Self::in_directory(&runtime_dir()).await,
-            },
+        let Some(socket) = whom.socket() else {
+            let Whom::In(directory) = whom else { return Self::in_directory(&runtime_dir()).await };
+            return Self::in_directory(directory).await.map_err(|error| match error {
+                Error::NoDaemon => Error::NoDaemonIn(directory.clone()),
+                error => error,
+            });
         };
         match UnixStream::connect(&socket).await {
             Ok(_) => Ok(Self { socket }),
@@ -111,7 +133,7 @@ impl Client {
     /// Where the same daemon takes descriptors.
     #[must_use]
     pub fn attach_socket(&self) -> PathBuf {
-        self.socket.with_file_name(ATTACH_SOCKET)
+        beside(&self.socket)
     }
 
     /// The daemon with its sockets in this directory, else the only sandbox beside it.

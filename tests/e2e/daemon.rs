@@ -166,8 +166,7 @@ impl Daemon {
 
     /// The command behind `wharf run` on one of its networks, to be started by the test.
     pub(crate) fn run(&self, options: &str, script: &str) -> Command {
-        let home = self.home.display();
-        let line = format!("exec env XDG_RUNTIME_DIR={home} $WHARF run {options} -- sh -c \"$SCRIPT\"");
+        let line = format!("exec $WHARF run {options} {} -- sh -c \"$SCRIPT\"", self.sockets());
         let mut command = self.lab.lasting_user_command(&line);
         command.env("SCRIPT", script);
         command

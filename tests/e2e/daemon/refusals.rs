@@ -70,7 +70,14 @@ fn without_a_daemon_and_with_another_users_nobody_is_attached() {
     let stranger = format!("setpriv --reuid 1234 --regid 1234 --clear-groups unshare -Urn sh -c '{script}'");
     let stranger = daemon.lab.on_host(&stranger);
     assert_refused(&Finished { status: Some(3), ..stranger }, 3, &["no daemon listens", "Permission denied"]);
-    daemon.attach(container.pid(), "").text();
+    // The daemon is found by each of its names.
+    let socket = format!("{}/wharf/api.sock", daemon.home.display());
+    for line in
+        [format!("$WHARF attach {{}} --socket {socket}"), format!("WHARF_SOCKET={socket} $WHARF attach {{}}")]
+    {
+        let container = Container::new(&daemon.lab);
+        daemon.lab.by_user(&line.replace("{}", &container.pid().to_string())).text();
+    }
 }
 
 #[test]
