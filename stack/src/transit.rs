@@ -2,8 +2,9 @@
 //! *Is it going through?* Packets for the outside become traffic of host sockets.
 //!
 //! # Path
-//! [`Transit::handle_packet`] checks that the packet may pass at all (source, hop limit), puts fragments together, and
-//! hands it to the relay of its protocol. What the host answers comes back through [`Transit::handle_host`].
+//! [`Transit::handle_packet`] gets whole packets of the network's own containers, checks that they may pass at all
+//! (destination, hop limit), and hands each to the relay of its protocol. What the host answers comes back through
+//! [`Transit::handle_host`].
 //!
 //! Other networks of the same host are no outside: packets between them are [routed](routing), without relay and state.
 

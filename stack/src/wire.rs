@@ -2,8 +2,8 @@
 //! What a frame says it is: its headers, read once through smoltcp's checked views.
 //!
 //! # Path
-//! [`Packet::parse_ipv4`] or [`Packet::parse_ipv6`] is the first thing the gateway does with an IP frame. Everything after works on the values found
-//! here and on the byte ranges they name; replies are written by [`emit`].
+//! [`Packet::parse`] is the first thing the gateway does with an IP frame. Everything after works on the values found here
+//! and on the byte ranges they name; replies are written by [`emit`].
 //!
 //! # Sources
 //! RFC 791, RFC 8200 (extension headers: section 4), RFC 1122 section 3.2.1.3.
