@@ -164,7 +164,7 @@ impl Daemon {
         self.lab.by_user(&format!("$WHARF {line} --socket {}/wharf/api.sock", self.home.display()))
     }
 
-    /// The command behind `wharf run` on one of its networks, to be started by the test.
+    /// The command behind `wharf run --network ...`, to be started by the test.
     pub(crate) fn run(&self, options: &str, script: &str) -> Command {
         let line = format!("exec $WHARF run {options} {} -- sh -c \"$SCRIPT\"", self.sockets());
         let mut command = self.lab.lasting_user_command(&line);

@@ -130,8 +130,10 @@ fn a_sandbox_publishes_by_itself_with_a_daemon_and_without() {
     let fetched = |daemon: &Daemon| {
         daemon.lab.on_server(&format!("{CLIENT}203.0.113.1:8080/ -o /dev/null -w '%{{http_code}}'")).stdout
     };
-    for options in ["-p auto --network default --name web", "-p out0:auto"] {
-        let mut sandbox = Running::start(daemon.run(options, serve).stderr(Stdio::inherit()));
+    let joined = daemon.run("--network default --name web -p auto", serve);
+    let alone = daemon.lab.inside_command(&["-p", "out0:auto"], serve);
+    for mut command in [joined, alone] {
+        let mut sandbox = Running::start(command.stderr(Stdio::inherit()));
         assert_eq!(sandbox.line(), "up");
         eventually("it is reached", || fetched(&daemon) == "200");
         drop(sandbox);
