@@ -339,7 +339,7 @@ impl Gateway {
 
     /// Other nameservers from now on.
     pub fn set_nameservers(&mut self, nameservers: Vec<SocketAddr>) {
-        self.local.set_nameservers(&nameservers);
+        self.local.forwarder_mut().set_nameservers(&nameservers);
         self.env.config.nameservers = nameservers;
     }
 
@@ -356,13 +356,13 @@ impl Gateway {
 
     /// Other names of the network from now on.
     pub fn set_zone(&mut self, zone: Arc<Zone>) {
-        self.local.set_zone(Arc::clone(&zone));
+        self.local.forwarder_mut().set_zone(Arc::clone(&zone));
         self.env.config.zone = zone;
     }
 
     /// Other names of linked networks from now on. As all of names, on the first worker.
     pub fn set_linked_zones(&mut self, zones: Vec<LinkedZone>) {
-        self.local.set_linked_zones(zones);
+        self.local.forwarder_mut().set_linked_zones(zones);
     }
 
     /// Keeps an IPv4 address for the container at `mac`, which DHCP calls `name` then. It replaces an earlier reservation.
@@ -418,7 +418,7 @@ impl Gateway {
     /// How full the gateway is.
     #[must_use]
     pub fn load(&self) -> Load {
-        let (dns_hits, dns_misses) = self.local.dns_lookups();
+        let (dns_hits, dns_misses) = self.local.forwarder().lookups();
         Load { held_bytes: self.env.budget.used(), dns_hits, dns_misses, ..self.transit.load() }
     }
 

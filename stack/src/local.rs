@@ -12,7 +12,6 @@ pub mod name;
 pub mod router_advert;
 
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 
 use smoltcp::wire::{IpProtocol, TcpPacket, TcpRepr, UdpPacket};
 use wharf_switch::frame::ETHERNET_HEADER_LEN;
@@ -116,9 +115,14 @@ impl Local {
         }
     }
 
-    /// Other nameservers from now on.
-    pub(crate) fn set_nameservers(&mut self, nameservers: &[SocketAddr]) {
-        self.dns.set_nameservers(nameservers);
+    /// Who answers names, for its figures.
+    pub(crate) fn forwarder(&self) -> &dns::Forwarder {
+        self.dns.forwarder()
+    }
+
+    /// Who answers names, for its settings.
+    pub(crate) fn forwarder_mut(&mut self) -> &mut dns::Forwarder {
+        self.dns.forwarder_mut()
     }
 
     /// Other linked networks from now on: containers that have no default route are told.
@@ -129,21 +133,6 @@ impl Local {
         if let Some(advertiser) = &mut self.advertiser {
             advertiser.set_routes(routes);
         }
-    }
-
-    /// How many DNS queries were answered from what was kept, and how many were not.
-    pub(crate) fn dns_lookups(&self) -> (u64, u64) {
-        self.dns.lookups()
-    }
-
-    /// Other names of the network from now on.
-    pub(crate) fn set_zone(&mut self, zone: Arc<dns::zone::Zone>) {
-        self.dns.set_zone(zone);
-    }
-
-    /// Other names of linked networks from now on.
-    pub(crate) fn set_linked_zones(&mut self, zones: Vec<dns::authority::LinkedZone>) {
-        self.dns.set_linked_zones(zones);
     }
 
     /// A port was attached.

@@ -24,12 +24,14 @@ use wharf_switch::{Duration, Instant};
 use super::message::Message;
 use super::source_ports::Ticket;
 use super::upstream::MAX_NAMESERVERS;
-use super::{Asker, Client, MAX_ATTEMPTS, MAX_QUERIES, MAX_QUERIES_PER_CLIENT, TRIES};
+use super::{Asker, Client, MAX_ATTEMPTS, MAX_QUERIES, MAX_QUERIES_PER_CLIENT};
 use crate::DropReason;
 use crate::host::FlowId;
 use crate::keyed::{KeyedMap, KeyedState};
 use crate::slots::Slots;
 
+/// Attempts that the deadline leaves time for; more with more servers.
+const TRIES: usize = 3;
 /// Wordings of one question under way whose answers may be kept: what differs without malice is EDNS, DO, AD and CD.
 pub(super) const MAX_WORDINGS: usize = 4;
 

@@ -12,15 +12,12 @@
 
 use core::net::{IpAddr, SocketAddr};
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol};
 use wharf_switch::frame::ETHERNET_HEADER_LEN;
 use wharf_switch::{Checksum, Frame, Instant, Pool};
 
-use super::authority::LinkedZone;
 use super::tcp_host::TcpHost;
-use super::zone::Zone;
 use super::{Client, Forwarder, PORT};
 use crate::host::{Host, HostEvent};
 use crate::wire::emit::{self, Path};
@@ -56,30 +53,15 @@ impl Service {
         }
     }
 
-    /// The forwarder, for its settings and figures.
-    pub fn forwarder(&mut self) -> &mut Forwarder {
-        &mut self.forwarder
-    }
-
-    /// Other nameservers from the next query on.
-    pub fn set_nameservers(&mut self, nameservers: &[SocketAddr]) {
-        self.forwarder.set_nameservers(nameservers);
-    }
-
-    /// How many queries were answered from what was kept, and how many were not.
+    /// The forwarder, for its figures.
     #[must_use]
-    pub fn lookups(&self) -> (u64, u64) {
-        self.forwarder.lookups()
+    pub fn forwarder(&self) -> &Forwarder {
+        &self.forwarder
     }
 
-    /// Other names of the network from the next query on.
-    pub fn set_zone(&mut self, zone: Arc<Zone>) {
-        self.forwarder.set_zone(zone);
-    }
-
-    /// Other names of linked networks from the next query on.
-    pub fn set_linked_zones(&mut self, zones: Vec<LinkedZone>) {
-        self.forwarder.set_linked_zones(zones);
+    /// The forwarder, for its settings.
+    pub fn forwarder_mut(&mut self) -> &mut Forwarder {
+        &mut self.forwarder
     }
 
     /// Takes the payload of a datagram that the host at `mac` sent to port 53 of our address `to`.

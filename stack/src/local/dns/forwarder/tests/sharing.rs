@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::source_ports::{LIFETIME, MAX_IN_USE, MAX_OPEN, MAX_USES};
+use super::super::super::source_ports::{LIFETIME, MAX_IN_USE, MAX_OPEN, MAX_USES};
 use super::*;
 
 impl Bench {

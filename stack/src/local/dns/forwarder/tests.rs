@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a container and its host's nameservers may rely on.
 
-use core::net::Ipv6Addr;
+use core::net::{IpAddr, Ipv6Addr};
 
 use proptest::prelude::*;
+use smoltcp::wire::EthernetAddress;
 
-use super::answer::Writer;
-use super::message::tests::query;
-use super::script::ScriptedHost;
+use super::super::answer::Writer;
+use super::super::message::tests::query;
+use super::super::script::ScriptedHost;
+use super::super::{MAX_ATTEMPTS, MAX_QUERIES, MAX_QUERIES_PER_CLIENT};
 use super::*;
 use crate::config::tests::config;
 

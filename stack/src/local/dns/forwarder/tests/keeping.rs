@@ -120,7 +120,7 @@ fn what_is_asked_in_many_wordings_at_once_is_not_kept() {
             bench.ask(millis, client(4000), &query(name, kind::A, Some(1232 + number))).unwrap();
         }
     };
-    let wordings = u16::try_from(query::MAX_WORDINGS).unwrap();
+    let wordings = u16::try_from(super::super::super::query::MAX_WORDINGS).unwrap();
     let mut bench = Bench::new(&[server(1)], false);
     asked(&mut bench, 0, wordings + 1);
     bench.answer(1, addresses(&[[192, 0, 2, 80]]));
