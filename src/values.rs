@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use smoltcp::wire::{EthernetAddress, Ipv4Cidr, Ipv6Cidr};
+use wharf_stack::transit::nat64::PREFIX_LENGTHS;
 
 /// `A.B.C.D/N` with room for .100 and no host bits.
 pub(crate) fn cidr(text: &str) -> Result<Ipv4Cidr, String> {
@@ -39,8 +40,7 @@ pub(crate) fn ipv6_prefix(text: &str) -> Result<Ipv6Cidr, String> {
 
 /// A prefix for IPv4 destinations (RFC 6052).
 pub(crate) fn nat64_prefix(text: &str) -> Result<Ipv6Cidr, String> {
-    // RFC 6052 section 2.2: "The prefixes can only have one of the following lengths: 32, 40, 48, 56, 64, or 96."
-    let prefix = prefix(text, &[96, 64, 56, 48, 40, 32], "64:ff9b::/96")?;
+    let prefix = prefix(text, &PREFIX_LENGTHS, "64:ff9b::/96")?;
     // RFC 6052 section 2.2: "Bits 64 to 71 of the address are reserved [...] and MUST be set to zero".
     if prefix.address().octets()[8] != 0 {
         return Err(format!("bits 64 to 71 of {prefix} must be zero (RFC 6052); use 64:ff9b::/96"));

@@ -88,7 +88,7 @@ pub struct Config {
     /// IPv6, unless the network is IPv4-only.
     pub ipv6: Option<Ipv6Plan>,
     /// The prefix under which IPv4 destinations are reachable from IPv6, of a length that RFC 6052 section 2.2 knows
-    /// ([`is_valid_prefix_len`](crate::transit::nat64::is_valid_prefix_len)) and outside of the network's own; `None`
+    /// ([`PREFIX_LENGTHS`](crate::transit::nat64::PREFIX_LENGTHS)) and outside of the network's own; `None`
     /// turns NAT64 and DNS64 off.
     pub nat64: Option<Ipv6Cidr>,
     /// AAAA records under these do not count for DNS64 (RFC 6147 section 5.1.4): `::/0` where the host has no IPv6.

@@ -206,8 +206,8 @@ impl Fdb {
     }
 
     /// How many entries `port` has; aged ones count until their places are reused.
-    #[must_use]
-    pub fn entries_of(&self, port: PortId) -> u32 {
+    #[cfg(test)]
+    fn entries_of(&self, port: PortId) -> u32 {
         match self.port_state(port).map(|state| split(state.load(Ordering::Acquire))) {
             Some((lowest, count)) if port.generation >= lowest => count,
             _ => 0,

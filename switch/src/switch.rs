@@ -16,8 +16,8 @@
 //! piece, and goes before the next port's turn.
 //!
 //! # Bounds
-//! [`MAX_PORTS`](crate::fdb::MAX_PORTS) ports. Nothing is queued here: a frame that a port does not take is dropped
-//! with a reason ([`Switch::deliver`]) or stays the caller's ([`Switch::offer`]).
+//! [`MAX_PORTS`](crate::fdb::MAX_PORTS) ports. Nothing is queued here: a frame that a port does not take is dropped, with a
+//! reason.
 
 use std::sync::Arc;
 
@@ -218,21 +218,6 @@ impl<P: Port> Switch<P> {
         delivered
     }
 
-    /// Offers a frame to a port and leaves it to the caller if the port is full; nothing is dropped or booked then.
-    ///
-    /// A super-frame that has to be cut is taken or refused as a whole when its first segment is; a port that fills
-    /// up in the middle costs the rest, as on any link.
-    pub fn offer(&mut self, id: PortId, frame: &mut Frame) -> Sent {
-        let Some(attached) = self.table.get_mut(id) else { return Sent::Closed };
-        if attached.port.offloads().take(frame) {
-            let sent = send_on(attached, frame);
-            self.tally.sent += u64::from(sent == Sent::Sent);
-            return sent;
-        }
-        let mut delivered = Delivered::default();
-        self.finish_and_send(id, frame, true, &mut delivered)
-    }
-
     fn deliver_to(&mut self, id: PortId, frame: &mut Frame, delivered: &mut Delivered) {
         let sent = match self.table.get_mut(id) {
             None => Sent::Closed,
@@ -242,10 +227,7 @@ impl<P: Port> Switch<P> {
                 delivered.sent += u32::from(sent == Sent::Sent);
                 sent
             }
-            Some(_) => {
-                self.finish_and_send(id, frame, false, delivered);
-                return;
-            }
+            Some(_) => return self.finish_and_send(id, frame, delivered),
         };
         match sent {
             Sent::Sent => {}
@@ -259,19 +241,12 @@ impl<P: Port> Switch<P> {
         delivered.dropped += 1;
     }
 
-    /// Sends a frame that the port does not take as it is. With `may_refuse`, a port that does not take the very
-    /// first piece leaves the frame with the caller.
-    fn finish_and_send(
-        &mut self,
-        id: PortId,
-        frame: &mut Frame,
-        may_refuse: bool,
-        delivered: &mut Delivered,
-    ) -> Sent {
+    /// Sends a frame that the port does not take as it is.
+    fn finish_and_send(&mut self, id: PortId, frame: &mut Frame, delivered: &mut Delivered) {
         let pool = self.pool.clone();
         let (mut pieces, mut taken) = (0u32, 0u32);
         let mut last = Sent::Sent;
-        let Some(attached) = self.table.get_mut(id) else { return Sent::Closed };
+        let Some(attached) = self.table.get_mut(id) else { return };
         let mut emit = |piece: &mut Frame| {
             pieces += 1;
             // After the first refusal the rest is lost in order: a later segment must not overtake.
@@ -287,10 +262,7 @@ impl<P: Port> Switch<P> {
         };
         if let Err(reason) = outcome {
             self.drop_one(reason, delivered);
-            return Sent::Sent;
-        }
-        if may_refuse && taken == 0 {
-            return last;
+            return;
         }
         self.tally.replicated += u64::from(pieces.saturating_sub(1));
         self.tally.sent += u64::from(taken);
@@ -299,7 +271,6 @@ impl<P: Port> Switch<P> {
         for _ in taken..pieces {
             self.drop_one(reason, delivered);
         }
-        Sent::Sent
     }
 }
 

@@ -403,7 +403,7 @@ mod tests {
         assert_eq!((reply.destination, reply.mac.0), (ALL_NODES, [0x33, 0x33, 0, 0, 0, 1]));
         let NdiscRepr::NeighborAdvert { flags, .. } = reply.repr else { panic!() };
         assert_eq!(flags, NdiscNeighborFlags::ROUTER | NdiscNeighborFlags::OVERRIDE);
-        assert_eq!(bench.neighbors.iter(NOW).count(), 0);
+        assert_eq!(bench.neighbors.known().count(), 0);
     }
 
     #[test]

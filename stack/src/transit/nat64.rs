@@ -21,11 +21,8 @@ pub const WELL_KNOWN: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0);
 /// Bits 64 to 71 must be zero and carry no part of the address.
 const RESERVED_OCTET: usize = 8;
 
-/// Whether RFC 6052 knows prefixes of this length.
-#[must_use]
-pub const fn is_valid_prefix_len(prefix_len: u8) -> bool {
-    matches!(prefix_len, 32 | 40 | 48 | 56 | 64 | 96)
-}
+/// RFC 6052 section 2.2: "The prefixes can only have one of the following lengths: 32, 40, 48, 56, 64, or 96."
+pub const PREFIX_LENGTHS: [u8; 6] = [96, 64, 56, 48, 40, 32];
 
 /// The octets of the IPv6 address that hold the IPv4 address, in order.
 fn places(prefix_len: u8) -> impl Iterator<Item = usize> {

@@ -119,23 +119,6 @@ fn a_full_port_costs_its_own_copy_only() {
 }
 
 #[test]
-fn an_offered_frame_stays_with_the_caller_of_a_full_port() {
-    let (mut switch, ids) = switch(1);
-    for offloads in [Offloads::ALL, Offloads::NONE] {
-        let port = switch.port_mut(ids[0]).unwrap();
-        (port.offloads, port.limit) = (offloads, 0);
-        let mut frame = super_frame(mac(1), GATEWAY);
-        switch.tally.originated += 1;
-        assert_eq!(switch.offer(ids[0], &mut frame), Sent::Sent);
-        switch.tally.check().unwrap();
-        switch.port_mut(ids[0]).unwrap().limit = 1;
-        let before = switch.tally;
-        assert_eq!(switch.offer(ids[0], &mut frame), Sent::Full);
-        assert_eq!(switch.tally, before);
-    }
-}
-
-#[test]
 fn a_port_without_offloads_gets_finished_frames_and_its_neighbour_the_whole() {
     let (mut switch, ids) = switch(3);
     switch.port_mut(ids[1]).unwrap().offloads = Offloads::NONE;
