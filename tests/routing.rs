@@ -292,16 +292,26 @@ fn nobody_there_is_told_by_the_other_gateway_after_three_questions() {
 
 #[test]
 fn the_other_networks_gateway_and_its_edges_are_nobody() {
-    for to in
-        ["10.0.3.2:9", "10.0.3.3:53", "10.0.3.0:9", "10.0.3.255:9", "[fd00:db9::2]:9", "[fd00:db9::3]:53"]
-    {
+    for (to, is_broadcast) in [
+        ("10.0.3.2:9", false),
+        ("10.0.3.3:53", false),
+        ("10.0.3.0:9", false),
+        ("10.0.3.255:9", true),
+        ("[fd00:db9::2]:9", false),
+        ("[fd00:db9::3]:53", false),
+    ] {
         let mut pair = Pair::of(
             Stage::new(config()),
             Stage::new(wharf_stack::Config { host_loopback: true, ..linked_config() }),
         );
         pair.say_who_is_where();
         pair.send(&udp(to, 64, b""));
-        assert!(matches!(pair.is_told(), (_, 3, 1, 0) | (_, 1, 3, 0)), "{to}");
+        // RFC 1812 section 4.3.2.7: nobody is told about what was sent to a broadcast address.
+        if is_broadcast {
+            assert_eq!(pair.here.sent(), None, "{to}");
+        } else {
+            assert!(matches!(pair.is_told(), (_, 3, 1, 0) | (_, 1, 3, 0)), "{to}");
+        }
         assert!(pair.there.host().calls.is_empty() && pair.there.sent().is_none(), "{to}");
     }
 }

@@ -168,15 +168,20 @@ impl Config {
         self.ipv6.filter(|_| self.dns_forwarder).map(|plan| plan.dns)
     }
 
+    /// Whether an address is that of every IPv4 host of the link.
+    pub(crate) fn is_broadcast(&self, address: IpAddr) -> bool {
+        let IpAddr::V4(address) = address else { return false };
+        address == Ipv4Addr::BROADCAST
+            || self.ipv4.is_some_and(|plan| plan.subnet.broadcast() == Some(address))
+    }
+
     /// Whether an address belongs to the gateway or reaches every host of the link.
     pub(crate) fn listens_to(&self, address: IpAddr) -> bool {
         match address {
-            IpAddr::V4(address) => {
-                address == Ipv4Addr::BROADCAST
-                    || self.ipv4.is_some_and(|plan| {
-                        address == plan.gateway || plan.subnet.broadcast() == Some(address)
-                    })
-                    || self.forwarder_v4() == Some(address)
+            IpAddr::V4(v4) => {
+                self.is_broadcast(address)
+                    || self.ipv4.is_some_and(|plan| v4 == plan.gateway)
+                    || self.forwarder_v4() == Some(v4)
             }
             IpAddr::V6(address) => {
                 address.is_multicast()

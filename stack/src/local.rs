@@ -11,7 +11,7 @@ mod echo;
 pub mod name;
 pub mod router_advert;
 
-use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use core::net::{IpAddr, SocketAddr};
 
 use smoltcp::wire::{IpProtocol, TcpPacket, TcpRepr, UdpPacket};
 use wharf_switch::frame::ETHERNET_HEADER_LEN;
@@ -37,14 +37,7 @@ pub(crate) struct Local {
 
 /// Whether an address is one of the gateway's own, not a group it listens to.
 fn is_own_unicast(config: &Config, address: IpAddr) -> bool {
-    let is_group = match address {
-        IpAddr::V4(address) => {
-            address == Ipv4Addr::BROADCAST
-                || config.ipv4.is_some_and(|plan| plan.subnet.broadcast() == Some(address))
-        }
-        IpAddr::V6(address) => address.is_multicast(),
-    };
-    config.listens_to(address) && !is_group
+    config.listens_to(address) && !address.is_multicast() && !config.is_broadcast(address)
 }
 
 /// Whether a packet to this address and port is the DNS forwarder's.

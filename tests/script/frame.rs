@@ -11,6 +11,11 @@ use wharf_stack::local::name;
 
 /// The frame that `words` describe.
 pub(crate) fn parse(words: &str, flow: &Flow) -> Result<Vec<u8>, String> {
+    if let Some(rest) = words.strip_prefix("broadcast ") {
+        let mut frame = parse(rest, flow)?;
+        frame[..6].fill(0xff);
+        return Ok(frame);
+    }
     let (hop_limit, words) = match words.strip_prefix("ttl ") {
         None => (64, words),
         Some(rest) => {

@@ -12,6 +12,7 @@
 //! | `publish A:P`, `withdraw` | the same while the gateway runs, and its end |
 //! | `flow A:P B:Q` | the ends of what `tcp` lines are about; default 10.0.2.100:40000 198.51.100.7:80 |
 //! | `< frame` | the container sends this frame |
+//! | `< broadcast frame` | the same, to everybody on the link |
 //! | `> frame` | the next frame that the container gets reads literally so |
 //! | `> nothing` | the container got nothing more |
 //! | `host asked: CALL` | the next thing the gateway asked of the host |
@@ -275,6 +276,7 @@ scripts!(
     blind_data_is_challenged,
     blocked_host_without_memory_closes_the_window,
     breaking_upload_resets_the_container,
+    broadcasts_cause_no_icmp_errors,
     closed_port_may_be_an_unreachable_network,
     client_is_seen_as_itself_or_as_the_gateway,
     client_of_a_published_port_is_connected_to_the_container,

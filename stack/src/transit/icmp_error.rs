@@ -7,7 +7,8 @@
 //! speaks IPv6 and the outside IPv4 they are translated.
 //!
 //! # Bounds
-//! Rate-limited ([`RATES`]), for each container and all together. Never about an ICMP error, a group address or a later fragment.
+//! Rate-limited ([`RATES`]), for each container and all together. Never about an ICMP error, a later fragment, or what was
+//! sent to more than one host.
 //!
 //! # Sources
 //! RFC 792, RFC 1191 section 4, RFC 1812 section 4.3.2, RFC 4443 section 2.4, RFC 5508 (REQ-8), RFC 7915 section 4.2
@@ -105,6 +106,14 @@ impl Cause {
         }
     }
 
+    fn is_too_big(self) -> bool {
+        match self {
+            Self::TooBig { .. } => true,
+            Self::Report(report) => report.is_too_big(),
+            _ => false,
+        }
+    }
+
     fn message_v4(self) -> Option<Message> {
         Some(match self {
             Self::TimeExceeded => message(V4_TIME_EXCEEDED, 0, 0),
@@ -190,17 +199,24 @@ fn sender(config: &Config, container: IpAddr, cause: Cause) -> Option<IpAddr> {
 
 /// Tells a container about its packet in `frame`.
 pub(crate) fn answer<H, O: Outbox>(cx: &mut Cx<'_, H, O>, packet: &Packet, frame: &Frame, cause: Cause) {
-    // RFC 1122 section 3.2.2: not about an ICMP error, a group address or a fragment that is not the first.
-    let is_later_fragment = packet.fragment.is_some_and(|fragment| fragment.offset != 0);
-    if packet.dst.is_multicast()
-        || packet.src.is_unspecified()
-        || packet.dst == IpAddr::V4(core::net::Ipv4Addr::BROADCAST)
-        || is_later_fragment
-        || is_icmp_error(packet, frame)
-    {
-        return;
+    if may_be_told(&cx.env.config, packet, frame, cause) {
+        send(cx, packet.src, packet.src_mac, cause, packet.whole(frame));
     }
-    send(cx, packet.src, packet.src_mac, cause, packet.whole(frame));
+}
+
+/// RFC 1122 section 3.2.2 and RFC 4443 section 2.4 (e): what an error is about came from one host and went to one, is no
+/// error itself and no fragment but the first.
+fn may_be_told(config: &Config, packet: &Packet, frame: &Frame, cause: Cause) -> bool {
+    let is_later_fragment = packet.fragment.is_some_and(|fragment| fragment.offset != 0);
+    let is_from_one_host = !packet.src.is_unspecified() && !config.is_broadcast(packet.src);
+    // RFC 4443 section 2.4 (e.3): groups learn their path's MTU too.
+    let is_to_one_host = !is_to_group(config, packet) || (packet.src.is_ipv6() && cause.is_too_big());
+    is_from_one_host && is_to_one_host && !is_later_fragment && !is_icmp_error(packet, frame)
+}
+
+/// Whether a packet, or the frame around it, was for more than one host.
+fn is_to_group(config: &Config, packet: &Packet) -> bool {
+    packet.dst.is_multicast() || config.is_broadcast(packet.dst) || !packet.dst_mac.is_unicast()
 }
 
 fn is_icmp_error(packet: &Packet, frame: &Frame) -> bool {
