@@ -234,9 +234,17 @@ impl Download {
             // The SYN-ACK.
             self.recovery.syn_acknowledged(now);
         }
+        // What came behind a hole was not acknowledged before that was repaired: this is no round trip.
+        let mut is_repair = false;
         while let Some(front) = self.segments.front_mut() {
             if front.end() <= ack {
-                self.recovery.delivered(now, front);
+                is_repair |= front.transmissions > 1;
+                if !front.sacked {
+                    if !is_repair {
+                        self.recovery.measured(now.since(front.sent_at));
+                    }
+                    self.recovery.reported(now, front);
+                }
                 let len = front.len;
                 if let Some(gone) = self.segments.pop_front().and_then(|segment| segment.frame) {
                     self.delivered += u64::from(len);
@@ -286,7 +294,10 @@ impl Download {
                 }
                 if !segment.sacked && from <= segment.seq && segment.end() <= to {
                     segment.sacked = true;
-                    self.recovery.delivered(now, segment);
+                    if segment.transmissions == 1 {
+                        self.recovery.measured(now.since(segment.sent_at));
+                    }
+                    self.recovery.reported(now, segment);
                 }
             }
         }
@@ -489,5 +500,107 @@ impl Flow {
         self.upload.acknowledged();
         let header = self.header(cx.env, TcpControl::Fin, seq);
         self.send_bare(cx, &header);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wharf_switch::{Duration, Pool};
+
+    use super::*;
+    use crate::config::tests::config;
+
+    const LEN: u32 = 100;
+
+    /// A container that is sent three segments, of which the first is lost.
+    struct Bench {
+        now: Instant,
+        env: Env,
+        download: Download,
+    }
+
+    impl Bench {
+        fn new(sack_permitted: bool) -> Self {
+            let peer = Peer { window: 65_535, window_shift: 0, mss: 1000, sack_permitted };
+            let env = Env::new(config(), Pool::new(4));
+            let mut bench =
+                Self { now: Instant::from_secs(1), env, download: Download::new(Seq(999), Seq(0), peer) };
+            bench.download.una = bench.download.next;
+            for _ in 0..3 {
+                bench.send();
+            }
+            bench
+        }
+
+        fn send(&mut self) {
+            let Self { now, download, .. } = self;
+            let (seq, order) = (download.next, download.recovery.transmitted(*now));
+            download.next = seq + LEN;
+            download.segments.push_back(Segment {
+                seq,
+                len: LEN,
+                frame: None,
+                sent_at: *now,
+                order,
+                transmissions: 1,
+                sacked: false,
+                lost: false,
+            });
+        }
+
+        /// The container acknowledges so many segments, and reports those of `sacked`.
+        fn hear(&mut self, ack: u32, sacked: Option<(u32, u32)>) {
+            let number = |count| 1000 + count * LEN;
+            let segment = TcpRepr {
+                src_port: 1,
+                dst_port: 2,
+                control: TcpControl::None,
+                seq_number: Seq(0).into(),
+                ack_number: Some(Seq(number(ack)).into()),
+                window_len: 65_535,
+                window_scale: None,
+                max_seg_size: None,
+                sack_permitted: false,
+                sack_ranges: [sacked.map(|(from, to)| (number(from), number(to))), None, None],
+                timestamp: None,
+                payload: &[],
+            };
+            self.download.handle_ack(self.now, &mut self.env, Seq(0), Seq(number(ack)), &segment);
+        }
+
+        /// The first segment is sent again, and `repair` later everything is acknowledged. Returns the timeout for what is
+        /// sent next.
+        fn timeout_after(mut self, repair: Duration) -> Duration {
+            let first = self.download.segments.front_mut().unwrap();
+            (first.transmissions, first.sent_at) = (2, self.now);
+            self.now += repair;
+            self.hear(3, None);
+            self.send();
+            self.download.deadline().since(self.now)
+        }
+    }
+
+    #[test]
+    fn the_time_that_a_repair_takes_is_no_round_trip() {
+        for sack in [true, false] {
+            let timeout_after = |millis| {
+                let mut bench = Bench::new(sack);
+                bench.now += Duration::from_millis(1);
+                bench.hear(0, Some((1, 3)));
+                bench.timeout_after(Duration::from_millis(millis))
+            };
+            assert_eq!(timeout_after(900), timeout_after(1), "SACK permitted: {sack}");
+        }
+    }
+
+    #[test]
+    fn a_reported_segment_measures_the_round_trip() {
+        let timeout_after = |millis| {
+            let mut bench = Bench::new(true);
+            bench.now += Duration::from_millis(millis);
+            bench.hear(0, Some((1, 3)));
+            bench.timeout_after(Duration::from_millis(1))
+        };
+        assert!(timeout_after(100) > timeout_after(1));
     }
 }

@@ -87,8 +87,8 @@ impl Recovery {
         base.saturating_mul(1 << self.backoff.min(16)).min(CEILING)
     }
 
-    /// RFC 6298 section 2.
-    fn measured(&mut self, sample: Duration) {
+    /// RFC 6298 section 2. A segment that was sent again measures nothing (Karn), nor does one that was reported before.
+    pub(super) fn measured(&mut self, sample: Duration) {
         self.smoothed = Some(match self.smoothed {
             None => (sample, sample / 2),
             Some((mean, deviation)) => {
@@ -121,11 +121,8 @@ impl Recovery {
     }
 
     /// The container reported `segment`.
-    pub(super) fn delivered(&mut self, now: Instant, segment: &Segment) {
+    pub(super) fn reported(&mut self, now: Instant, segment: &Segment) {
         self.newest_reported = self.newest_reported.max(segment.order);
-        if segment.transmissions == 1 {
-            self.measured(now.since(segment.sent_at));
-        }
         self.due = now + self.timeout();
         self.stuck_since = Some(now);
     }
