@@ -358,8 +358,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             }
             Addressee::Everybody => {
                 for number in self.exchange.others() {
-                    let mut copy = self.pool.for_len(self.frame.bytes().len());
-                    copy.fill(self.frame.bytes());
+                    let copy = self.frame.copy(&self.pool);
                     self.switch.tally.replicated += 1;
                     self.hand_over(number, copy);
                 }

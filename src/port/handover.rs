@@ -134,9 +134,7 @@ impl Port for Remote {
         if frames.is_full() {
             return Sent::Full;
         }
-        let mut copy = self.pool.for_len(frame.len());
-        copy.fill(frame.bytes());
-        if frames.push(copy).is_err() {
+        if frames.push(frame.copy(&self.pool)).is_err() {
             return Sent::Full;
         }
         if !rung.swap(true, Ordering::AcqRel) {

@@ -209,6 +209,19 @@ impl Frame {
         self.bytes_mut().copy_from_slice(bytes.get(..fits).unwrap_or_default());
     }
 
+    /// The same frame in a buffer of `pool`: its bytes, and what it owes and belongs to.
+    #[must_use]
+    pub fn copy(&self, pool: &Pool) -> Self {
+        let mut copy = pool.for_len(self.len);
+        copy.fill(self.bytes());
+        let Self { buffer: _, start: _, len: _, offload, vlan, priority, reassembled, pool: _ } = *self;
+        copy.offload = offload;
+        copy.vlan = vlan;
+        copy.priority = priority;
+        copy.reassembled = reassembled;
+        copy
+    }
+
     /// The whole room from the virtio-net header's place on: what a device reads into.
     #[must_use]
     pub fn receive_buffer(&mut self) -> &mut [u8] {
@@ -290,6 +303,7 @@ impl fmt::Debug for Frame {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Checksum;
 
     #[test]
     fn a_dropped_buffer_is_the_next_one_handed_out() {
@@ -328,6 +342,24 @@ mod tests {
         assert_eq!((frame.bytes(), frame.offload), (&[9; 60][..], Offload::default()));
         assert_eq!(frame.accept_plain(13), Err(crate::DropReason::FrameTruncated));
         assert_eq!(frame.accept_plain(LARGE_BUFFER_LEN), Err(crate::DropReason::FrameTooLong));
+    }
+
+    #[test]
+    fn a_copy_owes_and_belongs_to_what_the_frame_does() {
+        for len in [60, SMALL_FRAME_LEN + 1] {
+            let mut frame = Pool::new(1).large();
+            frame.fill(&vec![9; len + 2]);
+            frame.trim_front(2);
+            frame.offload.checksum = Checksum::Partial { start: 34, offset: 16 };
+            frame.vlan = Vlan::new(7).unwrap();
+            frame.priority = Priority(0xb);
+            frame.reassembled = true;
+            let copy = frame.copy(&Pool::new(1));
+            assert_eq!(copy.bytes(), frame.bytes());
+            let marks = |frame: &Frame| (frame.offload, frame.vlan, frame.priority, frame.reassembled);
+            assert_eq!(marks(&copy), marks(&frame));
+            assert_eq!(copy.buffer_len() == SMALL_BUFFER_LEN, len == 60);
+        }
     }
 
     #[test]

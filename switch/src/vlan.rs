@@ -54,7 +54,7 @@ impl Vlan {
 
 /// Priority code point and drop eligibility of a frame: the upper four bits of the tag control information.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Priority(u8);
+pub struct Priority(pub(crate) u8);
 
 /// Tag control information, IEEE 802.1Q section 9.6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
