@@ -96,7 +96,7 @@ impl Budget {
 
     /// Takes `bytes` if they are there.
     pub(crate) fn reserve(&mut self, bytes: usize) -> bool {
-        let fits = self.limit.saturating_sub(self.used) >= bytes;
+        let fits = self.left() >= bytes;
         if fits {
             self.used += bytes;
         }
@@ -122,9 +122,14 @@ impl Budget {
     }
 
     /// What one flow may hold at most now: a quarter of what is left, so that many greedy flows together always leave
-    /// something for the next one.
+    /// something for the next one. A sixteenth of all is for flows themselves, whatever others have in flight.
     pub(crate) fn share(&self) -> usize {
-        self.limit.saturating_sub(self.used) / 4
+        (self.limit - self.limit / 16).saturating_sub(self.used) / 4
+    }
+
+    /// Bytes that [`reserve`](Self::reserve) could give.
+    pub(crate) fn left(&self) -> usize {
+        self.limit.saturating_sub(self.used)
     }
 
     /// Bytes held now.
@@ -139,11 +144,12 @@ mod tests {
 
     #[test]
     fn budget_never_goes_over_its_limit() {
-        let mut budget = Budget::new(100);
-        assert!(budget.reserve(60));
-        assert!(!budget.reserve(41));
+        let mut budget = Budget::new(160);
+        assert!(budget.reserve(110));
+        assert!(!budget.reserve(51));
         assert_eq!(budget.share(), 10);
-        budget.release(60);
-        assert!(budget.reserve(100));
+        budget.release(110);
+        assert!(budget.reserve(160));
+        assert_eq!((budget.share(), budget.left()), (0, 0));
     }
 }

@@ -84,7 +84,7 @@ impl Gateway {
             link: Link::new(&config),
             local: Local::new(&config, number == 0),
             transit: Transit::new(&config),
-            reassembly: Reassembly::default(),
+            reassembly: Reassembly::new(&config),
             wholes: VecDeque::new(),
             env: Env::new(config, pool),
         }

@@ -14,12 +14,14 @@ pub mod outside;
 mod datagram;
 pub(crate) mod flow;
 pub(crate) mod fragments;
+mod holders;
 pub(crate) mod icmp_error;
 pub(crate) mod listing;
 mod ping;
 pub(crate) mod publish;
 pub(crate) mod quoted;
 pub(crate) mod routing;
+mod shares;
 pub(crate) mod tcp;
 pub(crate) mod udp;
 
@@ -117,7 +119,7 @@ impl Transit {
         link: &mut Link,
         inbound: &mut Vec<Inbound<H::Stream>>,
     ) {
-        self.publications.accept(cx, link, self.tcp.room(), inbound);
+        self.publications.accept(cx, link, &self.tcp, inbound);
     }
 
     /// The link has said something.

@@ -10,23 +10,31 @@
 //!
 //! # Bounds
 //! [`Protocol::MAX_MAPPINGS`] sockets, and a [`Protocol::SHARE`] of the host's; each ends when it was idle for
-//! [`Protocol::timeout`]. In a full table the one that was idle for longest gives way to a new one.
+//! [`Protocol::timeout`]. In a full table, and where the host has no more sockets, one gives way to a new one. It is one
+//! of the container that has the most ([`Shares`]): who sends from ever more ports loses mappings of its own, and a
+//! container that is alone has them all.
+//!
+//! Of a container's mappings the first goes that was not used since it was last looked at (CLOCK): nearly the one that was
+//! idle for longest, and all that a packet does for it is to set a flag. Each look but the last is owed to such a packet, so
+//! that a new mapping costs constant time, amortised.
 //!
 //! # Sources
-//! RFC 4787 (REQ-1, -6, -8, -11).
+//! RFC 4787 (REQ-1, -6, -8, -11); Corbató: "A Paging Experiment with the Multics System" (1968), for CLOCK.
 
 pub(super) mod endpoint;
 
 use core::net::{IpAddr, SocketAddr};
 
-use smoltcp::wire::IpProtocol;
+use smoltcp::wire::{EthernetAddress, IpProtocol};
 use wharf_switch::{Duration, Frame, Instant};
 
 use self::endpoint::{Endpoint, Run, View};
 use super::flow::{FlowKey, FlowTable, Keyed};
+use super::holders::Holders;
 use super::icmp_error::{self, Cause};
 use super::listing::{Direction, FlowProtocol, FlowView, Traffic, outside_of};
 use super::outside;
+use super::shares::Shares;
 use crate::env::{Cx, Outbox};
 use crate::host::{
     Datagram, Family, FlowId, Host, HostError, HostEvent, IcmpReport, Owner, Sender, SocketId, Token,
@@ -109,6 +117,10 @@ pub(super) struct Outbound<'a> {
 #[derive(Debug)]
 struct Mapping<P> {
     endpoint: Endpoint<P>,
+    /// The container that opened it.
+    holder: FlowId,
+    /// It was used since it was opened, or since it was last looked at because one had to give way.
+    used: bool,
     lifetime: Lifetime,
     traffic: Traffic,
     /// Whom the container spoke to last, by the address it knows.
@@ -163,6 +175,8 @@ struct Ages {
 pub(crate) struct Relay<P> {
     mappings: FlowTable<Mapping<P>>,
     ages: Ages,
+    holders: Holders,
+    shares: Shares<1>,
     marked: Vec<FlowId>,
     visiting: Vec<FlowId>,
     evicted: u64,
@@ -187,11 +201,6 @@ impl Ages {
         self.brief.remove(id);
         self.lasting.remove(id);
     }
-
-    fn oldest(&self) -> Option<FlowId> {
-        let both = [self.brief.oldest(), self.lasting.oldest()];
-        both.into_iter().flatten().min_by_key(|&(_, used_at)| used_at).map(|(id, _)| id)
-    }
 }
 
 /// Where the host is asked to send what a container addressed to `packet.dst`. The container hears if it may not.
@@ -206,12 +215,13 @@ pub(super) fn resolve<H, O: Outbox>(
 
 impl<P: Protocol> Relay<P> {
     pub(crate) fn new(config: &Config) -> Self {
+        let hasher = KeyedState::new(&config.seed, P::PURPOSE);
+        let limit = P::MAX_MAPPINGS.min(config.max_sockets / P::SHARE);
         Self {
-            mappings: FlowTable::new(
-                KeyedState::new(&config.seed, P::PURPOSE),
-                P::MAX_MAPPINGS.min(config.max_sockets / P::SHARE),
-            ),
+            mappings: FlowTable::new(hasher, limit),
             ages: Ages::default(),
+            holders: Holders::new(hasher, limit),
+            shares: Shares::default(),
             marked: Vec::new(),
             visiting: Vec::new(),
             evicted: 0,
@@ -236,11 +246,12 @@ impl<P: Protocol> Relay<P> {
     ) -> Result<(), DropReason> {
         let internal = SocketAddr::new(outbound.packet.src, outbound.internal_port);
         let key = Key { internal, outside: Family::of(outbound.to.ip()) };
-        let id = match self.mappings.find(&key) {
-            Some(id) => id,
-            None => self.open(cx, key, outbound)?,
+        let (id, used) = match self.mappings.find(&key) {
+            Some(id) => (id, true),
+            None => (self.open(cx, key, outbound)?, false),
         };
         let mapping = self.mappings.get_mut(id).ok_or(DropReason::HostExhausted)?;
+        mapping.used |= used;
         mapping.endpoint.container_mac = outbound.packet.src_mac;
         if mapping.lifetime == Lifetime::Brief && outbound.lifetime == Lifetime::Lasting {
             self.ages.brief.remove(id);
@@ -276,26 +287,32 @@ impl<P: Protocol> Relay<P> {
         key: Key,
         outbound: &Outbound<'_>,
     ) -> Result<FlowId, DropReason> {
+        let container = outbound.packet.src_mac;
         if self.mappings.is_full() {
-            self.evict(cx);
+            self.make_room(cx, container);
         }
         let mut socket = self.open_socket(cx, &key);
-        if matches!(socket, Err(HostError::Exhausted)) && self.evict(cx) {
+        if matches!(socket, Err(HostError::Exhausted)) && self.make_room(cx, container) {
             socket = self.open_socket(cx, &key);
         }
         let socket = socket.map_err(|error| {
             icmp_error::answer(cx, outbound.packet, outbound.frame, Cause::of(error));
             if error == HostError::Exhausted { DropReason::HostExhausted } else { P::NOT_PERMITTED }
         })?;
+        let holder = self.holders.add(container).ok_or(DropReason::HostExhausted)?;
         let mapping = Mapping {
-            endpoint: Endpoint::new(key, socket, outbound.packet.src_mac),
+            endpoint: Endpoint::new(key, socket, container),
+            holder,
+            used: false,
             lifetime: outbound.lifetime,
             traffic: Traffic::new(cx.now),
             remote: SocketAddr::new(outbound.packet.dst, outbound.to.port()),
             readable: false,
             marked: false,
         };
-        self.mappings.insert(mapping).ok_or(DropReason::HostExhausted)
+        let id = self.mappings.insert(mapping).ok_or(DropReason::HostExhausted)?;
+        self.shares.touch(holder, id, 0);
+        Ok(id)
     }
 
     /// Opens the socket of the next mapping.
@@ -305,17 +322,32 @@ impl<P: Protocol> Relay<P> {
         P::open(cx.host, Token { owner: P::OWNER, flow }, sender, key.outside)
     }
 
-    /// Ends the mapping that was idle for longest. Returns whether there was one.
-    fn evict<H: Host, O>(&mut self, cx: &mut Cx<'_, H, O>) -> bool {
-        let Some(id) = self.ages.oldest() else { return false };
+    /// Ends the mapping that gives way to a new one of `container`. Returns whether there was one.
+    fn make_room<H: Host, O>(&mut self, cx: &mut Cx<'_, H, O>, container: EthernetAddress) -> bool {
+        let Some(id) = self.first_to_go(container) else { return false };
         self.evicted += 1;
         self.end(cx, id);
         true
     }
 
+    /// Looks for a mapping that was not used since it was last looked at. Those that were go behind the others.
+    fn first_to_go(&mut self, container: EthernetAddress) -> Option<FlowId> {
+        let newcomer = self.holders.find(container);
+        loop {
+            let id = self.shares.first_to_go(newcomer)?;
+            let mapping = self.mappings.get_mut(id)?;
+            if !core::mem::take(&mut mapping.used) {
+                return Some(id);
+            }
+            self.shares.touch(mapping.holder, id, 0);
+        }
+    }
+
     fn end<H: Host, O>(&mut self, cx: &mut Cx<'_, H, O>, id: FlowId) {
         self.ages.remove(id);
         if let Some(mapping) = self.mappings.remove(id) {
+            self.shares.remove(mapping.holder, id, 0);
+            self.holders.remove(mapping.holder);
             cx.host.close(mapping.endpoint.socket);
         }
     }
@@ -362,6 +394,7 @@ impl<P: Protocol> Relay<P> {
             let mut view = ByAddress::of(&mapping.endpoint, &mut mapping.traffic);
             let delivered = mapping.endpoint.deliver(cx, &mut self.ident, &mut view);
             if delivered.any {
+                mapping.used = true;
                 self.ages.of(mapping.lifetime).touch(id, cx.now);
             }
             mapping.readable = delivered.more;

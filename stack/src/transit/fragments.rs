@@ -8,8 +8,9 @@
 //! to its sender.
 //!
 //! # Bounds
-//! [`MAX_PACKETS`] packets of at most 64 KiB, [`MAX_PER_SOURCE`] of them from one address, [`MAX_PIECES`] pieces each,
-//! for [`TIMEOUT`]. The oldest packet of the same source gives way first.
+//! [`MAX_PACKETS`] packets of at most 64 KiB, [`MAX_PIECES`] pieces each, for [`TIMEOUT`]. When there are so many, a new one
+//! takes the place of the oldest of the container that has the most, and of its own container if none has more (longest
+//! queue drop).
 //!
 //! # Sources
 //! RFC 791 section 3.2, RFC 1122 section 3.3.2, RFC 8200 section 4.5, RFC 5722, RFC 1858 (tiny fragments).
@@ -17,20 +18,22 @@
 use core::net::IpAddr;
 
 use smoltcp::wire::{
-    EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6FragmentHeader, Ipv6Packet,
+    EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6FragmentHeader, Ipv6Packet,
 };
 use wharf_switch::frame::ETHERNET_HEADER_LEN;
 use wharf_switch::frame::SMALL_FRAME_LEN;
 use wharf_switch::{Duration, Frame, Instant};
 
+use super::holders::Holders;
 use super::icmp_error::{self, Cause};
-use crate::DropReason;
 use crate::env::{Cx, Outbox};
+use crate::host::FlowId;
+use crate::keyed::KeyedState;
 use crate::wire::emit::{self, Path, len16};
 use crate::wire::{Fragment, Packet};
+use crate::{Config, DropReason};
 
 const MAX_PACKETS: usize = 64;
-const MAX_PER_SOURCE: usize = 16;
 /// The largest packet on a link of 576 bytes, the least that IPv4 asks of a host, comes in 119.
 const MAX_PIECES: usize = 128;
 /// The IPv4 header counts in a packet's length, the IPv6 header does not.
@@ -54,6 +57,8 @@ struct Key {
 #[derive(Debug)]
 struct Partial {
     key: Key,
+    /// The container it comes from.
+    holder: FlowId,
     frame: Frame,
     ranges: Vec<(usize, usize)>,
     /// Bytes of payload, known when the last fragment came.
@@ -70,13 +75,19 @@ struct First {
 }
 
 /// Packets in reassembly.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Reassembly {
     /// Oldest first.
     partial: Vec<Partial>,
+    holders: Holders,
 }
 
 impl Reassembly {
+    pub(crate) fn new(config: &Config) -> Self {
+        let hasher = KeyedState::new(&config.seed, b"packets in reassembly");
+        Self { partial: Vec::new(), holders: Holders::new(hasher, MAX_PACKETS) }
+    }
+
     /// Takes in a fragment; gives the whole packet when it was the last one missing.
     pub(crate) fn add<H, O: Outbox>(
         &mut self,
@@ -95,7 +106,7 @@ impl Reassembly {
         let key = Key { src: packet.src, dst: packet.dst, ident: fragment.ident, protocol: packet.protocol };
         let at = match self.partial.iter().position(|partial| partial.key == key) {
             Some(at) => at,
-            None => self.begin(cx, key)?,
+            None => self.begin(cx, key, packet.src_mac)?,
         };
         let Some(partial) = self.partial.get_mut(at) else { return Ok(None) };
         if fragment.offset == 0 {
@@ -103,29 +114,30 @@ impl Reassembly {
         }
         match partial.insert(packet, fragment, bytes, end) {
             Ok(false) => Ok(None),
-            Ok(true) => {
-                let partial = self.partial.remove(at);
-                Ok(Some(partial.finish(packet)))
-            }
+            Ok(true) => Ok(Some(self.remove(at).finish(packet))),
             Err(reason) => {
-                self.partial.remove(at);
+                self.remove(at);
                 Err(reason)
             }
         }
     }
 
-    fn begin<H, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>, key: Key) -> Result<usize, DropReason> {
-        let of_source = self.partial.iter().filter(|partial| partial.key.src == key.src).count();
-        if of_source >= MAX_PER_SOURCE {
-            if let Some(oldest) = self.partial.iter().position(|partial| partial.key.src == key.src) {
-                self.partial.remove(oldest);
-                cx.discard(DropReason::FragmentsExhausted);
-            }
-        } else if self.partial.len() >= MAX_PACKETS {
-            return Err(DropReason::FragmentsExhausted);
+    fn begin<H, O: Outbox>(
+        &mut self,
+        cx: &mut Cx<'_, H, O>,
+        key: Key,
+        container: EthernetAddress,
+    ) -> Result<usize, DropReason> {
+        if self.partial.len() >= MAX_PACKETS
+            && let Some(at) = self.first_to_go(container)
+        {
+            self.remove(at);
+            cx.discard(DropReason::FragmentsExhausted);
         }
+        let holder = self.holders.add(container).ok_or(DropReason::FragmentsExhausted)?;
         self.partial.push(Partial {
             key,
+            holder,
             frame: cx.env.pool.large(),
             ranges: Vec::new(),
             total: None,
@@ -135,10 +147,27 @@ impl Reassembly {
         Ok(self.partial.len() - 1)
     }
 
+    /// Which packet gives way to a new one of `container`.
+    fn first_to_go(&self, container: EthernetAddress) -> Option<usize> {
+        let packets = |partial: &Partial| self.holders.places(partial.holder);
+        let most = self.partial.iter().map(packets).max()?;
+        let own = self.holders.find(container).filter(|&holder| self.holders.places(holder) == most);
+        self.partial.iter().position(|partial| match own {
+            Some(holder) => partial.holder == holder,
+            None => packets(partial) == most,
+        })
+    }
+
+    fn remove(&mut self, at: usize) -> Partial {
+        let partial = self.partial.remove(at);
+        self.holders.remove(partial.holder);
+        partial
+    }
+
     /// Gives up what has waited for too long.
     pub(crate) fn expire<H, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {
         while self.next_deadline().is_some_and(|deadline| deadline <= cx.now) {
-            if let Some(First { packet, frame }) = self.partial.remove(0).first {
+            if let Some(First { packet, frame }) = self.remove(0).first {
                 icmp_error::answer(cx, &packet, &frame, Cause::ReassemblyTimeExceeded);
             }
             cx.discard(DropReason::FragmentsExpired);
@@ -355,7 +384,6 @@ mod tests {
     use super::*;
     use crate::config::tests::config;
     use crate::env::Env;
-    use smoltcp::wire::EthernetAddress;
     use wharf_switch::Pool;
 
     /// What left, in bytes, and how many packets were dropped unsent.
@@ -388,8 +416,8 @@ mod tests {
 
     impl Bench {
         fn new() -> Self {
-            let env = Env::new(config(), Pool::new(4));
-            Self { now: Instant::from_secs(1), env, out: Out::default(), reassembly: Reassembly::default() }
+            let (env, reassembly) = (Env::new(config(), Pool::new(4)), Reassembly::new(&config()));
+            Self { now: Instant::from_secs(1), env, out: Out::default(), reassembly }
         }
 
         fn add(&mut self, frame: &Frame) -> Result<Option<Frame>, DropReason> {
@@ -461,15 +489,43 @@ mod tests {
     }
 
     #[test]
-    fn half_open_packets_of_one_source_are_bounded_and_counted() {
+    fn half_open_packets_are_bounded_and_counted() {
         let mut bench = Bench::new();
         for ident in 0..1000 {
             bench.add(&piece_of(4, ident, 0, 8, true)).unwrap();
         }
-        assert_eq!(bench.reassembly.partial.len(), MAX_PER_SOURCE);
-        assert_eq!(bench.out.unsent, 1000 - MAX_PER_SOURCE);
-        assert_eq!(bench.env.drops.get(DropReason::FragmentsExhausted), 1000 - MAX_PER_SOURCE as u64);
+        assert_eq!(bench.reassembly.partial.len(), MAX_PACKETS);
+        assert_eq!(bench.out.unsent, 1000 - MAX_PACKETS);
+        assert_eq!(bench.env.drops.get(DropReason::FragmentsExhausted), 1000 - MAX_PACKETS as u64);
         assert!(bench.out.sent.is_empty());
+    }
+
+    #[test]
+    fn a_flood_costs_another_container_none_of_its_packets() {
+        let others = 0..u32::try_from(MAX_PACKETS).unwrap() / 2;
+        let of_other = |ident, offset, more| {
+            let mut frame = piece_of(4, ident, offset, 8, more);
+            frame.bytes_mut()[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
+            frame
+        };
+        let mut bench = Bench::new();
+        let flood = |bench: &mut Bench, idents: core::ops::Range<u32>| {
+            for ident in idents {
+                bench.add(&piece_of(4, ident, 0, 8, true)).unwrap();
+                bench.add(&piece_of(6, ident, 0, 8, true)).unwrap();
+            }
+        };
+        flood(&mut bench, 1000..2000);
+        for ident in others.clone() {
+            bench.add(&of_other(ident, 0, true)).unwrap();
+        }
+        flood(&mut bench, 2000..3000);
+        for ident in others {
+            assert!(bench.add(&of_other(ident, 8, false)).unwrap().is_some(), "packet {ident}");
+        }
+        // Alone again, the flood has every place.
+        flood(&mut bench, 3000..4000);
+        assert_eq!(bench.reassembly.partial.len(), MAX_PACKETS);
     }
 
     #[test]

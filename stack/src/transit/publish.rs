@@ -12,7 +12,6 @@
 mod clients;
 mod listeners;
 mod ports;
-mod shares;
 mod visits;
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -26,7 +25,7 @@ use crate::env::{Cx, Outbox};
 use crate::host::{Family, Host, HostError, HostEvent, Owner, Token, Transport};
 use crate::link::Link;
 use crate::timers::Timers;
-use crate::transit::tcp::Inbound;
+use crate::transit::tcp::{Inbound, Relay};
 
 /// A port to be published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,15 +130,15 @@ impl Publications {
         self.listeners.has_more() || self.ports.has_more()
     }
 
-    /// Takes TCP clients and adds them to `inbound`, up to `room` of them.
+    /// Takes TCP clients and adds them to `inbound`, as many as `relay` has room for.
     pub(crate) fn accept<H: Host, O: Outbox>(
         &mut self,
         cx: &mut Cx<'_, H, O>,
         link: &mut Link,
-        room: usize,
+        relay: &Relay,
         inbound: &mut Vec<Inbound<H::Stream>>,
     ) {
-        self.listeners.accept(cx, link, room, inbound);
+        self.listeners.accept(cx, link, relay, inbound);
     }
 }
 

@@ -10,6 +10,7 @@
 //! | file | what it decides |
 //! |---|---|
 //! | `handshake` | when a SYN is answered: not before the host connected |
+//! | `places` | whether a container may have another flow |
 //! | `inbound` | the way from a published port: our SYN to the container, and what it answers |
 //! | `coalesce` | which segments of a burst are taken as one |
 //! | `upload` | container to host: what a socket does not take is queued, never dropped |
@@ -29,7 +30,8 @@
 //! # Bounds
 //! At most [`MAX_FLOWS`] flows, and three quarters of the host's sockets. The network's memory budget bounds them and all
 //! their stream data together: a flow takes [`FLOW_BYTES`] of it for as long as it lives, and is refused when they are not
-//! there; what it has in flight or holds beyond that takes more, as far as it goes.
+//! there; what it has in flight or holds beyond that takes more, as far as it goes. No container gets all flows that there
+//! may be ([`places`]): one that wants them leaves room for those of others, and is refused more.
 //!
 //! # Sources
 //! RFC 9293, RFC 2018 (SACK), RFC 5961 (blind attacks), RFC 6298 (retransmission timer), RFC 6528 (ISN),
@@ -41,6 +43,7 @@ mod download;
 mod handshake;
 mod inbound;
 mod listing;
+mod places;
 mod recovery;
 mod seq;
 mod upload;
@@ -64,6 +67,7 @@ use crate::host::{FlowId, Host, HostEvent, Owner, SocketId, Token};
 use crate::keyed::KeyedState;
 use crate::timers::Alarm;
 use crate::transit::flow::{FlowKey, FlowTable, Keyed};
+use crate::transit::holders::Holders;
 use crate::wire::Packet;
 use crate::wire::emit::{self, Path};
 use crate::{Config, DropReason};
@@ -112,6 +116,8 @@ enum Fate {
 #[derive(Debug)]
 pub(crate) struct Flow {
     key: FlowKey,
+    /// The container, as it was when the flow began.
+    holder: FlowId,
     container_mac: EthernetAddress,
     socket: Option<SocketId>,
     pub(crate) phase: Phase,
@@ -142,6 +148,8 @@ impl Keyed for Flow {
 #[derive(Debug)]
 pub(crate) struct Relay {
     flows: FlowTable<Flow>,
+    /// The containers that have flows.
+    holders: Holders,
     /// Flows with something to say, each once.
     marked: Vec<FlowId>,
     /// The list being worked on, kept for its memory.
@@ -164,11 +172,11 @@ fn parse<'f>(packet: &Packet, frame: &'f Frame) -> Option<TcpRepr<'f>> {
 
 impl Relay {
     pub(crate) fn new(config: &Config) -> Self {
+        let hasher = KeyedState::new(&config.seed, b"tcp flows");
+        let limit = MAX_FLOWS.min(config.max_sockets / 4 * 3);
         Self {
-            flows: FlowTable::new(
-                KeyedState::new(&config.seed, b"tcp flows"),
-                MAX_FLOWS.min(config.max_sockets / 4 * 3),
-            ),
+            flows: FlowTable::new(hasher, limit),
+            holders: Holders::new(hasher, limit),
             marked: Vec::new(),
             exhaling: Vec::new(),
             isn: KeyedState::new(&config.seed, b"tcp isn"),
@@ -276,11 +284,6 @@ impl Relay {
         self.flows.get(id).is_some_and(|flow| flow.alarm.is_set_for(at))
     }
 
-    /// Connections that may still be added.
-    pub(crate) fn room(&self) -> usize {
-        self.flows.room()
-    }
-
     /// Connections now.
     pub(crate) fn len(&self) -> usize {
         self.flows.len()
@@ -301,6 +304,7 @@ impl Relay {
             Fate::Ends => {
                 if let Some(mut flow) = self.flows.remove(id) {
                     flow.release(cx.env);
+                    self.leave_place(cx.env, flow.holder);
                     cx.env.timers.retire(flow.alarm);
                     if let Some(socket) = flow.socket.take() {
                         cx.host.close(socket);
@@ -529,10 +533,9 @@ impl Flow {
         }
     }
 
-    /// Gives back what the flow held of the network's budget.
+    /// Gives back what the flow held of the network's budget beyond its place.
     fn release(&mut self, env: &mut Env) {
         self.upload.release(env);
         self.download.release(env);
-        env.budget.release(FLOW_BYTES);
     }
 }

@@ -7,8 +7,9 @@
 //! that is taken. So an answer finds its client, and leaves from the address that the client has spoken to.
 //!
 //! # Bounds
-//! [`MAX_CLIENTS`] for each worker, shared fairly by its ports: [`shares`](super::shares) says who gives way to a new one.
-//! Each is forgotten after [`TIMEOUT`].
+//! [`MAX_CLIENTS`] for each worker, shared fairly by its ports: [`Shares`] says who gives way to a new one. Of a port's
+//! clients those whom the container sees as themselves go first: most of what it sends them finds them without being
+//! remembered. Each is forgotten after [`TIMEOUT`].
 //!
 //! # Sources
 //! RFC 4787 (REQ-5).
@@ -18,7 +19,6 @@ use core::net::{IpAddr, SocketAddr};
 
 use wharf_switch::{Duration, Instant};
 
-use super::shares::{Seen, Shares};
 use crate::Config;
 use crate::host::FlowId;
 use crate::keyed::{KeyedMap, KeyedState};
@@ -26,6 +26,7 @@ use crate::local::Local;
 use crate::recency::Recency;
 use crate::transit::flow::{FlowKey, FlowTable, Keyed, dynamic_ports};
 use crate::transit::listing::{Direction, FlowProtocol, FlowView, Traffic};
+use crate::transit::shares::Shares;
 
 const MAX_CLIENTS: usize = 4096;
 /// RFC 4787 REQ-5: a mapping timer of 5 minutes is recommended.
@@ -49,9 +50,13 @@ struct Known {
     traffic: Traffic,
 }
 
+/// Ranks among the clients that may give way.
+const RANKS: usize = 2;
+
 impl Known {
-    fn seen(&self) -> Seen {
-        if self.ends.remote == self.client.from { Seen::AsItself } else { Seen::AsSomebodyElse }
+    /// Whom the container sees as somebody else goes later.
+    fn rank(&self) -> usize {
+        usize::from(self.ends.remote != self.client.from)
     }
 }
 
@@ -79,7 +84,7 @@ pub(super) struct Clients {
     /// The same, by the ends that the container knows.
     by_ends: KeyedMap<FlowKey, FlowId>,
     ages: Recency,
-    shares: Shares,
+    shares: Shares<RANKS>,
     hasher: KeyedState,
 }
 
@@ -133,7 +138,7 @@ impl Clients {
         (ends, direction): (FlowKey, Direction),
     ) -> Option<Entry> {
         if self.known.is_full()
-            && let Some(id) = self.shares.first_to_go(client.port)
+            && let Some(id) = self.shares.first_to_go(Some(client.port))
         {
             self.forget(id);
         }
@@ -148,7 +153,7 @@ impl Clients {
     fn touch(&mut self, now: Instant, id: FlowId) -> Option<Entry> {
         let known = self.known.get(id)?;
         self.ages.touch(id, now);
-        self.shares.touch(known.client.port, id, known.seen());
+        self.shares.touch(known.client.port, id, known.rank());
         Some(Entry { id, client: known.client, seen: known.ends.remote })
     }
 
@@ -208,7 +213,7 @@ impl Clients {
         self.ages.remove(id);
         if let Some(known) = self.known.remove(id) {
             self.by_ends.remove(&known.ends);
-            self.shares.remove(known.client.port, id, known.seen());
+            self.shares.remove(known.client.port, id, known.rank());
         }
     }
 
@@ -327,6 +332,6 @@ mod tests {
         bench.clients.expire(Instant::ZERO + TIMEOUT);
         assert_eq!((bench.clients.known.len(), bench.clients.next_deadline()), (0, None));
         // Nobody is left to give way.
-        assert_eq!(bench.clients.shares.first_to_go(FlowId { index: 1, generation: 0 }), None);
+        assert_eq!(bench.clients.shares.first_to_go(None), None);
     }
 }

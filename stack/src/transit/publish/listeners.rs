@@ -12,8 +12,8 @@
 //!
 //! # Bounds
 //! [`ACCEPTS_PER_VISIT`] clients for each listener and turn; the listener remembers that there may be more, for no
-//! second event says so. When the host is out of descriptors, or this worker's relay holds as many flows as it may, a
-//! listener rests.
+//! second event says so. When the host is out of descriptors, or this worker's relay has no room for another flow of the
+//! container, a listener rests.
 
 use core::net::SocketAddr;
 
@@ -23,7 +23,7 @@ use crate::env::{Cx, Outbox};
 use crate::host::{Accept, Host, HostError, Owner, SocketId, Token};
 use crate::link::{Link, Located};
 use crate::transit::flow::FlowKey;
-use crate::transit::tcp::Inbound;
+use crate::transit::tcp::{Inbound, Relay};
 
 /// Clients taken from one listener in one turn.
 const ACCEPTS_PER_VISIT: usize = 32;
@@ -49,15 +49,15 @@ impl Listeners {
         Ok(token)
     }
 
-    /// Takes clients from the listeners that may have some, and adds them to `inbound`, up to `room` of them.
+    /// Takes clients from the listeners that may have some, and adds them to `inbound`, as many as `relay` has room for.
     pub(super) fn accept<H: Host, O: Outbox>(
         &mut self,
         cx: &mut Cx<'_, H, O>,
         link: &mut Link,
-        room: usize,
+        relay: &Relay,
         inbound: &mut Vec<Inbound<H::Stream>>,
     ) {
-        self.make(cx, |cx, _, listener| listener.accept(cx, link, room, inbound));
+        self.make(cx, |cx, _, listener| listener.accept(cx, link, relay, inbound));
     }
 }
 
@@ -67,13 +67,15 @@ impl Entry<SocketId> {
         &self,
         cx: &mut Cx<'_, H, O>,
         link: &mut Link,
-        room: usize,
+        relay: &Relay,
         inbound: &mut Vec<Inbound<H::Stream>>,
     ) -> State {
         let located = link.locate(cx, self.target.ip());
-        if located == Located::Asked {
-            return State::Unresolved;
-        }
+        let room = match located {
+            Located::Asked => return State::Unresolved,
+            Located::At(container) => relay.room_for(&cx.env.budget, container),
+            Located::Nowhere => usize::MAX,
+        };
         for _ in 0..ACCEPTS_PER_VISIT {
             if inbound.len() >= room {
                 return State::Resting;

@@ -13,14 +13,17 @@
 //! | timed out | silence |
 //! | network or host unreachable | that ICMP error, from the gateway |
 //! | out of sockets | RST |
+//!
+//! Where there is no [place](super::places) for another flow, the host is not asked, and the container gets an RST.
 
 use smoltcp::wire::{TcpControl, TcpRepr};
 use wharf_switch::Frame;
 
 use super::download::{Download, Peer};
+use super::places::Place;
 use super::seq::Seq;
 use super::upload::{Upload, WINDOW_SHIFT};
-use super::{FLOW_BYTES, Fate, Flow, FlowKey, MAX_FLOWS, Phase, Relay, close};
+use super::{Fate, Flow, FlowKey, Phase, Relay, close};
 use crate::DropReason;
 use crate::env::{Cx, Env, Outbox};
 use crate::host::{Host, HostError, HostEvent, Owner, Sender, SocketId, Token};
@@ -90,15 +93,13 @@ impl Relay {
                 return Err(reason);
             }
         };
-        let Some(id) = self.flows.next_id() else {
-            close::refuse(cx, packet, segment);
-            let is_ours = self.flows.len() >= MAX_FLOWS;
-            return Err(if is_ours { DropReason::TcpTableFull } else { DropReason::HostExhausted });
+        let Place { id, holder } = match self.take_place(cx.env, packet.src_mac) {
+            Ok(place) => place,
+            Err(reason) => {
+                close::refuse(cx, packet, segment);
+                return Err(reason);
+            }
         };
-        if !cx.env.budget.reserve(FLOW_BYTES) {
-            close::refuse(cx, packet, segment);
-            return Err(DropReason::RelayMemoryExhausted);
-        }
         let token = Token { owner: Owner::Tcp, flow: id };
         let hop_limit = packet.hop_limit.saturating_sub(1).max(1);
         let connecting = match remote {
@@ -108,7 +109,7 @@ impl Relay {
         let socket = match connecting {
             Ok(socket) => socket,
             Err(error) => {
-                cx.env.budget.release(FLOW_BYTES);
+                self.leave_place(cx.env, holder);
                 return fail(cx, packet, frame, segment, error);
             }
         };
@@ -116,6 +117,7 @@ impl Relay {
             halves(cx.env, segment, packet.src.is_ipv4(), self.initial_seq(cx.now, &key));
         let flow = Flow {
             key,
+            holder,
             container_mac: packet.src_mac,
             socket: Some(socket),
             phase: Phase::Connecting,

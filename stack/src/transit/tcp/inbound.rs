@@ -25,9 +25,10 @@ use smoltcp::wire::{EthernetAddress, TcpControl, TcpRepr};
 
 use super::download::{Download, Peer};
 use super::handshake::{peer, window_shift};
+use super::places::Place;
 use super::seq::Seq;
 use super::upload::{Upload, WINDOW_SHIFT};
-use super::{FLOW_BYTES, Fate, Flow, FlowKey, Phase, Relay, close};
+use super::{Fate, Flow, FlowKey, Phase, Relay, close};
 use crate::DropReason;
 use crate::env::{Cx, Outbox};
 use crate::host::{Host, HostEvent, Owner, Token};
@@ -75,17 +76,18 @@ impl Relay {
         let Some(key) = self.free_key(cx, inbound.key, is_ours) else {
             return cx.host.tcp_refuse(inbound.stream);
         };
-        let Some(id) = self.flows.next_id().filter(|_| cx.env.budget.reserve(FLOW_BYTES)) else {
+        let Ok(Place { id, holder }) = self.take_place(cx.env, inbound.container_mac) else {
             return cx.host.tcp_refuse(inbound.stream);
         };
         let Ok(socket) = cx.host.tcp_adopt(Token { owner: Owner::Tcp, flow: id }, inbound.stream) else {
-            return cx.env.budget.release(FLOW_BYTES);
+            return self.leave_place(cx.env, holder);
         };
         // The container's numbers come with its SYN-ACK.
         let mut upload = Upload::new(Seq::default(), WINDOW_SHIFT);
         upload.open(cx.env);
         let mut flow = Flow {
             key,
+            holder,
             container_mac: inbound.container_mac,
             socket: Some(socket),
             phase: Phase::SynSent,
