@@ -419,10 +419,11 @@ impl Host for Sockets {
         let Some(slot) = self.slot_mut(socket) else { return Ok(Io::Broken) };
         let chosen = slot.sources.toward(outgoing.to);
         if slot.source == Source::Open {
-            slot.source = Source::Bound;
             if let Some(chosen) = chosen {
-                rustix::net::bind(&slot.fd, &chosen).map_err(host_error)?;
+                // Until the host has the address nothing leaves from another.
+                way::bind_source(&slot.fd, chosen)?;
             }
+            slot.source = Source::Bound;
         }
         let from = slot.departure(outgoing, chosen);
         slot.prepare(outgoing);

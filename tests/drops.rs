@@ -203,6 +203,7 @@ fn provoke_gateway(reason: Gateway) -> Stage {
         | R::TcpResetOutOfSequence => provoke_tcp(reason),
         R::HostExhausted
         | R::HostRefused
+        | R::OutboundAddressMissing
         | R::IcmpMalformed
         | R::IcmpUnknown
         | R::IcmpAboutUnknown
@@ -408,6 +409,12 @@ fn provoke_datagrams(reason: Gateway) -> Stage {
             let mut stage = got(&[udp("198.51.100.7:9", b"")]);
             stage.host().sockets[0].refusals.push_back(HostError::NetworkUnreachable);
             stage.receive(&udp("198.51.100.8:9", b""));
+            stage
+        }
+        R::OutboundAddressMissing => {
+            let mut stage = Stage::new(config());
+            stage.host().fails_at_once = Some(HostError::SourceMissing);
+            stage.receive(&udp("198.51.100.7:9", b""));
             stage
         }
         R::IcmpMalformed => got(&[damaged(icmp(8, &[0, 1, 0, 1]), ETHERNET + IPV4 + 2)]),

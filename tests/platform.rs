@@ -561,3 +561,28 @@ fn a_published_port_on_all_addresses_speaks_to_strangers_from_the_chosen_one() {
         assert_eq!(stranger.recv_from(&mut [0]).unwrap().1, from.parse().unwrap());
     }
 }
+
+/// An address that the host has lost is none that others take the place of: what was to leave from it does not leave.
+#[test]
+fn nothing_leaves_from_another_address_than_the_chosen_one() {
+    own_network();
+    run("ip addr add 192.0.2.1/32 dev lo");
+    let server = UdpSocket::bind("192.0.2.1:4023").unwrap();
+    server.set_read_timeout(Some(PATIENCE)).unwrap();
+    let to = outgoing(server.local_addr().unwrap());
+    let sources = Sources { ipv4: Some("192.0.2.2".parse().unwrap()), ipv6: None };
+    let ways = Ways { network: Way { sources, interface: None }, ..Ways::default() };
+    let mut sockets = Sockets::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap(), ways);
+    let socket = sockets.udp_open(token(Owner::Udp), Sender::Gateway, Family::V4).unwrap();
+    for _ in 0..2 {
+        assert_eq!(sockets.send_to(socket, to, b"lost"), Err(HostError::SourceMissing));
+    }
+    assert_eq!(sockets.udp_connect(token(Owner::Dns), Sender::Gateway, to.to), Err(HostError::SourceMissing));
+    let connected = sockets.tcp_connect(token(Owner::Tcp), Sender::Gateway, to.to, 64);
+    assert_eq!(connected, Err(HostError::SourceMissing));
+    run("ip addr add 192.0.2.2/32 dev lo");
+    assert_eq!(sockets.send_to(socket, to, b"back"), Ok(Io::Done(())));
+    let mut buffer = [0; 8];
+    let (len, from) = server.recv_from(&mut buffer).unwrap();
+    assert_eq!((&buffer[..len], from.ip()), (&b"back"[..], IpAddr::from([192, 0, 2, 2])));
+}

@@ -262,6 +262,7 @@ impl Story {
                     HostError::HostUnreachable,
                     HostError::Exhausted,
                     HostError::NotPermitted,
+                    HostError::SourceMissing,
                 ];
                 host.connect_ends(at, Err(errors[usize::from(how) % errors.len()]));
             }

@@ -165,8 +165,9 @@ impl Network {
     ) -> Result<Self, Error> {
         let seed = crate::sys::random::seed().map_err(|errno| Error::internal(&errno))?;
         let config = configuration(&name, &spec, &kept, around, seed);
+        let ways = Ways { network: ways::of_network(&spec)?, ..Ways::default() };
         let options = dataplane::Options {
-            ways: Ways { network: ways::of_network(&spec)?, ..Ways::default() },
+            ways: ways.clone(),
             host_sockets: around.host_sockets(&name, &spec)?,
             notify: Some(notify),
             ..dataplane::Options::default()
@@ -183,7 +184,7 @@ impl Network {
             running: Some(running),
             reserved: BTreeMap::new(),
             told_leases: BTreeSet::new(),
-            ways: Ways::default(),
+            ways,
             zone: Arc::default(),
             links: Vec::new(),
             attached: BTreeMap::new(),

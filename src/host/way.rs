@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd as _, OwnedFd};
 
+use rustix::io::Errno;
 use rustix::net::SocketType;
 use wharf_stack::host::{Family, HostError, Sender};
 
@@ -32,6 +33,15 @@ impl Sources {
             SocketAddr::V6(_) => self.ipv6.map(|address| (address, 0).into()),
         }
     }
+}
+
+/// Binds a socket to the address that its traffic leaves from.
+pub(super) fn bind_source(fd: &OwnedFd, source: SocketAddr) -> Result<(), HostError> {
+    rustix::net::bind(fd, &source).map_err(|errno| match errno {
+        // Of a connect the same error says that all ports are taken.
+        Errno::ADDRNOTAVAIL => HostError::SourceMissing,
+        other => host_error(other),
+    })
 }
 
 /// By what way traffic leaves the host.
@@ -78,7 +88,7 @@ impl Way {
         if let Some(source) = self.sources.toward(peer) {
             // Else a port would be taken for all destinations at once.
             let _ = socket::choose_port_at_connect(fd.as_fd());
-            rustix::net::bind(fd, &source).map_err(host_error)?;
+            bind_source(fd, source)?;
         }
         Ok(())
     }

@@ -24,6 +24,7 @@ wharf_switch::drop_reasons! {
         Nat64NotGlobal(Policy, "the well-known NAT64 prefix carries global addresses only"),
         HostExhausted(Exhausted, "the host gave no socket"),
         HostRefused(Elsewhere, "the host refused to send the datagram"),
+        OutboundAddressMissing(Elsewhere, "the host does not have the address that the packet is to leave from"),
         PathMtuExceeded(Elsewhere, "a packet that may not be fragmented is too large for its path"),
         ContainerNotFound(Elsewhere, "a packet for a container that does not answer on the link"),
         NeighborQueueFull(Exhausted, "too many packets wait for an answer about where their container is"),

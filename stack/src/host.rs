@@ -194,6 +194,8 @@ pub enum HostError {
     NetworkUnreachable,
     /// No way to the host itself.
     HostUnreachable,
+    /// The host does not have, or has lost, the address that this is to leave from.
+    SourceMissing,
     /// Out of descriptors, ports or memory.
     Exhausted,
     /// The host does not let us open such a socket (ping sockets outside `ping_group_range`).

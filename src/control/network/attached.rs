@@ -171,7 +171,7 @@ impl Network {
         }
         let container = self.container_spec(&name, &request.container);
         membership(&container)?;
-        ways::of_container(&container, &self.spec)?;
+        ways::check_container(&container, &self.spec)?;
         container.check_names(&name).map_err(|error| Error::invalid(error.to_string()))?;
         let before = self.members.by_name().get(&name).copied();
         let member = self.member(&name, wish_of(&container))?;

@@ -14,31 +14,37 @@ pub(super) fn of_network(spec: &NetworkSpec) -> Result<Way, Error> {
     })
 }
 
-/// A container's, if it has its own. What it does not say is the network's.
-pub(super) fn of_container(container: &ContainerSpec, spec: &NetworkSpec) -> Result<Option<Way>, Error> {
-    let ContainerSpec { outbound_interface, .. } = container;
-    let ipv4 = own_source(container.external_ipv4, container.outbound_ipv4)?;
-    let ipv6 = own_source(container.external_ipv6, container.outbound_ipv6)?;
-    if ipv4.is_none() && ipv6.is_none() && outbound_interface.is_none() {
-        return Ok(None);
-    }
-    let sources = Sources { ipv4: ipv4.or(spec.outbound_ipv4), ipv6: ipv6.or(spec.outbound_ipv6) };
-    let interface = outbound_interface.as_ref().or(spec.outbound_interface.as_ref()).cloned();
-    checked(Way { sources, interface }).map(Some)
+/// The way that a container wishes, if it has its own. What it does not say is the network's.
+fn wished(container: &ContainerSpec, spec: &NetworkSpec) -> Option<Way> {
+    let ipv4 = container.external_ipv4.or(container.outbound_ipv4);
+    let ipv6 = container.external_ipv6.or(container.outbound_ipv6);
+    let interface = container.outbound_interface.as_ref();
+    let is_own = ipv4.is_some() || ipv6.is_some() || interface.is_some();
+    is_own.then(|| Way {
+        sources: Sources { ipv4: ipv4.or(spec.outbound_ipv4), ipv6: ipv6.or(spec.outbound_ipv6) },
+        interface: interface.or(spec.outbound_interface.as_ref()).cloned(),
+    })
 }
 
-/// The address that a container itself is to be seen by.
-fn own_source<A: Copy + Eq + std::fmt::Display>(
+/// Whether a container can have the way that it wishes.
+pub(super) fn check_container(container: &ContainerSpec, spec: &NetworkSpec) -> Result<(), Error> {
+    check_sources(container.external_ipv4, container.outbound_ipv4)?;
+    check_sources(container.external_ipv6, container.outbound_ipv6)?;
+    wished(container, spec).map_or(Ok(()), |way| checked(way).map(drop))
+}
+
+/// Whether a container is to be seen by one address.
+fn check_sources<A: Copy + Eq + std::fmt::Display>(
     external: Option<A>,
     outbound: Option<A>,
-) -> Result<Option<A>, Error> {
+) -> Result<(), Error> {
     match (external, outbound) {
         (Some(external), Some(outbound)) if external != outbound => {
             let message =
                 format!("its traffic cannot leave from {outbound}: its external address is {external}");
             Err(Error::invalid(message).hint("leave the outbound address out"))
         }
-        _ => Ok(external.or(outbound)),
+        _ => Ok(()),
     }
 }
 
@@ -64,16 +70,18 @@ impl Network {
         Err(Error::new(Code::InUse, message).hint("every container needs one of its own"))
     }
 
-    /// Lets traffic of whoever is attached now leave by the ways that are wished.
+    /// Lets traffic of whoever is attached now leave by the ways that are wished. Where the host has no such way, what was
+    /// before holds; a container that has none from before has its wish, by which nothing leaves until the host has it.
     pub(super) fn renew_ways(&mut self) {
         let warn = |error| tracing::warn!("network {}: {error}", self.name);
         let network = of_network(&self.spec).map_err(warn).unwrap_or_else(|()| self.ways.network.clone());
         let mut ways = Ways { network, ..Ways::default() };
         for attached in self.attached.values() {
-            if let Some(way) = of_container(&attached.container, &self.spec).map_err(warn).unwrap_or_default()
-            {
-                let addresses = attached.member.list().into_iter();
-                ways.containers.extend(addresses.map(|address| (address, way.clone())));
+            let Some(wished) = wished(&attached.container, &self.spec) else { continue };
+            let is_there = check_container(&attached.container, &self.spec).map_err(warn).is_ok();
+            for address in attached.member.list() {
+                let former = self.ways.containers.get(&address).filter(|_| !is_there);
+                ways.containers.insert(address, former.unwrap_or(&wished).clone());
             }
         }
         if let Some(running) = &self.running

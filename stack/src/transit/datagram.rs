@@ -297,7 +297,11 @@ impl<P: Protocol> Relay<P> {
         }
         let socket = socket.map_err(|error| {
             icmp_error::answer(cx, outbound.packet, outbound.frame, Cause::of(error));
-            if error == HostError::Exhausted { DropReason::HostExhausted } else { P::NOT_PERMITTED }
+            match error {
+                HostError::Exhausted => DropReason::HostExhausted,
+                HostError::SourceMissing => DropReason::OutboundAddressMissing,
+                _ => P::NOT_PERMITTED,
+            }
         })?;
         let holder = self.holders.add(container).ok_or(DropReason::HostExhausted)?;
         let mapping = Mapping {

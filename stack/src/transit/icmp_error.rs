@@ -99,7 +99,7 @@ impl Cause {
     /// What to say when the host could open no socket, or send nothing.
     pub(crate) fn of(error: HostError) -> Self {
         match error {
-            HostError::NetworkUnreachable => Self::NetworkUnreachable,
+            HostError::NetworkUnreachable | HostError::SourceMissing => Self::NetworkUnreachable,
             // RFC 5508 REQ-8: one answer for "resource constraints or administrative restrictions".
             HostError::NotPermitted | HostError::Exhausted => Self::Prohibited,
             HostError::HostUnreachable | HostError::TimedOut | HostError::Refused => Self::HostUnreachable,

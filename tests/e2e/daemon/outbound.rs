@@ -68,3 +68,19 @@ fn an_address_or_interface_that_the_host_has_not_is_refused() {
         assert!(refused.stderr.contains(reason), "{refused:?}");
     }
 }
+
+/// A VPN that is down, and somebody who comes and goes meanwhile.
+#[test]
+fn who_lost_its_address_leaves_from_no_other_and_from_it_when_it_is_back() {
+    let daemon = Daemon::up(lab(), "[networks.default]\nipv4 = \"10.0.2.0/24\"\n");
+    let special = daemon.attached("--name special --outbound-ip 203.0.113.8");
+    assert_eq!(seen(&special), "203.0.113.8 203.0.113.8");
+    daemon.lab.on_host("ip addr del 203.0.113.8/24 dev out0").text();
+    let other = daemon.attached("--name other");
+    assert_eq!(seen(&other), "203.0.113.1 203.0.113.1");
+    drop(other);
+    let fetched = special.exec("socat -u TCP:203.0.113.2:8000,connect-timeout=3 -");
+    assert_ne!(fetched.status, Some(0), "{fetched:?}");
+    daemon.lab.on_host("ip addr add 203.0.113.8/24 dev out0").text();
+    assert_eq!(seen(&special), "203.0.113.8 203.0.113.8");
+}

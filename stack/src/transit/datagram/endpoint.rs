@@ -158,7 +158,10 @@ impl<P: Protocol> Endpoint<P> {
             }
         }
         icmp_error::answer(cx, packet, frame, Cause::of(error));
-        Err(DropReason::HostRefused)
+        Err(match error {
+            HostError::SourceMissing => DropReason::OutboundAddressMissing,
+            _ => DropReason::HostRefused,
+        })
     }
 
     /// Tells the container of every ICMP error that waits.

@@ -152,6 +152,10 @@ fn fail<H: Host, O: Outbox>(
         HostError::NotPermitted => icmp_error::answer(cx, packet, frame, Cause::Prohibited),
         HostError::TimedOut => {}
         HostError::Refused => close::refuse(cx, packet, segment),
+        HostError::SourceMissing => {
+            icmp_error::answer(cx, packet, frame, Cause::NetworkUnreachable);
+            return Err(DropReason::OutboundAddressMissing);
+        }
         HostError::Exhausted => {
             close::refuse(cx, packet, segment);
             return Err(DropReason::HostExhausted);
@@ -222,7 +226,9 @@ impl Flow {
         match error {
             HostError::Refused | HostError::Exhausted => return self.refuse_container(cx),
             HostError::TimedOut => {}
-            HostError::NetworkUnreachable => self.report_to_container(cx, Cause::NetworkUnreachable),
+            HostError::NetworkUnreachable | HostError::SourceMissing => {
+                self.report_to_container(cx, Cause::NetworkUnreachable);
+            }
             HostError::HostUnreachable => self.report_to_container(cx, Cause::HostUnreachable),
             HostError::NotPermitted => self.report_to_container(cx, Cause::Prohibited),
         }
