@@ -312,6 +312,7 @@ impl Network {
         });
         let devices = self.running.as_ref().map(|running| running.detach(attached.id)).unwrap_or_default();
         self.forget_neighbors(attached.member);
+        self.release_leases(attached.member);
         self.renew_zone();
         self.renew_ways();
         Some(Detached { unpublished, devices })

@@ -45,7 +45,7 @@ impl Network {
     /// Has DHCP keep the members' addresses for them.
     pub(super) fn reserve_members(&mut self) {
         let members = self.members.by_name().iter();
-        let wanted = members
+        let mut wanted = members
             .filter_map(|(name, member)| Some((member.mac, (member.ipv4?, name.clone()))))
             .collect::<BTreeMap<_, _>>();
         let ended: Vec<_> = self.reserved.keys().filter(|mac| !wanted.contains_key(mac)).copied().collect();
@@ -59,17 +59,32 @@ impl Network {
         }
         if let Some(running) = &self.running {
             let told = running.ask(FIRST, move |worker, now| {
-                ended.into_iter().for_each(|mac| worker.gateway.release_reservation(now, mac));
+                for mac in ended {
+                    worker.gateway.release_reservation(now, mac);
+                    // It is nobody's any more: a lease would keep the address from who has it next.
+                    worker.gateway.release_leases(mac);
+                }
                 let refused = new.into_iter().filter_map(|(mac, address, name)| {
-                    worker.gateway.reserve(now, mac, address, Some(name)).err()
+                    Some((mac, worker.gateway.reserve(now, mac, address, Some(name)).err()?))
                 });
                 refused.collect::<Vec<_>>()
             });
-            for error in told.into_iter().flatten() {
+            for (mac, error) in told.into_iter().flatten() {
                 tracing::warn!("network {}: {error}", self.name);
+                // The next look tries again.
+                wanted.remove(&mac);
             }
         }
         self.reserved = wanted;
+    }
+
+    /// Frees what DHCP gave somebody who has left.
+    pub(super) fn release_leases(&mut self, member: Member) {
+        if let Some(running) = &self.running {
+            // A worker that is gone is told of elsewhere.
+            let _ = running.ask(FIRST, move |worker, _| worker.gateway.release_leases(member.mac));
+        }
+        self.reserve_members();
     }
 
     /// Addresses that DHCP clients without a name have.
