@@ -320,14 +320,15 @@ pub fn start(config: Config, workers: usize, options: &Options) -> io::Result<Ru
     let bells = (0..workers).map(|_| Ok(Arc::new(Bell::new()?))).collect::<io::Result<Vec<_>>>()?;
     // One clock: the workers share the forwarding database, which ages.
     let clock = Clock::start();
-    let mut threads = Vec::new();
+    // If one cannot be started, those that run are stopped with it.
+    let mut running = Running { threads: Vec::new(), ownership, single_queues: AtomicUsize::new(0) };
     for (exchange, bell) in exchanges.into_iter().zip(&bells) {
         let (mailbox, inbox) = Mailbox::new(Arc::clone(bell));
         let name = format!("wharf-{}", exchange.number());
         let mut driver = Driver::new(share.clone(), Arc::clone(&fdb), exchange, &bells, clock, options)?;
         let inlet = Arc::clone(&driver.worker.inlet);
         let handle = std::thread::Builder::new().name(name).spawn(move || driver.run_to_the_end(&inbox))?;
-        threads.push(Thread { mailbox, inlet, handle: Some(handle) });
+        running.threads.push(Thread { mailbox, inlet, handle: Some(handle) });
     }
-    Ok(Running { threads, ownership, single_queues: AtomicUsize::new(0) })
+    Ok(running)
 }

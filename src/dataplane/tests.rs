@@ -6,6 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use super::*;
 use crate::port::Stream;
 
@@ -15,16 +17,19 @@ const SECOND: [u8; 6] = [2, 0, 0, 0, 0, 2];
 /// Frames on their way at once: no queue is too short for them.
 const WINDOW: u32 = 100;
 
+fn config() -> Config {
+    let mac = smoltcp::wire::EthernetAddress([2, 0, 0, 0, 0, 0xff]);
+    Config { mtu_bytes: MTU, ..Config::new(mac, [7; 32]) }
+}
+
 fn two_workers() -> (Running, Receiver<Notice>) {
     let (tell, told) = channel();
     let notify: Notify = Arc::new(move |notice| {
         // Nobody has to listen.
         let _ = tell.send(notice);
     });
-    let mac = smoltcp::wire::EthernetAddress([2, 0, 0, 0, 0, 0xff]);
-    let config = Config { mtu_bytes: MTU, ..Config::new(mac, [7; 32]) };
     let options = Options { notify: Some(notify), ..Options::default() };
-    (start(config, 2, &options).unwrap(), told)
+    (start(config(), 2, &options).unwrap(), told)
 }
 
 /// A port, and its peer.
@@ -82,4 +87,37 @@ fn a_peer_that_hangs_up_is_told_of_once() {
     say(&mut third, FIRST, SECOND, 7);
     assert_eq!(hear(&mut second, SECOND), 7);
     assert!(told.try_recv().is_err());
+}
+
+/// The process that the next test starts: it may open ever more files, until they suffice for two workers.
+#[test]
+#[ignore = "a part of the next test, which starts it"]
+fn starved() {
+    let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
+    let before = threads();
+    let limit = getrlimit(Resource::Nofile);
+    for files in 0.. {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(files), ..limit }).unwrap();
+        let started = start(config(), 2, &Options::default());
+        setrlimit(Resource::Nofile, limit).unwrap();
+        if started.is_ok() {
+            return;
+        }
+        let patience = std::time::Instant::now() + Duration::from_secs(30);
+        // A thread that has been joined may still be listed.
+        while threads() != before {
+            assert!(
+                patience > std::time::Instant::now(),
+                "a worker runs that nobody has, with {files} files"
+            );
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn a_network_that_cannot_start_all_its_workers_leaves_none() {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "dataplane::tests::starved", "--ignored", "--test-threads=1"]);
+    assert!(command.status().unwrap().success());
 }
