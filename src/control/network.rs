@@ -138,8 +138,8 @@ pub struct Network {
     /// Who has an offer, and what belonged to them before.
     pending: BTreeMap<Name, Option<Member>>,
     publications: Vec<Publication>,
-    /// Publications that had to make way for others, and were not told of yet.
-    made_way: Vec<model::Publication>,
+    /// Publications that had to make way for others, or could not follow their container, and were not told of yet.
+    ended: Vec<model::Publication>,
     /// Ports made by command that somebody else had when the network started.
     unbound: Vec<model::Publication>,
     /// Names of unix sockets that are published no more.
@@ -190,7 +190,7 @@ impl Network {
             attached: BTreeMap::new(),
             pending: BTreeMap::new(),
             publications: Vec::new(),
-            made_way: Vec::new(),
+            ended: Vec::new(),
             unbound: Vec::new(),
             leaving: Vec::new(),
         };
@@ -263,7 +263,7 @@ impl Network {
             attached: [(name.clone(), attached)].into(),
             pending: BTreeMap::new(),
             publications: Vec::new(),
-            made_way: Vec::new(),
+            ended: Vec::new(),
             unbound: Vec::new(),
             leaving: Vec::new(),
             name,

@@ -381,6 +381,7 @@ impl Registry {
             .map_err(|refusal| inner.naming_publication(refusal, &wishes))?;
         inner.tell_linked(&name);
         inner.save(&name);
+        self.tell_ended(inner, &name);
         let addresses = port.ipv4.map(Into::into).into_iter().chain(port.ipv6.map(Into::into)).collect();
         let kind = EventKind::Attach { name: port.name.clone(), mac: port.mac.clone(), addresses };
         self.events.tell(name.as_str(), kind);

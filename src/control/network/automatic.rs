@@ -142,7 +142,7 @@ impl Network {
 
     /// Has what is published be what the container with this port listens on.
     pub fn follow(&mut self, id: PortId, heard: &Heard, next_id: &mut u64) -> Changes {
-        let mut changes = Changes { unpublished: std::mem::take(&mut self.made_way), ..Changes::default() };
+        let mut changes = Changes { unpublished: self.take_ended(), ..Changes::default() };
         let Some(name) = self.attached.iter().find_map(|(name, of)| (of.id == id).then(|| name.clone()))
         else {
             return changes;
@@ -220,7 +220,7 @@ impl Network {
         self.publish_at(claims, due.container, name, cause, next_id)
     }
 
-    /// Ends what was published by itself where something is to be published by hand. It is told of at the next look.
+    /// Ends what was published by itself where something is to be published by hand. It is told of after that.
     pub(super) fn make_way(&mut self, request: &Request) {
         let ends: Vec<_> = request.ends().collect();
         let transport = Transport::from(request.transport);
@@ -233,7 +233,7 @@ impl Network {
         let gone = self.unpublish_where(|publication| {
             publication.info.auto && ports.contains(&port_of(&publication.info))
         });
-        self.made_way.extend(gone);
+        self.ended.extend(gone);
     }
 }
 

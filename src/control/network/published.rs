@@ -178,13 +178,19 @@ impl Network {
         self.publications.push(publication);
     }
 
-    /// Publishes a UDP port anew: another worker may have its container now.
+    /// Publishes a UDP port anew: another worker may have its container now. If somebody else has taken the port
+    /// meanwhile, it ends; one made by command is kept for the next time.
     fn replace(&mut self, publication: Publication) {
         let (info, wish, origin) =
             (publication.info.clone(), publication.wish.clone(), publication.origin.clone());
         self.withdraw(publication);
+        let is_by_command = origin == Origin::Api;
         if let Err(error) = self.publish_again(&info, wish, origin, &mut Opened::default()) {
             tracing::warn!("network {}: {error}", self.name);
+            if is_by_command {
+                self.unbound.push(info.clone());
+            }
+            self.ended.push(info);
         }
     }
 
@@ -224,6 +230,11 @@ impl Network {
         let published =
             self.running()?.publish(claim.leading_to(target)).map_err(|error| Error::internal(&error))?;
         Ok((info, published))
+    }
+
+    /// What ended without an order to end it, and was not told of yet.
+    pub fn take_ended(&mut self) -> Vec<model::Publication> {
+        std::mem::take(&mut self.ended)
     }
 
     fn withdraw(&mut self, publication: Publication) {

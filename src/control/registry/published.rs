@@ -47,10 +47,19 @@ impl Registry {
             .publish(wish, &Origin::Api, next_id, opened)
             .map_err(|refusal| inner.naming_publication(refusal, std::slice::from_ref(ports)))?;
         inner.save(&name);
+        self.tell_ended(inner, &name);
         for publication in &made {
             self.events.tell(name.as_str(), EventKind::Publish(publication.clone()));
         }
         Ok(made)
+    }
+
+    /// Tells of publications that a change has ended on its way.
+    pub(super) fn tell_ended(&self, inner: &mut Inner, name: &Name) {
+        let ended = inner.networks.get_mut(name).map(Network::take_ended);
+        for publication in ended.into_iter().flatten() {
+            self.events.tell(name.as_str(), EventKind::Unpublish(publication));
+        }
     }
 
     /// Publishes a port of the sandbox of `wharf run` that is bound already.

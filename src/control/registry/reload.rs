@@ -61,6 +61,7 @@ impl Registry {
             let failed = network.change(spec, &around, next_id).err().into_iter().flatten();
             reloaded.warnings.extend(failed.map(|error| format!("network {name}: {error}")));
             inner.save(&name);
+            self.tell_ended(&mut inner, &name);
             reloaded.changed.push(name.to_string());
         }
         let gone: Vec<_> = gone.iter().filter_map(|name| self.remove(&mut inner, name)).collect();

@@ -4,7 +4,7 @@
 use super::dhcp::{UDHCPC, ask};
 use super::published::serve;
 use super::{Container, Daemon};
-use crate::lab::Lab;
+use crate::lab::{Lab, Running};
 
 /// The addresses of a container's interface, MAC and IP.
 fn addresses(container: &Container) -> String {
@@ -66,4 +66,36 @@ fn told_to_stop_it_ends_well_and_leaves_no_socket() {
     assert_eq!(web.says("ip -o link show dev eth0 2>/dev/null | wc -l"), "0");
     daemon.start();
     daemon.attach(web.pid(), "--name web").text();
+}
+
+#[test]
+fn a_udp_port_that_cannot_follow_its_container_is_told_of_and_there_again_after_a_restart() {
+    let networks =
+        |ipv4: &str| format!("{}containers.web = {{ ipv4 = \"{ipv4}\" }}\n", super::reach::fixed_network(1));
+    let lab = Lab::new();
+    let address = |verb: &str| format!("ip addr {verb} 203.0.113.8/24 dev out0");
+    lab.on_host(&address("add")).text();
+    let mut daemon = Daemon::up(lab, &networks("10.0.2.70"));
+    daemon.command("publish 203.0.113.8:5353:web:53/udp").text();
+    let mut events = Running::start(&mut daemon.lab.lasting_user_command(&format!(
+        "exec $WHARF events --json --socket {}/wharf/api.sock",
+        daemon.home.display()
+    )));
+    let is_published = |daemon: &Daemon| daemon.command("ports").text().contains("203.0.113.8:5353");
+    assert!(is_published(&daemon));
+    daemon.lab.on_host(&address("del")).text();
+    daemon.reload(&networks("10.0.2.71"));
+    assert!(!is_published(&daemon));
+    let web = daemon.attached("--name web");
+    let mut seen = Vec::new();
+    while seen.last().is_none_or(|event: &String| !event.contains("\"attach\"")) {
+        seen.push(events.line());
+    }
+    let ended = |event: &&String| event.contains("\"unpublish\"") && event.contains("203.0.113.8:5353");
+    assert_eq!(seen.iter().filter(ended).count(), 1, "{seen:#?}");
+    drop((web, events));
+    daemon.lab.on_host(&address("add")).text();
+    daemon.stop();
+    daemon.start();
+    assert!(is_published(&daemon));
 }
