@@ -20,7 +20,8 @@ pub(super) fn ask(container: &Container, client: &str) -> String {
 
 pub(super) const DHCLIENT: &str =
     "echo 'request subnet-mask, routers, domain-name-servers, domain-search, interface-mtu;' >conf
-     dhclient -1 -cf conf -lf $PWD/leases -pf /mnt/pid -sf $PWD/lease.sh eth0; kill $(cat /mnt/pid) || true";
+     dhclient -1 -d -cf conf -lf $PWD/leases -pf $PWD/pid -sf $PWD/lease.sh eth0 >/dev/null 2>&1 &
+     until ip -o -4 addr show dev eth0 | grep -q inet; do sleep 0.1; done; kill $!";
 pub(super) const UDHCPC: &str = "udhcpc -n -q -i eth0 -O search -O mtu -s $PWD/lease.sh";
 
 #[test]
@@ -128,4 +129,21 @@ fn a_port_with_many_stations_takes_no_address_of_who_has_one() {
     // There is an address left for a name that nobody has heard before.
     let late = daemon.attached("--name late");
     assert!(ask(&late, UDHCPC).starts_with("bound 10.0.2."));
+}
+
+#[test]
+fn a_name_with_another_mac_address_gets_its_address_by_dhcp_all_the_same() {
+    let mut daemon = Daemon::up(Lab::new(), &fixed_network(1));
+    let asks_as = |daemon: &Daemon, number: u8| {
+        let web = daemon.attached_again(&format!("--name web --ip 10.0.2.77 --mac 02:00:00:00:00:0{number}"));
+        let told = ask(&web, UDHCPC);
+        assert!(told.starts_with("bound 10.0.2.77 "), "{number}: {told}");
+        assert!(web.says("ping -n -c1 -W9 10.0.2.2").contains("1 received"));
+    };
+    asks_as(&daemon, 1);
+    asks_as(&daemon, 2);
+    // It changes while nobody looks.
+    daemon.kill();
+    daemon.start();
+    asks_as(&daemon, 3);
 }
