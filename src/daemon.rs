@@ -43,7 +43,7 @@ use crate::control::registry::{DEFAULT_NETWORK, Registry, Told, UnixSockets, Wat
 use crate::control::runtime_dir::{self, API_SOCKET, ATTACH_SOCKET};
 use crate::control::spec::{File, FileError, Name, NetworkSpec};
 use crate::control::state::State;
-use crate::host;
+use crate::host::{self, SocketLimit};
 use crate::netns::Netlink;
 use crate::publish::Opened;
 use crate::resolv::follow::Follower;
@@ -161,12 +161,13 @@ fn surroundings(host: &ResolvConf) -> Surroundings {
         tracing::warn!(%error, "cannot read the host's routes; a network may hide some of them");
         Vec::new()
     });
+    let files = host::raise_open_files(rustix::process::getrlimit(Resource::Nofile));
     Surroundings {
         taken,
         nameservers: host.nameservers.clone(),
         search: host.search.clone(),
         has_ipv6: host::has_ipv6(),
-        max_sockets: host::raise_open_files(rustix::process::getrlimit(Resource::Nofile)),
+        sockets: SocketLimit::of_process(files),
         connectable: Vec::new(),
     }
 }

@@ -38,7 +38,7 @@ use self::mailbox::Mailbox;
 use self::remarks::Remarks;
 use self::worker::Worker;
 use crate::bell::Bell;
-use crate::host::{HostSockets, Sockets, Ways};
+use crate::host::{HostSockets, SocketLimit, Sockets, Ways};
 use crate::port::Device;
 use crate::publish::{Leaving, Publication, SocketFile};
 
@@ -54,6 +54,8 @@ pub struct Options {
     pub ways: Ways,
     /// What ports of the gateway lead to.
     pub host_sockets: HostSockets,
+    /// How many sockets the workers may open, together with those of other networks.
+    pub socket_limit: SocketLimit,
     /// What is said to the operator when there is reason to.
     pub remarks: Arc<Remarks>,
     /// Who hears of a [`Notice`]. Without anybody a lost worker ends the process, and with it the sandbox: a command whose

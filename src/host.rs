@@ -6,10 +6,12 @@
 //! made only to change what is watched. The token of the flow is the event's data.
 //!
 //! # Bounds
-//! One descriptor per socket. `RLIMIT_NOFILE` is the limit; running into it is [`HostError::Exhausted`].
+//! One descriptor per socket. What opens flows runs into [`SocketLimit`] or `RLIMIT_NOFILE`, whichever comes first; either
+//! is [`HostError::Exhausted`].
 
 mod errors;
 mod inbound;
+mod limit;
 mod local;
 mod proxy;
 mod slot;
@@ -37,6 +39,8 @@ use crate::unix;
 
 use self::errors::{host_error, io_errno, report};
 pub use self::inbound::{Listener, Stream};
+use self::limit::Place;
+pub use self::limit::SocketLimit;
 pub use self::local::{HostSocket, HostSockets};
 use self::slot::{AT_ONCE, Slot, Source};
 use self::train::{Kind, Train};
@@ -50,6 +54,8 @@ pub struct Sockets {
     pub ways: Ways,
     /// What ports of the gateway lead to.
     pub host_sockets: HostSockets,
+    /// How many there may be, together with those of other workers.
+    pub limit: SocketLimit,
     slots: Vec<Option<Slot>>,
     free: Vec<u32>,
     train: Train,
@@ -94,6 +100,7 @@ impl Sockets {
             epoll,
             ways,
             host_sockets: HostSockets::default(),
+            limit: SocketLimit::default(),
             slots: Vec::new(),
             free: Vec::new(),
             train: Train::default(),
@@ -142,18 +149,20 @@ impl Sockets {
         fd: OwnedFd,
         family: Option<Family>,
         flags: epoll::EventFlags,
+        place: Place,
     ) -> Result<SocketId, HostError> {
         self.watch(token, &fd, flags)?;
-        self.insert(fd, family)
+        self.insert(fd, family, place)
     }
 
     fn watch(&self, token: Token, fd: &OwnedFd, flags: epoll::EventFlags) -> Result<(), HostError> {
         epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token.pack()), flags).map_err(host_error)
     }
 
-    fn insert(&mut self, fd: OwnedFd, family: Option<Family>) -> Result<SocketId, HostError> {
+    fn insert(&mut self, fd: OwnedFd, family: Option<Family>, place: Place) -> Result<SocketId, HostError> {
         let slot = Some(Slot {
             fd,
+            _place: place,
             family,
             clients: 0,
             ahead: Vec::new(),
@@ -215,24 +224,31 @@ impl Sockets {
         family: Family,
         protocol: Option<rustix::net::Protocol>,
     ) -> Result<SocketId, HostError> {
+        let place = self.limit.take()?;
         let fd = Self::open(family, SocketType::DGRAM, protocol)?;
         let way = self.ways.of(sender);
         way.bind_to_interface(&fd)?;
         let sources = way.sources;
-        let socket = self.keep_datagram(token, fd, family)?;
+        let socket = self.keep_datagram(token, fd, family, place)?;
         if let Some(slot) = self.slot_mut(socket) {
             slot.sources = sources;
         }
         Ok(socket)
     }
 
-    fn keep_datagram(&mut self, token: Token, fd: OwnedFd, family: Family) -> Result<SocketId, HostError> {
+    fn keep_datagram(
+        &mut self,
+        token: Token,
+        fd: OwnedFd,
+        family: Family,
+        place: Place,
+    ) -> Result<SocketId, HostError> {
         let is_ipv6 = family == Family::V6;
         let _ = sockopt::set_socket_recv_buffer_size(&fd, DATAGRAM_BACKLOG);
         // Without these only error translation and hop limits suffer.
         let _ = socket::queue_errors(fd.as_fd(), is_ipv6, true);
         let _ = socket::report_hop_limits(fd.as_fd(), is_ipv6);
-        self.keep(token, fd, Some(family), INPUT_EVENTS)
+        self.keep(token, fd, Some(family), INPUT_EVENTS, place)
     }
 }
 
@@ -267,7 +283,8 @@ impl Host for Sockets {
     type Stream = Stream;
 
     fn tcp_listen(&mut self, token: Token, listener: Listener) -> Result<SocketId, HostError> {
-        let socket = self.keep(token, listener.fd, listener.family, INPUT_EVENTS)?;
+        let place = self.limit.exceed();
+        let socket = self.keep(token, listener.fd, listener.family, INPUT_EVENTS, place)?;
         if let Some(slot) = self.slot_mut(socket) {
             slot.tells_clients = listener.tells_clients;
         }
@@ -280,11 +297,10 @@ impl Host for Sockets {
 
     fn tcp_adopt(&mut self, token: Token, stream: Stream) -> Result<SocketId, HostError> {
         Self::tune_stream(&stream.fd);
-        if let Err(error) = self.watch(token, &stream.fd, STREAM_EVENTS) {
-            reset_on_close(&stream.fd);
-            return Err(error);
-        }
-        let socket = self.insert(stream.fd, stream.family)?;
+        let place = self.limit.take();
+        let watched = place.and_then(|place| self.watch(token, &stream.fd, STREAM_EVENTS).map(|()| place));
+        let place = watched.inspect_err(|_| reset_on_close(&stream.fd))?;
+        let socket = self.insert(stream.fd, stream.family, place)?;
         if let Some(slot) = self.slot_mut(socket) {
             slot.ahead = stream.ahead;
         }
@@ -304,22 +320,24 @@ impl Host for Sockets {
     ) -> Result<SocketId, HostError> {
         let family = Family::of(to.ip());
         let is_ipv6 = family == Family::V6;
+        let place = self.limit.take()?;
         let fd = Self::open(family, SocketType::STREAM, None)?;
         Self::tune_stream(&fd);
         let _ = socket::queue_errors(fd.as_fd(), is_ipv6, true);
         let _ = socket::set_hop_limit(fd.as_fd(), is_ipv6, i32::from(hop_limit));
         self.ways.of(sender).bind_toward(&fd, to)?;
         match rustix::net::connect(&fd, &to) {
-            Ok(()) | Err(Errno::INPROGRESS) => self.keep(token, fd, Some(family), STREAM_EVENTS),
+            Ok(()) | Err(Errno::INPROGRESS) => self.keep(token, fd, Some(family), STREAM_EVENTS, place),
             Err(errno) => Err(host_error(errno)),
         }
     }
 
     fn socket_connect(&mut self, token: Token, port: u16) -> Result<SocketId, HostError> {
         let Some(target) = self.host_sockets.get_mut(port) else { return Err(HostError::Refused) };
+        let place = self.limit.take()?;
         let fd = unix::socket(SocketType::STREAM).map_err(host_error)?;
         target.connect(&fd)?;
-        self.keep(token, fd, None, STREAM_EVENTS)
+        self.keep(token, fd, None, STREAM_EVENTS, place)
     }
 
     fn tcp_error(&mut self, socket: SocketId) -> Option<HostError> {
@@ -382,10 +400,11 @@ impl Host for Sockets {
 
     fn udp_connect(&mut self, token: Token, sender: Sender, peer: SocketAddr) -> Result<SocketId, HostError> {
         let family = Family::of(peer.ip());
+        let place = self.limit.take()?;
         let fd = Self::open(family, SocketType::DGRAM, None)?;
         self.ways.of(sender).bind_toward(&fd, peer)?;
         rustix::net::connect(&fd, &peer).map_err(host_error)?;
-        let socket = self.keep_datagram(token, fd, family)?;
+        let socket = self.keep_datagram(token, fd, family, place)?;
         if let Some(slot) = self.slot_mut(socket) {
             slot.source = Source::Bound;
             slot.is_connected = true;
@@ -395,7 +414,8 @@ impl Host for Sockets {
 
     fn udp_listen(&mut self, token: Token, listener: Listener) -> Result<SocketId, HostError> {
         let Listener { fd, family, is_wildcard, .. } = listener;
-        let socket = self.keep_datagram(token, fd, family.unwrap_or(Family::V4))?;
+        let place = self.limit.exceed();
+        let socket = self.keep_datagram(token, fd, family.unwrap_or(Family::V4), place)?;
         if let Some(slot) = self.slot_mut(socket) {
             slot.source = if is_wildcard { Source::EachItsOwn } else { Source::Bound };
             slot.takes_trains = true;

@@ -27,7 +27,7 @@ use super::model::{self, PortKind};
 use super::spec::{ContainerSpec, Name, NetworkSpec, PortWish, Text};
 use super::state::Kept;
 use crate::dataplane::{self, Running};
-use crate::host::{HostSocket, HostSockets, Ways};
+use crate::host::{HostSocket, HostSockets, SocketLimit, Ways};
 use crate::netns::SockDiag;
 use crate::publish::{Leaving, Opened};
 use attached::Attached;
@@ -61,8 +61,8 @@ pub struct Surroundings {
     pub search: Vec<String>,
     /// The host reaches IPv6.
     pub has_ipv6: bool,
-    /// Sockets that the network may open.
-    pub max_sockets: usize,
+    /// How many sockets all networks may open together.
+    pub sockets: SocketLimit,
     /// Unix sockets beneath these directories may be connected to.
     pub connectable: Vec<PathBuf>,
 }
@@ -169,6 +169,7 @@ impl Network {
         let options = dataplane::Options {
             ways: ways.clone(),
             host_sockets: around.host_sockets(&name, &spec)?,
+            socket_limit: around.sockets.clone(),
             notify: Some(notify),
             ..dataplane::Options::default()
         };

@@ -67,6 +67,7 @@ impl Driver {
         }
         let mut sockets = Sockets::new(epoll, options.ways.clone());
         sockets.host_sockets = options.host_sockets.clone();
+        sockets.limit = options.socket_limit.clone();
         let number = exchange.number();
         let mut worker = Worker::new(config, fdb, Pool::new(IDLE_FRAMES), sockets, exchange);
         if let Some(bell) = bells.get(number) {

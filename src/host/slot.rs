@@ -9,6 +9,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use wharf_stack::host::{Family, Outgoing, StreamRead};
 
 use super::errors::io_errno;
+use super::limit::Place;
 use super::train::Kind;
 use super::way::Sources;
 use crate::sys::socket;
@@ -23,6 +24,8 @@ const TRAIN_ATTEMPTS: usize = 8;
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) fd: OwnedFd,
+    /// Held as long as it is open.
+    pub(super) _place: Place,
     /// None of a unix socket.
     pub(super) family: Option<Family>,
     /// Clients that a unix listener has had, as far as 16 bits count.

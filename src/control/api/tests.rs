@@ -21,6 +21,7 @@ use crate::control::model::{EventKind, Mode, PortKind, PublishRequest};
 use crate::control::network::{AttachRequest, Attachment, Surroundings};
 use crate::control::spec::{File, Name, NetworkSpec, Size, Text};
 use crate::control::state::State;
+use crate::host::SocketLimit;
 use crate::port::{Device, Messages};
 use crate::publish::Opened;
 
@@ -48,7 +49,7 @@ fn attach_web(registry: &Registry) -> OwnedFd {
 
 impl Stage {
     fn new(mode: Mode) -> Self {
-        let around = Surroundings { max_sockets: 64, ..Surroundings::default() };
+        let around = Surroundings { sockets: SocketLimit::new(64), ..Surroundings::default() };
         let registry = Arc::new(Registry::new(mode, around, State::default(), unbounded_channel().0));
         let spec = NetworkSpec { memory: Text(Size(1 << 20)), ..NetworkSpec::default() };
         let networks = [(Name::parse("default").unwrap(), spec)].into();

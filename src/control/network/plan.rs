@@ -61,7 +61,7 @@ pub(super) fn configuration(
         allow_link_local: spec.allow_link_local,
         internal: spec.internal,
         memory_bytes: spec.memory.0.0,
-        max_sockets: around.max_sockets,
+        max_sockets: around.sockets.most(),
         ..Config::new(GATEWAY_MAC, seed)
     }
 }

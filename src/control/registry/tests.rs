@@ -15,6 +15,7 @@ use super::*;
 use crate::control::model::{CreateNetwork, PortKind, PublishRequest, Reloaded};
 use crate::control::network::AttachRequest;
 use crate::control::spec::{PortWish, Value as _};
+use crate::host::SocketLimit;
 use crate::port::Tap;
 use crate::scratch::Scratch;
 
@@ -40,7 +41,7 @@ impl Daemon {
     fn start(directory: Scratch) -> Self {
         let (notices, _) = unbounded_channel();
         let state = State::open(&directory.join("state")).unwrap();
-        let around = Surroundings { max_sockets: 1000, ..Surroundings::default() };
+        let around = Surroundings { sockets: SocketLimit::new(1000), ..Surroundings::default() };
         let registry = Registry::new(Mode::Daemon, around, state, notices);
         let path = directory.join("wharf.toml");
         let file = File::read(&path).unwrap();
