@@ -4,7 +4,6 @@
 mod attach;
 mod doctor;
 mod generate;
-pub(crate) mod logging;
 mod look;
 mod run;
 mod up;
@@ -15,7 +14,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::compat;
+use crate::{compat, logging};
 
 /// wharf's own failures, as with `env`, `timeout` and `chroot`.
 pub const EXIT_FAILURE: u8 = 125;

@@ -16,6 +16,7 @@ pub mod daemon;
 pub mod dataplane;
 pub mod doctor;
 pub mod host;
+mod logging;
 pub mod netns;
 pub mod port;
 pub mod publish;

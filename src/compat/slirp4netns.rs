@@ -37,9 +37,9 @@ use args::{Inherited, Options, Request};
 use forward::Ports;
 use tend::Ends;
 
-use crate::cli::logging;
 use crate::dataplane;
 use crate::host::{self, Way, Ways};
+use crate::logging;
 use crate::resolv::follow::Follower;
 use crate::resolv::{self, ResolvConf};
 use crate::sys::memory::Code;
