@@ -55,6 +55,13 @@ impl Member {
         self.ipv4.map(IpAddr::from).into_iter().chain(self.ipv6.map(IpAddr::from)).collect()
     }
 
+    /// Every address that it may speak from.
+    #[must_use]
+    pub fn sources(&self, prefix: Option<Ipv6Cidr>) -> Vec<IpAddr> {
+        let ipv6 = self.ipv6_sources(prefix).into_iter().map(IpAddr::from);
+        self.ipv4.map(IpAddr::from).into_iter().chain(ipv6).collect()
+    }
+
     /// Every IPv6 address that it may speak from: its own, and those that its kernel forms from the MAC address, on
     /// the link and in the network's prefix (RFC 4862 section 5.3).
     #[must_use]

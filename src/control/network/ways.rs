@@ -79,7 +79,8 @@ impl Network {
         for attached in self.attached.values() {
             let Some(wished) = wished(&attached.container, &self.spec) else { continue };
             let is_there = check_container(&attached.container, &self.spec).map_err(warn).is_ok();
-            for address in attached.member.list() {
+            let prefix = self.config.ipv6.map(|plan| plan.subnet);
+            for address in attached.member.sources(prefix) {
                 let former = self.ways.containers.get(&address).filter(|_| !is_there);
                 ways.containers.insert(address, former.unwrap_or(&wished).clone());
             }

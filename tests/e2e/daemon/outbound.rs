@@ -84,3 +84,18 @@ fn who_lost_its_address_leaves_from_no_other_and_from_it_when_it_is_back() {
     daemon.lab.on_host("ip addr add 203.0.113.8/24 dev out0").text();
     assert_eq!(seen(&special), "203.0.113.8 203.0.113.8");
 }
+
+#[test]
+fn what_leaves_from_an_address_that_a_kernel_has_formed_goes_the_containers_way_too() {
+    let mut lab = lab();
+    lab.on_host("ip addr add 2001:db8:1::8/64 dev out0 nodad").text();
+    lab.serve("socat TCP6-LISTEN:8002,fork,reuseaddr SYSTEM:\"echo \\$SOCAT_PEERADDR\"", 8002);
+    let daemon = Daemon::up(lab, "[networks.default]\nipv4 = false\nipv6 = \"2001:db8:6::/64\"\n");
+    let special = daemon.attached("--outbound-ip6 2001:db8:1::8 --mac 02:00:00:00:00:01");
+    let formed = "2001:db8:6::ff:fe00:1";
+    special.says(&format!("ip addr replace {formed}/64 dev eth0 nodad"));
+    for own in ["", &format!(",bind=[{formed}]")] {
+        let seen = special.says(&format!("socat -u TCP6:[2001:db8:1::2]:8002{own} -"));
+        assert_eq!(seen, "[2001:0db8:0001:0000:0000:0000:0000:0008]", "{own}");
+    }
+}
