@@ -175,20 +175,22 @@ impl Config {
             || self.ipv4.is_some_and(|plan| plan.subnet.broadcast() == Some(address))
     }
 
-    /// Whether an address belongs to the gateway or reaches every host of the link.
-    pub(crate) fn listens_to(&self, address: IpAddr) -> bool {
+    /// Whether an address is one of the gateway's own.
+    pub(crate) fn is_own(&self, address: IpAddr) -> bool {
         match address {
-            IpAddr::V4(v4) => {
-                self.is_broadcast(address)
-                    || self.ipv4.is_some_and(|plan| v4 == plan.gateway)
-                    || self.forwarder_v4() == Some(v4)
-            }
-            IpAddr::V6(address) => {
-                address.is_multicast()
-                    || self.ipv6.is_some_and(|plan| address == plan.gateway || address == plan.link_local)
-                    || self.forwarder_v6() == Some(address)
+            IpAddr::V4(v4) => self.is_gateway(address) || self.forwarder_v4() == Some(v4),
+            IpAddr::V6(v6) => {
+                self.is_gateway(address)
+                    || self.ipv6.is_some_and(|plan| v6 == plan.link_local)
+                    || self.forwarder_v6() == Some(v6)
             }
         }
+    }
+
+    /// Whether an address belongs to the gateway or reaches every host of the link.
+    pub(crate) fn listens_to(&self, address: IpAddr) -> bool {
+        let is_group = self.is_broadcast(address) || address.is_ipv6() && address.is_multicast();
+        is_group || self.is_own(address)
     }
 
     /// Whether an address is the gateway's own in the network, where the host's loopback and sockets may be found.
@@ -224,16 +226,22 @@ impl Config {
         self.routes.iter().find(|route| route.prefix.contains_addr(&address.into())).copied()
     }
 
-    /// Whether an address is one of the network itself, and so nobody outside has it.
-    pub(crate) fn is_inside(&self, address: IpAddr) -> bool {
+    /// Whether an address is in one of the network's prefixes.
+    pub(crate) fn is_on_subnet(&self, address: IpAddr) -> bool {
         match address {
-            IpAddr::V4(address) => self.ipv4.is_some_and(|plan| {
-                plan.subnet.contains_addr(&address) && (self.dns_forwarder || address != plan.dns)
-            }),
-            IpAddr::V6(address) => self.ipv6.is_some_and(|plan| {
-                plan.subnet.contains_addr(&address) && (self.dns_forwarder || address != plan.dns)
-            }),
+            IpAddr::V4(address) => self.ipv4.is_some_and(|plan| plan.subnet.contains_addr(&address)),
+            IpAddr::V6(address) => self.ipv6.is_some_and(|plan| plan.subnet.contains_addr(&address)),
         }
+    }
+
+    /// Whether an address is one of the network itself, and so nobody outside has it. Without a forwarder its address is
+    /// outside.
+    pub(crate) fn is_inside(&self, address: IpAddr) -> bool {
+        let is_forwarders = match address {
+            IpAddr::V4(address) => self.ipv4.is_some_and(|plan| address == plan.dns),
+            IpAddr::V6(address) => self.ipv6.is_some_and(|plan| address == plan.dns),
+        };
+        self.is_on_subnet(address) && (self.dns_forwarder || !is_forwarders)
     }
 }
 

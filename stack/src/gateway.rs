@@ -103,7 +103,7 @@ impl Gateway {
             let cx = &mut Cx { now, host, out, env: &mut self.env };
             (stretch.count(), self.transit.handle_stretch(cx, &stretch))
         } else if let Some(frame) = frames.first_mut() {
-            (1, self.route(now, frame, host, out).map_err(|reason| Refused { reason, frames: 1 }))
+            (1, self.handle_frame(now, frame, host, out).map_err(|reason| Refused { reason, frames: 1 }))
         } else {
             (0, Ok(()))
         };
@@ -139,7 +139,7 @@ impl Gateway {
         result
     }
 
-    fn route<H: Host, O: Outbox>(
+    fn handle_frame<H: Host, O: Outbox>(
         &mut self,
         now: Instant,
         frame: &mut Frame,
@@ -162,17 +162,17 @@ impl Gateway {
             }
         };
         if let Some(route) = config.route_to(packet.dst) {
-            if !is_from_inside(config, packet.src) {
+            if !config.is_on_subnet(packet.src) {
                 return Err(DropReason::SourceAddressInvalid);
             }
             let cx = &mut Cx { now, host, out, env: &mut self.env };
             return routing::send_on(cx, &packet, frame, route);
         }
         let Some(fragment) = packet.fragment else {
-            return self.route_packet(now, &packet, frame, host, out);
+            return self.handle_packet(now, &packet, frame, host, out);
         };
         // Before it takes a place: nobody may fill the table under foreign names.
-        if !is_from_inside(config, packet.src) {
+        if !config.is_on_subnet(packet.src) {
             return Err(DropReason::SourceAddressInvalid);
         }
         let cx = &mut Cx { now, host, out, env: &mut self.env };
@@ -186,7 +186,7 @@ impl Gateway {
     }
 
     /// Asks a whole IP packet the three questions.
-    fn route_packet<H: Host, O: Outbox>(
+    fn handle_packet<H: Host, O: Outbox>(
         &mut self,
         now: Instant,
         packet: &Packet,
@@ -207,7 +207,7 @@ impl Gateway {
         if Local::is_for_us(&cx.env.config, packet) && !self.transit.takes(&cx.env.config, packet, frame) {
             return self.local.handle_packet(cx, self.link.neighbors(), packet, frame);
         }
-        if !is_from_inside(&cx.env.config, packet.src) {
+        if !cx.env.config.is_on_subnet(packet.src) {
             return Err(DropReason::SourceAddressInvalid);
         }
         self.transit.handle_packet(cx, packet, frame)
@@ -437,14 +437,6 @@ impl Gateway {
     #[must_use]
     pub fn originated(&self) -> u64 {
         self.env.originated
-    }
-}
-
-/// Whether a packet that goes through comes from an address of the network.
-fn is_from_inside(config: &Config, src: IpAddr) -> bool {
-    match src {
-        IpAddr::V4(src) => config.ipv4.is_some_and(|plan| plan.subnet.contains_addr(&src)),
-        IpAddr::V6(src) => config.ipv6.is_some_and(|plan| plan.subnet.contains_addr(&src)),
     }
 }
 

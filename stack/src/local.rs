@@ -35,14 +35,9 @@ pub(crate) struct Local {
     dns: dns::service::Service,
 }
 
-/// Whether an address is one of the gateway's own, not a group it listens to.
-fn is_own_unicast(config: &Config, address: IpAddr) -> bool {
-    config.listens_to(address) && !address.is_multicast() && !config.is_broadcast(address)
-}
-
 /// Whether a packet to this address and port is the DNS forwarder's.
 fn is_for_forwarder(config: &Config, address: IpAddr, port: u16) -> bool {
-    config.dns_forwarder && port == dns::PORT && is_own_unicast(config, address)
+    config.dns_forwarder && port == dns::PORT && config.is_own(address)
 }
 
 /// Whether host loopback is open and the packet goes to the gateway's own address.
@@ -227,7 +222,7 @@ impl Local {
         let ignored = smoltcp::phy::ChecksumCapabilities::ignored();
         let segment = TcpRepr::parse(&view, &packet.src.into(), &packet.dst.into(), &ignored)
             .map_err(|_| DropReason::TcpMalformed)?;
-        if !is_own_unicast(&cx.env.config, packet.dst) {
+        if !cx.env.config.is_own(packet.dst) {
             return Err(DropReason::GroupUnknown);
         }
         if is_for_forwarder(&cx.env.config, packet.dst, segment.dst_port) {

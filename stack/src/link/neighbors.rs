@@ -23,8 +23,8 @@ use core::net::IpAddr;
 use smoltcp::wire::EthernetAddress;
 use wharf_switch::{Duration, Instant};
 
-use crate::Config;
 use crate::keyed::{KeyedMap, KeyedState};
+use crate::{Config, Ipv4Plan, Ipv6Plan};
 
 /// RFC 4861 section 10: "REACHABLE_TIME 30,000 milliseconds".
 pub const REACHABLE: Duration = Duration::from_secs(30);
@@ -84,7 +84,7 @@ struct Neighbor {
 /// The table.
 #[derive(Debug)]
 pub struct Neighbors {
-    config: Scope,
+    scope: Scope,
     entries: Vec<Neighbor>,
     places: KeyedMap<IpAddr, usize>,
     /// The places of each MAC address.
@@ -94,16 +94,17 @@ pub struct Neighbors {
 }
 
 /// Which addresses are on the link, and which of them are the gateway's.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Scope {
-    config: Config,
+    ipv4: Option<Ipv4Plan>,
+    ipv6: Option<Ipv6Plan>,
 }
 
 impl Scope {
     /// The link that `config` describes.
     #[must_use]
     pub fn new(config: &Config) -> Self {
-        Self { config: config.clone() }
+        Self { ipv4: config.ipv4, ipv6: config.ipv6 }
     }
 
     /// Whether the gateway answers for `address`: its own, and that of the DNS forwarder, which leads outside when there is
@@ -112,12 +113,11 @@ impl Scope {
     pub fn is_ours(&self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(address) => {
-                self.config.ipv4.is_some_and(|plan| address == plan.gateway || address == plan.dns)
+                self.ipv4.is_some_and(|plan| address == plan.gateway || address == plan.dns)
             }
-            IpAddr::V6(address) => self
-                .config
-                .ipv6
-                .is_some_and(|plan| [plan.gateway, plan.link_local, plan.dns].contains(&address)),
+            IpAddr::V6(address) => {
+                self.ipv6.is_some_and(|plan| [plan.gateway, plan.link_local, plan.dns].contains(&address))
+            }
         }
     }
 
@@ -125,7 +125,7 @@ impl Scope {
     #[must_use]
     pub fn is_on_link(&self, address: IpAddr) -> bool {
         match address {
-            IpAddr::V4(address) => self.config.ipv4.is_some_and(|plan| {
+            IpAddr::V4(address) => self.ipv4.is_some_and(|plan| {
                 let subnet = plan.subnet;
                 // RFC 3021: a /31 has no broadcast address; neither has a /32.
                 let edge = subnet.prefix_len() < 31
@@ -133,7 +133,6 @@ impl Scope {
                 subnet.contains_addr(&address) && !edge && !address.is_multicast()
             }),
             IpAddr::V6(address) => self
-                .config
                 .ipv6
                 .is_some_and(|plan| address.is_unicast_link_local() || plan.subnet.contains_addr(&address)),
         }
@@ -152,7 +151,7 @@ impl Neighbors {
     pub fn with_capacity(config: &Config, capacity: usize) -> Self {
         let hasher = KeyedState::new(&config.seed, b"neighbors");
         Self {
-            config: Scope::new(config),
+            scope: Scope::new(config),
             entries: Vec::new(),
             places: KeyedMap::with_hasher(hasher),
             by_mac: KeyedMap::with_hasher(hasher),
@@ -164,15 +163,15 @@ impl Neighbors {
     /// The link's addresses.
     #[must_use]
     pub fn scope(&self) -> &Scope {
-        &self.config
+        &self.scope
     }
 
     /// Takes note that `address` is at `mac`.
     pub fn learn(&mut self, now: Instant, address: IpAddr, mac: EthernetAddress) -> Noted {
-        if self.config.is_ours(address) {
+        if self.scope.is_ours(address) {
             return Noted::Conflict;
         }
-        if !self.config.is_on_link(address) || !mac.is_unicast() {
+        if !self.scope.is_on_link(address) || !mac.is_unicast() {
             return Noted::Refused;
         }
         let Some(&place) = self.places.get(&address) else {
@@ -199,7 +198,7 @@ impl Neighbors {
 
     /// As [`Neighbors::learn`], but only for an address that somebody asked for or knew before.
     pub fn update(&mut self, now: Instant, address: IpAddr, mac: EthernetAddress) -> Noted {
-        if self.config.is_ours(address) {
+        if self.scope.is_ours(address) {
             return Noted::Conflict;
         }
         if self.places.contains_key(&address) { self.learn(now, address, mac) } else { Noted::Refused }
@@ -239,7 +238,7 @@ impl Neighbors {
 
     /// What is to be done with a packet to `address`.
     fn assess(&self, now: Instant, address: IpAddr) -> Resolution {
-        if !self.config.is_on_link(address) || self.config.is_ours(address) {
+        if !self.scope.is_on_link(address) || self.scope.is_ours(address) {
             return Resolution::Unreachable;
         }
         let entry = self.places.get(&address).and_then(|&place| self.entries.get(place));

@@ -10,7 +10,6 @@ use smoltcp::wire::{Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, Ip
 use wharf_switch::frame::ETHERNET_HEADER_LEN;
 use wharf_switch::{Checksum, Frame};
 
-use super::is_own_unicast;
 use crate::env::{Cx, Outbox};
 use crate::link::ndp::ALL_NODES;
 use crate::transit::fragments;
@@ -57,7 +56,7 @@ fn check_v4(config: &Config, dst: Ipv4Addr, request: &[u8]) -> Result<Ipv4Addr, 
     }
     // RFC 1122 section 3.2.2.6: "An ICMP Echo Request destined to an IP broadcast or IP multicast address MAY be
     // silently discarded."
-    if view.msg_type() != Icmpv4Message::EchoRequest || !is_own_unicast(config, dst.into()) {
+    if view.msg_type() != Icmpv4Message::EchoRequest || !config.is_own(dst.into()) {
         return Err(DropReason::IcmpUnknown);
     }
     Ok(dst)

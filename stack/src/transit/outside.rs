@@ -48,16 +48,11 @@ pub fn resolve(config: &Config, destination: IpAddr) -> Result<IpAddr, DropReaso
     if config.internal {
         return Err(DropReason::NetworkIsInternal);
     }
-    if config.host_loopback {
-        match destination {
-            IpAddr::V4(address) if config.ipv4.is_some_and(|plan| plan.gateway == address) => {
-                return Ok(Ipv4Addr::LOCALHOST.into());
-            }
-            IpAddr::V6(address) if config.ipv6.is_some_and(|plan| plan.gateway == address) => {
-                return Ok(Ipv6Addr::LOCALHOST.into());
-            }
-            IpAddr::V4(_) | IpAddr::V6(_) => {}
-        }
+    if config.host_loopback && config.is_gateway(destination) {
+        return Ok(match destination {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
     }
     let translated = match destination {
         IpAddr::V6(address) => {

@@ -158,8 +158,7 @@ fn seen_as(config: &Config, client: IpAddr, container: IpAddr) -> IpAddr {
 /// Whether a container reaches `address` through the gateway.
 fn is_beyond_v4(config: &Config, address: Ipv4Addr) -> bool {
     let is_unicast = !address.is_unspecified() && !address.is_multicast() && !address.is_broadcast();
-    let is_on_link =
-        address.is_link_local() || config.ipv4.is_some_and(|plan| plan.subnet.contains_addr(&address));
+    let is_on_link = address.is_link_local() || config.is_on_subnet(address.into());
     is_unicast && !address.is_loopback() && !is_on_link
 }
 
@@ -167,8 +166,7 @@ fn is_beyond_v4(config: &Config, address: Ipv4Addr) -> bool {
 /// prefix is an IPv4 host.
 fn is_beyond_v6(config: &Config, address: Ipv6Addr) -> bool {
     let is_unicast = !address.is_unspecified() && !address.is_multicast();
-    let is_on_link = address.is_unicast_link_local()
-        || config.ipv6.is_some_and(|plan| plan.subnet.contains_addr(&address));
+    let is_on_link = address.is_unicast_link_local() || config.is_on_subnet(address.into());
     let is_translated = config.nat64.is_some_and(|prefix| prefix.contains_addr(&address));
     is_unicast && !address.is_loopback() && !is_on_link && !is_translated
 }
