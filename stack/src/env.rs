@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What every part of the gateway works with: configuration, frames, deadlines and budgets of one network.
 
+use crate::icmp_error;
 use crate::rate_limit::FairLimit;
 use crate::timers::Timers;
-use crate::transit::icmp_error;
 use crate::{Config, DropReason};
 use wharf_switch::{DropCounters, Frame, Instant, Pool};
 

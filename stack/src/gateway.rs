@@ -21,6 +21,7 @@ use wharf_switch::{DropCounters, Frame, Instant, Pool};
 
 use crate::config::Route;
 use crate::env::{Cx, Env, Outbox};
+use crate::fragments::reassembly::Reassembly;
 use crate::host::{Host, HostError, HostEvent, Owner};
 use crate::link::{Link, group_query, ndp};
 use crate::local::Local;
@@ -28,7 +29,6 @@ use crate::local::dhcp4::lease::{LeaseView, Leases, ReservationError};
 use crate::local::dns::authority::LinkedZone;
 use crate::local::dns::zone::Zone;
 use crate::transit::Transit;
-use crate::transit::fragments::Reassembly;
 use crate::transit::listing::FlowView;
 use crate::transit::publish::{PublicationId, PublishedPort};
 use crate::transit::routing;

@@ -13,8 +13,11 @@
 mod config;
 mod drops;
 mod env;
+mod fragments;
 mod gateway;
+mod holders;
 pub mod host;
+mod icmp_error;
 mod keyed;
 pub mod link;
 mod linked_list;

@@ -13,9 +13,6 @@ pub mod outside;
 
 mod datagram;
 pub(crate) mod flow;
-pub(crate) mod fragments;
-mod holders;
-pub(crate) mod icmp_error;
 pub(crate) mod listing;
 mod ping;
 pub(crate) mod publish;
@@ -31,7 +28,6 @@ use smoltcp::wire::IpProtocol;
 use wharf_switch::{Frame, Instant};
 
 use self::flow::FlowKey;
-use self::icmp_error::Cause;
 use self::listing::FlowView;
 use self::publish::{PublicationId, Publications, PublishedPort};
 use self::quoted::QuotedSegment;
@@ -39,6 +35,7 @@ use self::routing::Arrivals;
 use self::tcp::{Inbound, Refused, Stretch};
 use crate::env::{Cx, Outbox};
 use crate::host::{Host, HostError, HostEvent, Owner, Token};
+use crate::icmp_error::{self, Cause};
 use crate::link::Link;
 use crate::timers::Timers;
 use crate::wire::Packet;

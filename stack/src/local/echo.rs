@@ -11,8 +11,8 @@ use wharf_switch::frame::ETHERNET_HEADER_LEN;
 use wharf_switch::{Checksum, Frame};
 
 use crate::env::{Cx, Outbox};
+use crate::fragments::cutting;
 use crate::link::ndp::ALL_NODES;
-use crate::transit::fragments;
 use crate::wire::Packet;
 use crate::wire::emit::{self, HOP_LIMIT, Path};
 use crate::{Config, DropReason};
@@ -45,7 +45,7 @@ pub(super) fn handle<H, O: Outbox>(
     reply.offload.checksum = Checksum::Valid;
     // A reply that has to be cut needs an identification: that of its sequence number.
     let ident = request.get(6..8).and_then(|number| number.try_into().ok()).map_or(0, u16::from_be_bytes);
-    fragments::send(cx, &mut reply, &path, ident.into())
+    cutting::send(cx, &mut reply, &path, ident.into())
 }
 
 /// The address that answers an ICMP message to `dst`.

@@ -30,15 +30,15 @@ use wharf_switch::{Duration, Frame, Instant};
 
 use self::endpoint::{Endpoint, Run, View};
 use super::flow::{FlowKey, FlowTable, Keyed};
-use super::holders::Holders;
-use super::icmp_error::{self, Cause};
 use super::listing::{Direction, FlowProtocol, FlowView, Traffic, outside_of};
 use super::outside;
 use super::shares::Shares;
 use crate::env::{Cx, Outbox};
+use crate::holders::Holders;
 use crate::host::{
     Datagram, Family, FlowId, Host, HostError, HostEvent, IcmpReport, Owner, Sender, SocketId, Token,
 };
+use crate::icmp_error::{self, Cause};
 use crate::keyed::KeyedState;
 use crate::recency::Recency;
 use crate::wire::Packet;

@@ -31,11 +31,12 @@ use wharf_switch::frame::ETHERNET_HEADER_LEN;
 use wharf_switch::offload::transport::Transport;
 use wharf_switch::{Frame, Instant, Priority, offload};
 
-use super::icmp_error::{self, Cause};
-use super::{check_hop_limit, fragments};
+use super::check_hop_limit;
 use crate::DropReason;
 use crate::config::Route;
 use crate::env::{Cx, Outbox};
+use crate::fragments::cutting;
+use crate::icmp_error::{self, Cause};
 use crate::link::neighbors::RETRANSMIT;
 use crate::link::{Link, Located};
 use crate::wire::Packet;
@@ -209,13 +210,12 @@ fn send<H, O: Outbox>(
         return Err(DropReason::PathMtuExceeded);
     }
     if frame.offload.segmentation.is_none() {
-        return fragments::cut_further(cx, packet, frame);
+        return cutting::cut_further(cx, packet, frame);
     }
     let pool = cx.env.pool.clone();
     let mut outcome = Ok(());
     let cut = |segment: &mut Frame| {
-        let sent =
-            Packet::parse_ipv4(segment).and_then(|packet| fragments::cut_further(cx, &packet, segment));
+        let sent = Packet::parse_ipv4(segment).and_then(|packet| cutting::cut_further(cx, &packet, segment));
         outcome = outcome.and(sent);
     };
     offload::segment(frame, &pool, cut).map_err(|_| DropReason::Ipv4Malformed)?;

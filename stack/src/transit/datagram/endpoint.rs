@@ -26,9 +26,9 @@ use wharf_switch::{Frame, Instant};
 
 use super::{Key, Outbound, Protocol};
 use crate::env::{Cx, Outbox};
+use crate::fragments::cutting;
 use crate::host::{Datagram, Host, HostError, IcmpReport, Io, Outgoing, SocketId};
-use crate::transit::fragments;
-use crate::transit::icmp_error::{self, Cause};
+use crate::icmp_error::{self, Cause};
 use crate::wire::emit::Path;
 use crate::{Config, DropReason};
 
@@ -285,7 +285,7 @@ impl<P: Protocol> Endpoint<P> {
             return Ok(());
         }
         *ident = ident.wrapping_add(1);
-        fragments::send(cx, frame, &path, *ident)
+        cutting::send(cx, frame, &path, *ident)
     }
 
     /// The way to the container from somebody it knows as `src`.

@@ -27,8 +27,8 @@ use super::{Fate, Flow, FlowKey, Phase, Relay, close};
 use crate::DropReason;
 use crate::env::{Cx, Env, Outbox};
 use crate::host::{Host, HostError, HostEvent, Owner, Sender, SocketId, Token};
+use crate::icmp_error::{self, Cause};
 use crate::timers::Alarm;
-use crate::transit::icmp_error::{self, Cause};
 use crate::transit::outside::{self, Remote};
 use crate::wire::Packet;
 

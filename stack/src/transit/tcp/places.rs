@@ -10,7 +10,7 @@
 //! is refused has used up its share of what there is least of, and that is the reason counted.
 //!
 //! # Bounds
-//! What [`Holders`](crate::transit::holders::Holders) has. A flow costs a look at it when it begins and another when it ends.
+//! What [`Holders`](crate::holders::Holders) has. A flow costs a look at it when it begins and another when it ends.
 //!
 //! # Sources
 //! Choudhury and Hahne: "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches" (1998).

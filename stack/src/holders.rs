@@ -10,9 +10,9 @@
 
 use smoltcp::wire::EthernetAddress;
 
-use super::flow::{FlowTable, Keyed};
 use crate::host::FlowId;
 use crate::keyed::KeyedState;
+use crate::transit::flow::{FlowTable, Keyed};
 
 /// A container that holds something.
 #[derive(Debug)]
