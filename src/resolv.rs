@@ -16,10 +16,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use wharf_stack::local::dns;
+
 /// Where resolvers look.
 pub const PATH: &str = "/etc/resolv.conf";
-
-const DNS_PORT: u16 = 53;
 
 /// The parts of a resolv.conf that matter to a network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,7 +75,7 @@ impl ResolvConf {
                 Some("nameserver") => {
                     let Some(word) = words.next() else { continue };
                     match word.parse::<IpAddr>() {
-                        Ok(address) => conf.nameservers.push(SocketAddr::new(address, DNS_PORT)),
+                        Ok(address) => conf.nameservers.push(SocketAddr::new(address, dns::PORT)),
                         Err(_) => tracing::debug!(server = word, "nameserver passed over"),
                     }
                 }

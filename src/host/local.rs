@@ -14,11 +14,9 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
 use wharf_stack::host::HostError;
+use wharf_stack::local::dns;
 
 use crate::unix;
-
-/// The gateway's own service.
-const DNS_PORT: u16 = 53;
 
 /// A port of the gateway, and the unix stream socket of the host that it leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +36,7 @@ impl HostSocket {
         let (port, path) = split(text)?;
         match port.parse() {
             Ok(0) | Err(_) => Err(format!("`{port}` is not a port of the gateway")),
-            Ok(DNS_PORT) => Err(format!("port {DNS_PORT} is the gateway's own, for DNS")),
+            Ok(port @ dns::PORT) => Err(format!("port {port} is the gateway's own, for DNS")),
             Ok(port) => Ok(Self { port, path: unix::path(path)? }),
         }
     }

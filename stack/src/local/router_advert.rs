@@ -21,7 +21,7 @@ use core::net::Ipv6Addr;
 use std::borrow::Cow;
 
 use smoltcp::wire::{
-    EthernetAddress, Icmpv6Packet, IpCidr, IpProtocol, Ipv6Cidr, NdiscPrefixInfoFlags,
+    EthernetAddress, IPV6_HEADER_LEN, Icmpv6Packet, IpCidr, IpProtocol, Ipv6Cidr, NdiscPrefixInfoFlags,
     NdiscPrefixInformation, NdiscRepr, NdiscRouterFlags,
 };
 use wharf_switch::{Duration, Frame, Instant};
@@ -62,7 +62,6 @@ const VALID_SECS: u64 = 2_592_000;
 const PREFERRED_SECS: u64 = 604_800;
 /// Every IPv6 link carries packets of this size.
 const MAX_PACKET_LEN: usize = 1280;
-const IPV6_HEADER_LEN: usize = 40;
 /// IPv6 header, the message's fixed part, and all options but DNSSL's names.
 const OTHER_LEN: usize = IPV6_HEADER_LEN + 16 + 8 + 8 + 32 + 24 + 8 + 16;
 

@@ -10,7 +10,7 @@
 
 use core::net::{IpAddr, SocketAddr};
 
-use smoltcp::wire::{IpProtocol, UdpPacket};
+use smoltcp::wire::{IpProtocol, UDP_HEADER_LEN, UdpPacket};
 use wharf_switch::{Duration, Frame};
 
 use super::datagram::endpoint::Run;
@@ -18,6 +18,7 @@ use super::datagram::{self, Key, Lifetime, Outbound, Protocol, Relay};
 use crate::DropReason;
 use crate::env::{Cx, Outbox};
 use crate::host::{Family, Host, HostError, IcmpReport, Owner, Sender, SocketId, Token};
+use crate::local::dns;
 use crate::transit::flow::FlowKey;
 use crate::transit::listing::FlowProtocol;
 use crate::transit::publish::Ports;
@@ -55,7 +56,7 @@ impl Relay<Udp> {
             internal_port: datagram.src_port(),
             to,
             from,
-            lifetime: if to.port() == 53 { Lifetime::Brief } else { Lifetime::Lasting },
+            lifetime: if to.port() == dns::PORT { Lifetime::Brief } else { Lifetime::Lasting },
             data: datagram.payload(),
         };
         let ends = FlowKey::of(packet, (datagram.src_port(), datagram.dst_port()));
@@ -82,7 +83,7 @@ impl Protocol for Udp {
     const MAX_MAPPINGS: usize = 1 << 14;
     const SHARE: usize = 8;
     const PURPOSE: &'static [u8] = b"udp mappings";
-    const HEADER_LEN: usize = emit::UDP_HEADER_LEN;
+    const HEADER_LEN: usize = UDP_HEADER_LEN;
     const NOT_PERMITTED: DropReason = DropReason::HostRefused;
     const MOST_JOINED: usize = 64;
 

@@ -10,15 +10,12 @@ use core::num::NonZeroU16;
 
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, TcpRepr,
-    UdpPacket, checksum,
+    EthernetAddress, EthernetFrame, EthernetProtocol, IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpProtocol,
+    Ipv4Packet, Ipv6Packet, TCP_HEADER_LEN, TcpPacket, TcpRepr, UDP_HEADER_LEN, UdpPacket, checksum,
 };
 use wharf_switch::frame::ETHERNET_HEADER_LEN;
 use wharf_switch::{Checksum, Frame, Offload, Pool, Segmentation, SegmentationKind};
 
-const IPV4_HEADER_LEN: usize = 20;
-const IPV6_HEADER_LEN: usize = 40;
-pub(crate) const UDP_HEADER_LEN: usize = 8;
 /// The largest IP packet that both families can name.
 const MAX_IP_PACKET_LEN: usize = 65_535;
 const TCP_CHECKSUM_OFFSET: u16 = 16;
@@ -26,6 +23,11 @@ const UDP_CHECKSUM_OFFSET: u16 = 6;
 
 /// Hop limit of packets that start at the gateway.
 pub(crate) const HOP_LIMIT: u8 = 64;
+
+/// Bytes of the header, without options, of an IP packet to or from `address`.
+pub(crate) fn ip_header_len(address: IpAddr) -> usize {
+    if address.is_ipv4() { IPV4_HEADER_LEN } else { IPV6_HEADER_LEN }
+}
 
 /// From where to where a packet goes on the link and above it. Both addresses are of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +41,7 @@ pub(crate) struct Path {
 impl Path {
     /// Bytes of the IP header on this path.
     pub(crate) fn ip_header_len(&self) -> usize {
-        if self.src.is_ipv4() { IPV4_HEADER_LEN } else { IPV6_HEADER_LEN }
+        ip_header_len(self.src)
     }
 
     /// Bytes in front of the payload of a TCP segment with a TCP header of `tcp_header_len` bytes.
@@ -49,7 +51,7 @@ impl Path {
 
     /// Payload bytes that the largest IP packet holds behind a TCP header without options.
     pub(crate) fn max_tcp_payload(&self) -> usize {
-        MAX_IP_PACKET_LEN - self.ip_header_len() - smoltcp::wire::TCP_HEADER_LEN
+        MAX_IP_PACKET_LEN - self.ip_header_len() - TCP_HEADER_LEN
     }
 
     /// Bytes behind the IP header of the largest packet. IPv4 counts its header in the packet's length, IPv6 does not.

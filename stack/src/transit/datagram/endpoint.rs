@@ -29,7 +29,7 @@ use crate::env::{Cx, Outbox};
 use crate::fragments::cutting;
 use crate::host::{Datagram, Host, HostError, IcmpReport, Io, Outgoing, SocketId};
 use crate::icmp_error::{self, Cause};
-use crate::wire::emit::Path;
+use crate::wire::emit::{Path, ip_header_len};
 use crate::{Config, DropReason};
 
 /// Datagrams taken from one socket in one visit.
@@ -39,8 +39,6 @@ const SEND_ATTEMPTS: usize = 8;
 /// RFC 7915 section 5.1: up to this length a translated packet may be fragmented, because IPv6 promises its sender
 /// 1,280 bytes and IPv4 does not.
 const MAX_FRAGMENTABLE_V4: usize = 1260;
-const IPV4_HEADER_LEN: usize = 20;
-const IPV6_HEADER_LEN: usize = 40;
 /// Linux marks "don't fragment" whatever fits its link, and a container's link is often wider than any path outside, for
 /// speed. A longer packet is treated as if the link were the usual one: it would have come in fragments.
 const USUAL_MTU: usize = 1500;
@@ -109,8 +107,7 @@ pub(in crate::transit) struct Endpoint<P> {
 impl Outbound<'_> {
     /// Whether the datagram must reach its destination in one piece.
     fn dont_fragment(&self) -> bool {
-        let outside_len =
-            self.packet.payload_len() + if self.to.is_ipv4() { IPV4_HEADER_LEN } else { IPV6_HEADER_LEN };
+        let outside_len = self.packet.payload_len() + ip_header_len(self.to.ip());
         let is_translated = self.packet.src.is_ipv6() && self.to.is_ipv4();
         self.packet.dont_fragment
             && outside_len <= USUAL_MTU

@@ -16,7 +16,9 @@
 //!
 //! Where there is no [place](super::places) for another flow, the host is not asked, and the container gets an RST.
 
-use smoltcp::wire::{TcpControl, TcpRepr};
+use core::net::IpAddr;
+
+use smoltcp::wire::{TCP_HEADER_LEN, TcpControl, TcpRepr};
 use wharf_switch::Frame;
 
 use super::download::{Download, Peer};
@@ -30,7 +32,7 @@ use crate::host::{Host, HostError, HostEvent, Owner, Sender, SocketId, Token};
 use crate::icmp_error::{self, Cause};
 use crate::timers::Alarm;
 use crate::transit::outside::{self, Remote};
-use crate::wire::Packet;
+use crate::wire::{Packet, emit};
 
 /// RFC 9293 section 3.7.1: without an MSS option, assume 536 (IPv4) or 1220 (IPv6).
 const DEFAULT_MSS_V4: u16 = 536;
@@ -39,9 +41,9 @@ const DEFAULT_MSS_V6: u16 = 1220;
 const SMALLEST_MSS: u16 = 48;
 const MAX_WINDOW_SHIFT: u8 = 14;
 
-/// The largest segment payload on the link for a family.
-fn link_mss(env: &Env, is_ipv4: bool) -> u16 {
-    let headers = if is_ipv4 { 40 } else { 60 };
+/// The largest segment payload on the link to the container with this address.
+fn link_mss(env: &Env, container: IpAddr) -> u16 {
+    let headers = emit::ip_header_len(container) + TCP_HEADER_LEN;
     u16::try_from(env.config.mtu_bytes.saturating_sub(headers)).unwrap_or(u16::MAX)
 }
 
@@ -55,12 +57,12 @@ fn fitting_mss(link: u16, host: Option<u16>) -> u16 {
 }
 
 /// What a container's SYN or SYN-ACK says about itself.
-pub(super) fn peer(env: &Env, syn: &TcpRepr<'_>, is_ipv4: bool) -> Peer {
-    let default_mss = if is_ipv4 { DEFAULT_MSS_V4 } else { DEFAULT_MSS_V6 };
+pub(super) fn peer(env: &Env, syn: &TcpRepr<'_>, container: IpAddr) -> Peer {
+    let default_mss = if container.is_ipv4() { DEFAULT_MSS_V4 } else { DEFAULT_MSS_V6 };
     Peer {
         window: u32::from(syn.window_len),
         window_shift: syn.window_scale.unwrap_or(0).min(MAX_WINDOW_SHIFT),
-        mss: syn.max_seg_size.unwrap_or(default_mss).max(SMALLEST_MSS).min(link_mss(env, is_ipv4)),
+        mss: syn.max_seg_size.unwrap_or(default_mss).max(SMALLEST_MSS).min(link_mss(env, container)),
         sack_permitted: syn.sack_permitted,
     }
 }
@@ -71,9 +73,9 @@ pub(super) fn window_shift(syn: &TcpRepr<'_>) -> u8 {
 }
 
 /// Both halves of the connection that a SYN asks for; ours starts at `iss`.
-fn halves(env: &Env, syn: &TcpRepr<'_>, is_ipv4: bool, iss: Seq) -> (Upload, Download) {
+fn halves(env: &Env, syn: &TcpRepr<'_>, container: IpAddr, iss: Seq) -> (Upload, Download) {
     let irs = Seq::from(syn.seq_number);
-    (Upload::new(irs + 1, window_shift(syn)), Download::new(iss, irs, peer(env, syn, is_ipv4)))
+    (Upload::new(irs + 1, window_shift(syn)), Download::new(iss, irs, peer(env, syn, container)))
 }
 
 impl Relay {
@@ -113,8 +115,7 @@ impl Relay {
                 return fail(cx, packet, frame, segment, error);
             }
         };
-        let (upload, download) =
-            halves(cx.env, segment, packet.src.is_ipv4(), self.initial_seq(cx.now, &key));
+        let (upload, download) = halves(cx.env, segment, packet.src, self.initial_seq(cx.now, &key));
         let flow = Flow {
             key,
             holder,
@@ -171,14 +172,13 @@ impl Flow {
         segment: &TcpRepr<'_>,
     ) -> (Fate, Result<(), DropReason>) {
         let seq = Seq::from(segment.seq_number);
-        let is_ipv4 = self.key.container.is_ipv4();
         match segment.control {
             TcpControl::Syn if segment.ack_number.is_none() => {
                 if seq + 1 != self.upload.next() {
                     // The container gave up and tries again from the same port; the connect serves both. Window,
                     // options and the numbers that order window updates are the new SYN's.
                     let iss = self.download.unacknowledged();
-                    (self.upload, self.download) = halves(cx.env, segment, is_ipv4, iss);
+                    (self.upload, self.download) = halves(cx.env, segment, self.key.container.ip(), iss);
                 }
                 (Fate::Lives, Err(DropReason::TcpSynRepeated))
             }
@@ -238,7 +238,7 @@ impl Flow {
     /// The segment size that our SYN or SYN-ACK asks for.
     pub(super) fn offered_mss<H: Host, O>(&self, cx: &mut Cx<'_, H, O>) -> u16 {
         let host_mss = self.socket.and_then(|socket| cx.host.tcp_segment_size(socket));
-        fitting_mss(link_mss(cx.env, self.key.container.is_ipv4()), host_mss)
+        fitting_mss(link_mss(cx.env, self.key.container.ip()), host_mss)
     }
 
     pub(super) fn send_syn_ack<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>) {

@@ -205,7 +205,7 @@ impl Flow {
     /// The container has answered our SYN: from here on both directions are as in any flow.
     fn open_towards_container<H, O>(&mut self, cx: &mut Cx<'_, H, O>, syn_ack: &TcpRepr<'_>) {
         let irs = Seq::from(syn_ack.seq_number);
-        let peer = peer(cx.env, syn_ack, self.key.container.is_ipv4());
+        let peer = peer(cx.env, syn_ack, self.key.container.ip());
         self.upload.begin(irs + 1, window_shift(syn_ack));
         self.upload.owe_ack();
         self.download.begin(cx.now, irs, peer);
