@@ -22,6 +22,7 @@ pub mod worker;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -41,6 +42,9 @@ use crate::bell::Bell;
 use crate::host::{HostSockets, SocketLimit, Sockets, Ways};
 use crate::port::Device;
 use crate::publish::{Leaving, Publication, SocketFile};
+
+/// How many workers a network may have.
+pub const WORKERS: RangeInclusive<usize> = 1..=64;
 
 /// A worker as it runs.
 pub type LiveWorker = Worker<Device, Sockets>;

@@ -27,6 +27,13 @@ use crate::sys::tun::{self, Offloads};
 /// The name of a container's interface, unless it is to have another.
 pub const INTERFACE: &str = "eth0";
 
+/// Largest IP packet of a link that is to have no other, in bytes.
+pub const DEFAULT_MTU: usize = 65_520;
+/// The least MTU of a link without IPv6: RFC 791 section 3.1 has every host accept datagrams of 576 octets.
+pub const MIN_MTU: usize = 576;
+/// RFC 8200 section 5: "IPv6 requires that every link in the Internet have an MTU of 1280 octets or greater."
+pub const MIN_MTU_IPV6: usize = 1280;
+
 /// Frames a single-queue device may hold for us; beyond that the container's kernel drops them, silently for it.
 /// Eight flows' windows at an MTU of 1500 without segmentation offload fit.
 const QUEUE_FRAMES: u32 = 4096;

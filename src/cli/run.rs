@@ -13,18 +13,14 @@ use super::whom::DaemonArgs;
 use crate::control::client::Whom;
 use crate::control::network::AttachRequest;
 use crate::control::spec::{Name, PortWish, Text};
-use crate::dataplane::PollMode;
+use crate::dataplane::{PollMode, WORKERS};
 use crate::host::HostSocket;
-use crate::netns::DeviceChoice;
-use crate::netns::plan::{Families, NAT64_PREFIX, Wishes};
+use crate::netns::plan::{Families, NAT64_PREFIX, Wishes, overlap};
+use crate::netns::{DEFAULT_MTU, DeviceChoice, MIN_MTU, MIN_MTU_IPV6};
 use crate::publish::wish;
 use crate::run::{self, Join, Options, idmap};
 use crate::sys::tun::MAX_MTU;
 use crate::values;
-
-const MIN_MTU: usize = 576;
-/// RFC 8200 section 5: "IPv6 requires that every link in the Internet have an MTU of 1280 octets or greater."
-const MIN_MTU_IPV6: usize = 1280;
 
 /// How to read the status of `wharf run`.
 pub(super) const EXIT_STATUS: &str = "\
@@ -88,7 +84,7 @@ impl JoinArgs {
 #[derive(Debug, Args)]
 struct AddressArgs {
     /// Largest IP packet on the sandbox's link, in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = 65_520)]
+    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MTU)]
     mtu: usize,
     /// IPv4 network: .2 is the gateway, .3 the DNS forwarder, .100 the sandbox [default: the first of 10.0.2.0/24,
     /// 10.0.3.0/24, ... that the host does not route]
@@ -206,10 +202,8 @@ enum Poll {
 }
 
 fn workers(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(workers @ 1..=64) => Ok(workers),
-        _ => Err("1 to 64 workers".to_owned()),
-    }
+    let number = text.parse().ok().filter(|number| WORKERS.contains(number));
+    number.ok_or_else(|| format!("{} to {} workers", WORKERS.start(), WORKERS.end()))
 }
 
 /// Why the options do not go together.
@@ -245,7 +239,7 @@ impl RunArgs {
             return Err(UsageError::MtuIpv6(mtu_bytes));
         }
         if let (Some(nat64), Some(network)) = (self.addresses.nat64_prefix, self.addresses.ipv6_prefix)
-            && (nat64.contains_subnet(&network) || network.contains_subnet(&nat64))
+            && overlap(nat64, network)
         {
             return Err(UsageError::Nat64Inside { nat64, network });
         }

@@ -24,19 +24,20 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use smoltcp::wire::{EthernetAddress, Ipv4Cidr, Ipv6Cidr};
+use wharf_stack::{Zone, ZoneError};
+use wharf_switch::{Membership, Vlan};
 
 use super::model::Allow;
+use crate::dataplane::WORKERS;
 use crate::host::HostSocket;
-use crate::netns::plan::NAT64_PREFIX;
+use crate::netns::plan::{NAT64_PREFIX, overlap};
+use crate::netns::{DEFAULT_MTU, MIN_MTU_IPV6};
 use crate::sys::tun::MAX_MTU;
-use wharf_stack::{Zone, ZoneError};
 
 /// The version of the file that this program reads.
 const VERSION: u32 = 1;
 /// The largest file that is read.
 const MAX_FILE_BYTES: u64 = 1 << 20;
-/// The smallest MTU; RFC 8200 section 5 wants that of every link with IPv6.
-const MIN_MTU: usize = 1280;
 
 /// The whole file.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -198,7 +199,7 @@ impl Default for NetworkSpec {
             allow_link_local: false,
             isolated: false,
             links: Vec::new(),
-            mtu: 65_520,
+            mtu: DEFAULT_MTU,
             workers: 1,
             memory: Text(Size(256 << 20)),
             outbound_ipv4: None,
@@ -262,6 +263,21 @@ impl ContainerSpec {
         self.external_ipv4.map(IpAddr::from).into_iter().chain(self.external_ipv6.map(IpAddr::from))
     }
 
+    /// Which VLANs its port is on.
+    ///
+    /// # Errors
+    /// A number is not a VLAN's.
+    pub fn membership(&self) -> Result<Membership, String> {
+        let vlan =
+            |number| Vlan::new(number).ok_or_else(|| format!("VLAN {number} is out of range: 1 to 4094"));
+        let own = self.vlan.map(vlan).transpose()?.unwrap_or(Vlan::UNTAGGED);
+        if self.trunk.is_empty() {
+            return Ok(Membership::Access(own));
+        }
+        let tagged = self.trunk.iter().copied().map(vlan).collect::<Result<_, _>>()?;
+        Ok(Membership::Trunk { tagged, native: Some(own) })
+    }
+
     /// Whether a container can be found by its name and its aliases.
     ///
     /// # Errors
@@ -279,11 +295,13 @@ impl NetworkSpec {
     /// # Errors
     /// What does not, in words.
     pub fn check(&self, name: &Name) -> Result<(), String> {
-        if !(MIN_MTU..=MAX_MTU).contains(&self.mtu) {
-            return Err(format!("mtu {} is out of range: {MIN_MTU} to {MAX_MTU}", self.mtu));
+        // One bound for all networks, with IPv6 or without.
+        if !(MIN_MTU_IPV6..=MAX_MTU).contains(&self.mtu) {
+            return Err(format!("mtu {} is out of range: {MIN_MTU_IPV6} to {MAX_MTU}", self.mtu));
         }
-        if !(1..=64).contains(&self.workers) {
-            return Err(format!("workers {} is out of range: 1 to 64", self.workers));
+        if !WORKERS.contains(&self.workers) {
+            let (least, most) = (WORKERS.start(), WORKERS.end());
+            return Err(format!("workers {} is out of range: {least} to {most}", self.workers));
         }
         if self.ipv4 == Choice::None && self.ipv6 == Choice::None {
             return Err("it has neither IPv4 nor IPv6".to_owned());
@@ -305,7 +323,7 @@ impl NetworkSpec {
             return Err("host_sockets: a port leads to one socket".to_owned());
         }
         if let (Some(nat64), Choice::This(network)) = (self.nat64_prefix(), self.ipv6)
-            && (nat64.contains_subnet(&network) || network.contains_subnet(&nat64))
+            && overlap(nat64, network)
         {
             return Err(format!("nat64 {nat64} and ipv6 {network} overlap"));
         }
@@ -319,11 +337,7 @@ impl NetworkSpec {
         }
         for (name, container) in &self.containers {
             container.check_names(name).map_err(|error| format!("container {name}: {error}"))?;
-            for vlan in container.vlan.iter().chain(&container.trunk) {
-                if !(1..=4094).contains(vlan) {
-                    return Err(format!("container {name}: VLAN {vlan} is out of range: 1 to 4094"));
-                }
-            }
+            container.membership().map_err(|error| format!("container {name}: {error}"))?;
         }
         Ok(())
     }
@@ -394,7 +408,7 @@ containers.db = { vlan = 5, trunk = [6, 7], isolated = true }
         let names: Vec<_> = file.networks.keys().map(Name::as_str).collect();
         assert_eq!(names, ["backend", "default"]);
         let default = &file.networks[&Name::parse("default").unwrap()];
-        assert_eq!((default.ipv4, default.mtu, default.memory.0.0), (Choice::Auto, 65_520, 64 << 20));
+        assert_eq!((default.ipv4, default.mtu, default.memory.0.0), (Choice::Auto, DEFAULT_MTU, 64 << 20));
         assert_eq!(default.dns[0].0.to_string(), "192.0.2.53:53");
         let web = &default.containers[&Name::parse("web").unwrap()];
         assert_eq!(web.allow, [Allow::Router, Allow::Dhcp]);

@@ -15,7 +15,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use smoltcp::wire::{EthernetAddress, Ipv4Cidr, Ipv6Cidr};
+use smoltcp::wire::{EthernetAddress, IpCidr, Ipv4Cidr, Ipv6Cidr};
 use wharf_stack::{Ipv4Plan, Ipv6Plan};
 
 use super::{Interface, Side};
@@ -145,9 +145,10 @@ pub fn free_network(host_routes: &[Ipv4Cidr]) -> Ipv4Cidr {
     free.next().unwrap_or(first)
 }
 
-/// Whether two networks share an address.
+/// Whether two networks share an address; those of different families never do.
 #[must_use]
-pub fn overlap(a: Ipv4Cidr, b: Ipv4Cidr) -> bool {
+pub fn overlap(a: impl Into<IpCidr>, b: impl Into<IpCidr>) -> bool {
+    let (a, b) = (a.into(), b.into());
     a.contains_subnet(&b) || b.contains_subnet(&a)
 }
 

@@ -111,12 +111,12 @@ struct ReachArgs {
 
 #[derive(Debug, Args)]
 struct EngineArgs {
-    /// Largest IP packet on its links, in bytes [default: 65520]
-    #[arg(long, value_name = "BYTES")]
-    mtu: Option<usize>,
-    /// Threads that carry its packets [default: 1]
-    #[arg(long, value_name = "N")]
-    workers: Option<usize>,
+    /// Largest IP packet on its links, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = NetworkSpec::default().mtu)]
+    mtu: usize,
+    /// Threads that carry its packets
+    #[arg(long, value_name = "N", default_value_t = NetworkSpec::default().workers)]
+    workers: usize,
     /// Bytes the TCP relay may hold, connections beyond it are refused; suffixes K, M, G [default: 256M]
     #[arg(long, value_name = "SIZE", value_parser = Size::parse)]
     memory: Option<Size>,
@@ -161,8 +161,8 @@ impl CreateArgs {
             host_loopback: reach.host_loopback,
             host_sockets: texts(reach.host_socket),
             allow_link_local: reach.allow_link_local,
-            mtu: engine.mtu.unwrap_or(default.mtu),
-            workers: engine.workers.unwrap_or(default.workers),
+            mtu: engine.mtu,
+            workers: engine.workers,
             memory: engine.memory.map_or(default.memory, Text),
             publish: default.publish,
             containers: default.containers,

@@ -19,15 +19,11 @@ use wharf_stack::{ClosedPorts, Config, Ipv4Plan, Ipv6Plan};
 
 use super::args::{Options, Outbound};
 use crate::host::Sources;
-use crate::netns::Netlink;
+use crate::netns::{MIN_MTU, MIN_MTU_IPV6, Netlink};
 use crate::resolv::ResolvConf;
 
 pub(super) const DEFAULT_CIDR: Ipv4Cidr = Ipv4Cidr::new(Ipv4Addr::new(10, 0, 2, 0), 24);
 const IPV6_NETWORK: Ipv6Cidr = Ipv6Cidr::new(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0), 64);
-/// The smallest IP packets that the stack makes; an interface takes those although its own are smaller.
-const MIN_MTU: usize = 576;
-/// RFC 8200 section 5.
-const MIN_MTU_IPV6: usize = 1280;
 
 /// Reads a network.
 pub(super) fn cidr(text: &str) -> Result<Ipv4Cidr, String> {
@@ -68,6 +64,7 @@ fn gateway_mac(gateway: Ipv4Addr) -> EthernetAddress {
 /// The network as the gateway sees it.
 pub(super) fn config(options: &Options, host: ResolvConf, seed: [u8; 32]) -> Config {
     let plan = ipv4(options.cidr);
+    // An interface takes packets of that size although its own are smaller.
     let min_mtu = if options.ipv6 { MIN_MTU_IPV6 } else { MIN_MTU };
     Config {
         mtu_bytes: options.mtu_bytes.max(min_mtu),

@@ -16,7 +16,7 @@ use smoltcp::wire::IpCidr;
 use tokio::sync::oneshot;
 use wharf_switch::{PortId, StormControl};
 
-use super::policy::{membership, policy, wish_of};
+use super::policy::{policy, wish_of};
 use super::{Code, Error, Member, Name, Network, Origin, id_text, seconds_since_1970, ways};
 use crate::control::model::{self, PortKind, Transport};
 use crate::control::spec::{ContainerSpec, PortWish, Text};
@@ -170,7 +170,7 @@ impl Network {
             }
         }
         let container = self.container_spec(&name, &request.container);
-        membership(&container)?;
+        container.membership().map_err(Error::invalid)?;
         ways::check_container(&container, &self.spec)?;
         container.check_names(&name).map_err(|error| Error::invalid(error.to_string()))?;
         let before = self.members.by_name().get(&name).copied();

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use smoltcp::wire::{Ipv4Cidr, Ipv6Cidr};
-use wharf_switch::{Addresses, Bindings, Guard, Isolation, Macs, Membership, Policy, StormControl, Vlan};
+use wharf_switch::{Addresses, Bindings, Guard, Isolation, Macs, Policy, StormControl};
 
 use super::{Error, Member, Network, Wish};
 use crate::control::model::Allow;
@@ -13,20 +13,6 @@ use crate::control::spec::{ContainerSpec, Text};
 /// What a container's specification wishes.
 pub(super) fn wish_of(container: &ContainerSpec) -> Wish {
     Wish { mac: container.mac.as_ref().map(|Text(mac)| *mac), ipv4: container.ipv4, ipv6: container.ipv6 }
-}
-
-/// Which VLANs a port is on.
-pub(super) fn membership(container: &ContainerSpec) -> Result<Membership, Error> {
-    let vlan = |number: u16| {
-        let wrong = || Error::invalid(format!("VLAN {number} is out of range: 1 to 4094"));
-        Vlan::new(number).ok_or_else(wrong)
-    };
-    let own = container.vlan.map(vlan).transpose()?.unwrap_or(Vlan::UNTAGGED);
-    if container.trunk.is_empty() {
-        return Ok(Membership::Access(own));
-    }
-    let tagged = container.trunk.iter().map(|&number| vlan(number)).collect::<Result<_, _>>()?;
-    Ok(Membership::Trunk { tagged, native: Some(own) })
 }
 
 /// What a port may do.
@@ -43,7 +29,7 @@ pub(super) fn policy(
         member.ipv6_sources(prefix).into_iter().map(|address| Ipv6Cidr::new(address, 128)).collect();
     let bindings = Bindings::new(&ipv4, &ipv6).map_err(|error| Error::internal(&error))?;
     Ok(Policy {
-        membership: membership(container)?,
+        membership: container.membership().map_err(Error::invalid)?,
         isolation: if container.isolated.unwrap_or(network.spec.isolated) {
             Isolation::Isolated
         } else {

@@ -12,12 +12,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use smoltcp::wire::IpCidr;
-
 use super::Inner;
 use crate::control::error::{Code, Error};
 use crate::control::network::{Network, Origin};
 use crate::control::spec::{Name, NetworkSpec};
+use crate::netns::plan::overlap;
 
 /// Networks, each with those that it names.
 type Wished<'a> = BTreeMap<&'a Name, (&'a Network, &'a [Name])>;
@@ -166,7 +165,7 @@ fn in_common(one: &Network, other: &Network) -> Option<String> {
     }
     let others = other.prefixes();
     one.prefixes().into_iter().find_map(|prefix| {
-        let overlapping = others.iter().find(|other| overlap(&prefix, other))?;
+        let overlapping = others.iter().find(|other| overlap(prefix, **other))?;
         Some(format!("{prefix} and {overlapping} overlap"))
     })
 }
@@ -175,9 +174,4 @@ fn in_common(one: &Network, other: &Network) -> Option<String> {
 fn share_a_family(one: &Network, other: &Network) -> bool {
     let others = other.prefixes();
     one.prefixes().iter().any(|a| others.iter().any(|b| a.address().version() == b.address().version()))
-}
-
-fn overlap(a: &IpCidr, b: &IpCidr) -> bool {
-    // Addresses of two families are never in one prefix.
-    a.contains_subnet(b) || b.contains_subnet(a)
 }
