@@ -5,6 +5,7 @@ mod attach;
 mod doctor;
 mod generate;
 mod look;
+mod network_args;
 mod run;
 mod up;
 mod whom;

@@ -2,19 +2,18 @@
 //! `wharf run`: its options.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use smoltcp::wire::{Ipv4Cidr, Ipv6Cidr};
 
 use super::fail;
+use super::network_args::{GatewayArgs, NameserverArgs};
 use super::whom::DaemonArgs;
 use crate::control::client::Whom;
 use crate::control::network::AttachRequest;
 use crate::control::spec::{Name, PortWish, Text};
 use crate::dataplane::{PollMode, WORKERS};
-use crate::host::HostSocket;
 use crate::netns::plan::{Families, NAT64_PREFIX, Wishes, overlap};
 use crate::netns::{DEFAULT_MTU, DeviceChoice, MIN_MTU, MIN_MTU_IPV6};
 use crate::publish::wish;
@@ -106,12 +105,8 @@ struct AddressArgs {
 
 #[derive(Debug, Args)]
 struct NameArgs {
-    /// Ask this nameserver instead of those in the host's resolv.conf; may be repeated
-    #[arg(long, value_name = "ADDR", value_parser = values::nameserver)]
-    dns: Vec<SocketAddr>,
-    /// Ask a nameserver each time instead of keeping answers for as long as they hold
-    #[arg(long)]
-    no_dns_cache: bool,
+    #[command(flatten)]
+    nameservers: NameserverArgs,
     /// Search this domain instead of those in the host's resolv.conf; may be repeated
     #[arg(long, value_name = "DOMAIN", value_parser = values::domain)]
     search: Vec<String>,
@@ -127,15 +122,8 @@ struct ReachArgs {
     /// whatever the sandbox listens on, at the same ports; with +proxy the server is told who its clients are (PROXY protocol, version 2); may be repeated
     #[arg(short, long, value_name = "[[IP:|IFACE:]HOSTPORT[-END]|unix:PATH]:PORT[-END]|auto[/udp|/tcp+proxy]", value_parser = wish::own_port)]
     publish: Vec<PortWish>,
-    /// Let the gateway's addresses lead to the host's 127.0.0.1 and ::1
-    #[arg(long)]
-    host_loopback: bool,
-    /// Let this port of the gateway lead to a unix socket of the host; may be repeated
-    #[arg(long, value_name = "PORT:PATH", value_parser = HostSocket::typed)]
-    host_socket: Vec<HostSocket>,
-    /// Let the sandbox reach 169.254.0.0/16, where clouds keep their metadata services
-    #[arg(long)]
-    allow_link_local: bool,
+    #[command(flatten)]
+    gateway: GatewayArgs,
     /// Do not confine the gateway process
     #[arg(long)]
     no_sandbox: bool,
@@ -264,14 +252,14 @@ impl RunArgs {
                 ipv6_prefix: self.addresses.ipv6_prefix,
                 nat64: self.addresses.nat64_prefix,
             },
-            dns: self.names.dns,
-            dns_cache: !self.names.no_dns_cache,
+            dns: self.names.nameservers.dns,
+            dns_cache: !self.names.nameservers.no_dns_cache,
             search: self.names.search,
             hostname: self.names.hostname,
             publish: self.reach.publish.clone(),
-            host_loopback: self.reach.host_loopback,
-            host_sockets: self.reach.host_socket,
-            allow_link_local: self.reach.allow_link_local,
+            host_loopback: self.reach.gateway.host_loopback,
+            host_sockets: self.reach.gateway.host_socket,
+            allow_link_local: self.reach.gateway.allow_link_local,
             ids,
             workers: self.engine.workers,
             poll,

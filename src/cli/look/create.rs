@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `wharf network`: networks that stand in no file.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use clap::{Args, Subcommand};
 use smoltcp::wire::{Ipv4Cidr, Ipv6Cidr};
@@ -9,12 +9,11 @@ use smoltcp::wire::{Ipv4Cidr, Ipv6Cidr};
 use super::change::delete_each;
 use super::list::Listed as _;
 use super::{EXIT_STATUS, Failure, OutputArgs, WhomArgs, print_line, show};
+use crate::cli::network_args::{GatewayArgs, NameserverArgs};
 use crate::control::client::Target;
 use crate::control::model::{CreateNetwork, Network};
 use crate::control::spec::{Choice, Domain, Name, Nat64, NetworkSpec, Size, Text, Value};
-use crate::host::HostSocket;
 use crate::publish::NOTICE;
-use crate::values;
 
 /// What stands for no addresses of a family.
 const NONE: &str = "none";
@@ -70,12 +69,8 @@ struct AddressArgs {
 
 #[derive(Debug, Args)]
 struct NameArgs {
-    /// Ask this nameserver instead of those in the host's resolv.conf; may be repeated
-    #[arg(long, value_name = "ADDR", value_parser = values::nameserver)]
-    dns: Vec<SocketAddr>,
-    /// Ask a nameserver each time instead of keeping answers for as long as they hold
-    #[arg(long)]
-    no_dns_cache: bool,
+    #[command(flatten)]
+    nameservers: NameserverArgs,
     /// Where its containers find each other by name [default: its name under internal]
     #[arg(long, value_name = "DOMAIN", value_parser = Domain::parse)]
     domain: Option<Domain>,
@@ -98,15 +93,8 @@ struct ReachArgs {
     /// Route packets to and from this network, both ways; may be repeated
     #[arg(long = "link", value_name = "NETWORK", value_parser = Name::parse)]
     links: Vec<Name>,
-    /// Let the gateway's addresses lead to the host's 127.0.0.1 and ::1
-    #[arg(long)]
-    host_loopback: bool,
-    /// Let this port of the gateway lead to a unix socket of the host; may be repeated
-    #[arg(long, value_name = "PORT:PATH", value_parser = HostSocket::typed)]
-    host_socket: Vec<HostSocket>,
-    /// Let its containers reach 169.254.0.0/16, where clouds keep their metadata services
-    #[arg(long)]
-    allow_link_local: bool,
+    #[command(flatten)]
+    gateway: GatewayArgs,
 }
 
 #[derive(Debug, Args)]
@@ -150,17 +138,17 @@ impl CreateArgs {
             outbound_ipv4: addresses.outbound_ipv4,
             outbound_ipv6: addresses.outbound_ipv6,
             outbound_interface: addresses.outbound_interface,
-            dns: texts(names.dns),
-            dns_cache: !names.no_dns_cache,
+            dns: texts(names.nameservers.dns),
+            dns_cache: !names.nameservers.no_dns_cache,
             domain: names.domain.map(Text),
             search: texts(names.search),
             ntp: names.ntp,
             internal: reach.internal,
             isolated: reach.isolated,
             links: reach.links,
-            host_loopback: reach.host_loopback,
-            host_sockets: texts(reach.host_socket),
-            allow_link_local: reach.allow_link_local,
+            host_loopback: reach.gateway.host_loopback,
+            host_sockets: texts(reach.gateway.host_socket),
+            allow_link_local: reach.gateway.allow_link_local,
             mtu: engine.mtu,
             workers: engine.workers,
             memory: engine.memory.map_or(default.memory, Text),
