@@ -131,6 +131,15 @@ impl Device {
     }
 }
 
+/// A container's addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// Where IPv4 leads to it.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Where IPv6 leads to it.
+    pub ipv6: Option<Ipv6Addr>,
+}
+
 /// An interface as it is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {

@@ -20,7 +20,7 @@ mod opened;
 pub(crate) mod wish;
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
@@ -37,7 +37,9 @@ pub use self::end::{End, HostAddress, Place};
 use self::holder::Holder;
 pub use self::keeper::{Leaving, SocketFile, wait_for_all};
 pub use self::opened::Opened;
+pub use self::wish::{PortWish, Wished};
 use crate::host::Listener;
+use crate::netns::Addresses;
 use crate::sys::socket::{bind_to_interface, report_own_addresses};
 use crate::unix;
 
@@ -198,15 +200,6 @@ pub struct Claim {
     tells_clients: bool,
     /// The port of the host is one that nobody asked for by number.
     chosen: bool,
-}
-
-/// A container's addresses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Addresses {
-    /// Where IPv4 leads to it.
-    pub ipv4: Option<Ipv4Addr>,
-    /// Where IPv6 leads to it.
-    pub ipv6: Option<Ipv6Addr>,
 }
 
 /// A socket, and where its clients go.

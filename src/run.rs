@@ -278,7 +278,7 @@ fn serve_here(
         host_sockets: options.host_sockets.clone(),
         port,
         kind: kind.into(),
-        member: plan.member(),
+        member: gateway::member(plan),
         interface: INTERFACE.to_owned(),
         publish: options.publish.iter().cloned().map(Text).collect(),
         view,

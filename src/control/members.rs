@@ -19,8 +19,7 @@ use wharf_stack::{Config, Ipv4Plan};
 
 use super::error::{Code, Error};
 use super::spec::{Name, Text};
-use crate::netns::link_local;
-use crate::publish::Addresses;
+use crate::netns::{Addresses, link_local};
 
 /// The first number of a container; smaller ones are the gateway's and whoever is given one by hand.
 pub const FIRST_NUMBER: u32 = 10;

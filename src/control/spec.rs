@@ -16,7 +16,8 @@
 
 mod text;
 
-pub use self::text::{Choice, Domain, Name, Nat64, PortWish, Size, Text, Value, Wished};
+pub use self::text::{Choice, Domain, Name, Nat64, Size, Text, Value};
+pub use crate::publish::{PortWish, Wished};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

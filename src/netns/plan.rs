@@ -18,9 +18,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use smoltcp::wire::{EthernetAddress, IpCidr, Ipv4Cidr, Ipv6Cidr};
 use wharf_stack::{Ipv4Plan, Ipv6Plan};
 
-use super::{Interface, Side};
-use crate::control::members::Member;
-use crate::publish::Addresses;
+use super::{Addresses, Interface, Side};
 
 /// The gateway's MAC address: locally administered, "wharf" with .2 in the end.
 pub const GATEWAY_MAC: EthernetAddress = EthernetAddress([0x02, 0x77, 0x68, 0x61, 0x72, 0x02]);
@@ -97,12 +95,6 @@ impl Plan {
     #[must_use]
     pub fn container(&self) -> Addresses {
         Addresses { ipv4: self.container4(), ipv6: self.container6 }
-    }
-
-    /// What belongs to the container.
-    #[must_use]
-    pub fn member(&self) -> Member {
-        Member { mac: CONTAINER_MAC, ipv4: self.container4(), ipv6: self.container6, seen: 0 }
     }
 
     /// The container's interface.

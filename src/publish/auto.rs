@@ -12,8 +12,8 @@ use std::ops::RangeInclusive;
 
 use wharf_stack::host::Transport;
 
-use super::{Addresses, Place, Request};
-use crate::netns::Listening;
+use super::{Place, Request};
+use crate::netns::{Addresses, Listening};
 
 /// The ports that Linux chooses for clients (`net.ipv4.ip_local_port_range`, as it is in a new namespace).
 const EPHEMERAL: RangeInclusive<u16> = 32_768..=60_999;

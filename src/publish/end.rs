@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::Addresses;
+use crate::netns::Addresses;
 
 /// Stands before the path of a unix socket.
 pub(super) const UNIX: &str = "unix:";

@@ -3,6 +3,7 @@
 //! `[IP:|INTERFACE:]HOSTPORT[-END]:[NAME:]PORT[-END][/tcp|/udp|/tcp+proxy]`, `unix:PATH:[NAME:]PORT[/tcp|/tcp+proxy]`, or
 //! `[IP:|INTERFACE:]auto[:NAME][/tcp|/udp|/tcp+proxy]` for the ports that the container listens on.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 
@@ -10,7 +11,6 @@ use wharf_stack::host::Transport;
 
 use super::end::UNIX;
 use super::{Place, Request, auto};
-use crate::control::spec::{PortWish, Value as _, Wished};
 use crate::unix;
 use crate::values;
 
@@ -20,6 +20,61 @@ const EXAMPLES: &str = "write it as 8080:80, 127.0.0.1:8080:80, [::1]:8080:80, e
 const AUTO: &str = "auto";
 /// How long an interface's name may be, in bytes: `IFNAMSIZ` less its end.
 const MAX_INTERFACE: usize = 15;
+
+/// A wish for published ports, as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortWish {
+    /// The text.
+    pub text: String,
+    /// The container that it is about.
+    pub container: Option<String>,
+    /// What is to be published.
+    pub wished: Wished,
+}
+
+/// What is to be published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wished {
+    /// These ports.
+    Ports(Request),
+    /// Whatever the container listens on.
+    Listening(auto::Wish),
+}
+
+impl PortWish {
+    /// Reads a wish.
+    ///
+    /// # Errors
+    /// What would be right.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (container, wished) = parse(text)?;
+        Ok(Self { text: text.to_owned(), container, wished })
+    }
+
+    /// The ports, if it names any.
+    #[must_use]
+    pub fn request(&self) -> Option<&Request> {
+        match &self.wished {
+            Wished::Ports(request) => Some(request),
+            Wished::Listening(_) => None,
+        }
+    }
+
+    /// What it is published by that the container listens on, if it is.
+    #[must_use]
+    pub fn watched(&self) -> Option<Transport> {
+        match &self.wished {
+            Wished::Ports(_) => None,
+            Wished::Listening(wish) => Some(wish.transport),
+        }
+    }
+}
+
+impl fmt::Display for PortWish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
 
 /// A wish of somebody who is here: a path may begin in the current directory.
 pub(crate) fn typed(text: &str) -> Result<PortWish, String> {
@@ -39,7 +94,7 @@ pub(crate) fn own_port(text: &str) -> Result<PortWish, String> {
 }
 
 /// A wish, with the name of the container that it is about.
-pub(crate) fn parse(text: &str) -> Result<(Option<String>, Wished), String> {
+fn parse(text: &str) -> Result<(Option<String>, Wished), String> {
     if let Some(rest) = text.strip_prefix(UNIX) {
         return parse_socket(rest);
     }

@@ -11,11 +11,12 @@ use wharf_stack::Config;
 use super::error::Doing as _;
 use super::{Error, Join, Options};
 use crate::attach::Client;
+use crate::control::members::Member;
 use crate::control::model::Transport;
 use crate::control::network::Offer;
 use crate::control::spec::PortWish;
 use crate::host;
-use crate::netns::plan::{Families, GATEWAY_MAC, Plan, overlap};
+use crate::netns::plan::{CONTAINER_MAC, Families, GATEWAY_MAC, Plan, overlap};
 use crate::netns::{Interface, Netlink};
 use crate::resolv::{self, ResolvConf};
 use crate::sys::random;
@@ -59,7 +60,9 @@ impl Gateway {
     /// What of the sandbox's sockets matters.
     pub(super) fn watched(&self, options: &Options) -> BTreeSet<Transport> {
         match self {
-            Self::Own { .. } => options.publish.iter().filter_map(PortWish::watched).collect(),
+            Self::Own { .. } => {
+                options.publish.iter().filter_map(PortWish::watched).map(Transport::from).collect()
+            }
             Self::Daemon { offer, .. } => offer.watched.clone(),
         }
     }
@@ -72,6 +75,11 @@ impl Gateway {
         };
         resolv::render(nameserver, search, &host.options)
     }
+}
+
+/// What belongs to the sandbox on a network of its own.
+pub(super) fn member(plan: &Plan) -> Member {
+    Member { mac: CONTAINER_MAC, ipv4: plan.container4(), ipv6: plan.container6, seen: 0 }
 }
 
 fn choose_plan(options: &Options, seed: [u8; 32]) -> (Plan, Vec<Ipv4Cidr>) {

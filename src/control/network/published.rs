@@ -6,6 +6,7 @@ use crate::control::error::Code;
 use crate::control::model;
 use crate::control::spec::{PortWish, Text};
 use crate::dataplane::Published;
+use crate::netns::Addresses;
 use crate::publish::{self, Claim, Leaving, Opened};
 
 /// Something published.
@@ -77,7 +78,7 @@ impl Network {
     pub(super) fn publish_at(
         &mut self,
         claims: Vec<Claim>,
-        addresses: publish::Addresses,
+        addresses: Addresses,
         name: &Name,
         cause: Cause<'_>,
         next_id: &mut u64,
@@ -169,7 +170,7 @@ impl Network {
     }
 
     /// Has a TCP port lead to other addresses. Its listener stays.
-    fn redirect(&mut self, mut publication: Publication, addresses: publish::Addresses) {
+    fn redirect(&mut self, mut publication: Publication, addresses: Addresses) {
         let info = &mut publication.info;
         if let (Some(running), Some(address)) = (&self.running, info.end().led_to(addresses)) {
             info.target.set_ip(address);
@@ -209,7 +210,7 @@ impl Network {
     fn publish_one(
         &self,
         claim: Claim,
-        addresses: publish::Addresses,
+        addresses: Addresses,
         name: &Name,
         id: u64,
     ) -> Result<(model::Publication, Published), Error> {

@@ -5,7 +5,7 @@ use super::{Inner, Registry, end_unlocked};
 use crate::control::error::Error;
 use crate::control::model::{self, EventKind};
 use crate::control::network::{Network, Origin};
-use crate::control::spec::{Name, PortWish, Value as _};
+use crate::control::spec::{Name, PortWish};
 use crate::publish::{Claim, Opened, Request};
 
 impl Registry {

@@ -14,7 +14,7 @@ use wharf_switch::Offloads;
 use super::*;
 use crate::control::model::{CreateNetwork, PortKind, PublishRequest, Reloaded};
 use crate::control::network::AttachRequest;
-use crate::control::spec::{PortWish, Value as _};
+use crate::control::spec::PortWish;
 use crate::host::SocketLimit;
 use crate::port::Tap;
 use crate::scratch::Scratch;

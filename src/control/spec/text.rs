@@ -7,10 +7,9 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use smoltcp::wire::{EthernetAddress, IpCidr, Ipv4Cidr, Ipv6Cidr};
 
-use crate::control::model::Transport;
 use crate::host::HostSocket;
 use crate::netns::plan::NAT64_PREFIX;
-use crate::publish::{self, wish};
+use crate::publish::PortWish;
 use crate::values;
 
 /// A value, none at all, or whatever is best.
@@ -112,6 +111,7 @@ value!(Ipv6Cidr, values::ipv6_prefix);
 value!(IpCidr, either_family);
 value!(SocketAddr, values::nameserver);
 value!(HostSocket, HostSocket::parse);
+value!(PortWish, PortWish::parse);
 
 fn either_family(text: &str) -> Result<IpCidr, String> {
     let ipv4 = values::cidr(text).map(IpCidr::from);
@@ -171,57 +171,6 @@ impl Value for Size {
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Read back, it is at least 1M.
         write!(f, "{}", self.0)
-    }
-}
-
-/// A wish for published ports, as it was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PortWish {
-    /// The text.
-    pub text: String,
-    /// The container that it is about.
-    pub container: Option<String>,
-    /// What is to be published.
-    pub wished: Wished,
-}
-
-/// What is to be published.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wished {
-    /// These ports.
-    Ports(publish::Request),
-    /// Whatever the container listens on.
-    Listening(publish::auto::Wish),
-}
-
-impl PortWish {
-    /// The ports, if it names any.
-    #[must_use]
-    pub fn request(&self) -> Option<&publish::Request> {
-        match &self.wished {
-            Wished::Ports(request) => Some(request),
-            Wished::Listening(_) => None,
-        }
-    }
-
-    /// What it is published by that the container listens on, if it is.
-    #[must_use]
-    pub fn watched(&self) -> Option<Transport> {
-        match &self.wished {
-            Wished::Ports(_) => None,
-            Wished::Listening(wish) => Some(wish.transport.into()),
-        }
-    }
-}
-
-impl Value for PortWish {
-    fn parse(text: &str) -> Result<Self, String> {
-        let (container, wished) = wish::parse(text)?;
-        Ok(Self { text: text.to_owned(), container, wished })
-    }
-
-    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
     }
 }
 
