@@ -56,19 +56,17 @@ fn added(id: u64) -> String {
     format!("{{\"return\":{{\"id\":{id}}}}}")
 }
 
-/// A port that nobody else takes: below the range that the kernel chooses from.
+/// A port of TCP and UDP that nobody else takes: below the range that the kernel chooses from.
 fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(20_000);
     loop {
         let port = NEXT.fetch_add(1, Ordering::Relaxed);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        let is_free =
+            TcpListener::bind(("127.0.0.1", port)).is_ok() && UdpSocket::bind(("127.0.0.1", port)).is_ok();
+        if is_free {
             return port;
         }
     }
-}
-
-fn free_udp_port() -> u16 {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Under which address the server sees a client of this address and port of the host.
@@ -121,7 +119,7 @@ fn published_udp_ports_lead_to_the_interface_until_they_are_removed() {
     // Where the host's loopback is closed, theirs answers no client there.
     for (program, options) in [(Program::Theirs, &[][..]), (Program::Ours, &[]), (Program::Ours, &closed)] {
         let network = Network::new("published-udp", program, options);
-        let port = free_udp_port();
+        let port = free_port();
         let to_echo =
             format!("\"proto\":\"udp\",\"host_addr\":\"127.0.0.1\",\"host_port\":{port},\"guest_port\":7");
         for id in 1..4 {
@@ -175,8 +173,8 @@ fn open_connections_outlive_the_removal_of_their_port() {
 fn a_port_that_is_taken_is_refused_until_it_is_free() {
     for program in BOTH {
         let network = Network::new("taken", program, &[]);
-        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = taken.local_addr().unwrap().port();
+        let port = free_port();
+        let taken = TcpListener::bind(("127.0.0.1", port)).unwrap();
         assert_eq!(network.publish("127.0.0.1", port), FAILED, "{program:?}");
         drop(taken);
         assert_eq!(network.publish("127.0.0.1", port), added(1), "{program:?}");
