@@ -292,15 +292,15 @@ impl Host for Sockets {
     }
 
     fn tcp_accept(&mut self, listener: SocketId) -> Accept<Stream> {
-        self.slot_mut(listener).map_or(Accept::Blocked, Slot::accept)
+        // Without a place its client had better wait in the backlog.
+        let Ok(place) = self.limit.take() else { return Accept::Exhausted };
+        self.slot_mut(listener).map_or(Accept::Blocked, |slot| slot.accept(place))
     }
 
     fn tcp_adopt(&mut self, token: Token, stream: Stream) -> Result<SocketId, HostError> {
         Self::tune_stream(&stream.fd);
-        let place = self.limit.take();
-        let watched = place.and_then(|place| self.watch(token, &stream.fd, STREAM_EVENTS).map(|()| place));
-        let place = watched.inspect_err(|_| reset_on_close(&stream.fd))?;
-        let socket = self.insert(stream.fd, stream.family, place)?;
+        self.watch(token, &stream.fd, STREAM_EVENTS).inspect_err(|_| reset_on_close(&stream.fd))?;
+        let socket = self.insert(stream.fd, stream.family, stream.place)?;
         if let Some(slot) = self.slot_mut(socket) {
             slot.ahead = stream.ahead;
         }
@@ -439,11 +439,15 @@ impl Host for Sockets {
         let Some(slot) = self.slot_mut(socket) else { return Ok(Io::Broken) };
         let chosen = slot.sources.toward(outgoing.to);
         if slot.source == Source::Open {
-            if let Some(chosen) = chosen {
-                // Until the host has the address nothing leaves from another.
-                way::bind_source(&slot.fd, chosen)?;
-            }
-            slot.source = Source::Bound;
+            slot.source = match chosen {
+                Some(chosen) => {
+                    // Until the host has the address nothing leaves from another.
+                    way::bind_source(&slot.fd, chosen)?;
+                    Source::Bound
+                }
+                // To the host's loopback: what goes elsewhere later can no longer be bound.
+                None => Source::EachItsOwn,
+            };
         }
         let from = slot.departure(outgoing, chosen);
         slot.prepare(outgoing);

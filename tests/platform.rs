@@ -586,3 +586,26 @@ fn nothing_leaves_from_another_address_than_the_chosen_one() {
     let (len, from) = server.recv_from(&mut buffer).unwrap();
     assert_eq!((&buffer[..len], from.ip()), (&b"back"[..], IpAddr::from([192, 0, 2, 2])));
 }
+
+/// A socket that has spoken to the host's loopback can no longer be bound: its datagrams say where they leave from.
+#[test]
+fn a_socket_that_began_with_loopback_leaves_from_the_chosen_address_too() {
+    own_network();
+    run("ip addr add 192.0.2.1/32 dev lo; ip addr add 192.0.2.2/32 dev lo");
+    let server = UdpSocket::bind("192.0.2.1:4024").unwrap();
+    server.set_read_timeout(Some(PATIENCE)).unwrap();
+    let local = UdpSocket::bind("127.0.0.1:0").unwrap();
+    local.set_read_timeout(Some(PATIENCE)).unwrap();
+    let sources = Sources { ipv4: Some("192.0.2.2".parse().unwrap()), ipv6: None };
+    let ways = Ways { network: Way { sources, interface: None }, ..Ways::default() };
+    let mut sockets = Sockets::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap(), ways);
+    let socket = sockets.udp_open(token(Owner::Udp), Sender::Gateway, Family::V4).unwrap();
+    for (receiver, from) in [(&local, [127, 0, 0, 1]), (&server, [192, 0, 2, 2]), (&local, [127, 0, 0, 1])] {
+        let to = outgoing(receiver.local_addr().unwrap());
+        assert_eq!(sockets.send_to(socket, to, b"x"), Ok(Io::Done(())));
+        assert_eq!(receiver.recv_from(&mut [0]).unwrap().1.ip(), IpAddr::from(from));
+    }
+    run("ip addr del 192.0.2.2/32 dev lo");
+    let lost = sockets.send_to(socket, outgoing(server.local_addr().unwrap()), b"lost");
+    assert!(lost.is_err(), "{lost:?}");
+}

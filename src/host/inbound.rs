@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, getsockname};
 use wharf_stack::host::{Accept, Family, StreamRead};
 
+use super::limit::Place;
 use super::{Slot, address_of, proxy};
 
 /// RFC 6335 section 6: the Dynamic Ports are 49152 to 65535.
@@ -33,23 +34,25 @@ pub struct Stream {
     pub(super) family: Option<Family>,
     /// What is to be read before what the client sends.
     pub(super) ahead: Vec<u8>,
+    /// Its place among the open sockets.
+    pub(super) place: Place,
 }
 
 impl Stream {
     /// A client of `listener`; `None` when it is gone.
-    fn of_client(listener: &Slot, fd: OwnedFd, from: SocketAddr) -> Option<Self> {
+    fn of_client(listener: &Slot, fd: OwnedFd, from: SocketAddr, place: Place) -> Option<Self> {
         let ahead = match (listener.tells_clients, listener.family) {
             (false, _) => Vec::new(),
             (true, None) => proxy::header_of_nobody(),
             (true, Some(_)) => proxy::header(from, getsockname(&fd).ok().and_then(address_of)?),
         };
-        Some(Self { fd, family: listener.family, ahead })
+        Some(Self { fd, family: listener.family, ahead, place })
     }
 }
 
 impl Slot {
     /// Takes a client from a listener.
-    pub(super) fn accept(&mut self) -> Accept<Stream> {
+    pub(super) fn accept(&mut self, place: Place) -> Accept<Stream> {
         match rustix::net::acceptfrom_with(&self.fd, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok((fd, from)) => {
                 let from = match self.family {
@@ -57,7 +60,7 @@ impl Slot {
                     None => Some(self.stand_in()),
                 };
                 let client = from.and_then(|from| {
-                    Some(Accept::Client { stream: Stream::of_client(self, fd, from)?, from })
+                    Some(Accept::Client { stream: Stream::of_client(self, fd, from, place)?, from })
                 });
                 client.unwrap_or(Accept::Gone)
             }

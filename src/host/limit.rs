@@ -70,10 +70,10 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use rustix::event::epoll;
-    use wharf_stack::host::{Family, FlowId, Host as _, Owner, Sender, Token};
+    use wharf_stack::host::{Accept, Family, FlowId, Host as _, Owner, Sender, Token};
 
     use super::*;
-    use crate::host::{Sockets, Ways};
+    use crate::host::{Listener, Sockets, Ways};
 
     #[test]
     fn workers_together_open_as_many_as_there_may_be_and_use_what_one_closed() {
@@ -104,5 +104,28 @@ mod tests {
     fn a_process_keeps_files_for_what_is_no_flow() {
         assert_eq!(SocketLimit::of_process(1024).most(), 896);
         assert_eq!(SocketLimit::of_process(usize::MAX).most(), usize::MAX - usize::MAX / 8);
+    }
+
+    #[test]
+    fn a_client_for_whom_there_is_no_place_waits_in_the_backlog() {
+        let mut sockets = Sockets::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap(), Ways::default());
+        sockets.limit = SocketLimit::new(1);
+        let token = Token { owner: Owner::Udp, flow: FlowId { index: 1, generation: 0 } };
+        let other = sockets.udp_open(token, Sender::Gateway, Family::V4).unwrap();
+        let fd = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        fd.set_nonblocking(true).unwrap();
+        let client = std::net::TcpStream::connect(fd.local_addr().unwrap()).unwrap();
+        let listener =
+            Listener { fd: fd.into(), family: Some(Family::V4), is_wildcard: false, tells_clients: false };
+        let listener = sockets.tcp_listen(token, listener).unwrap();
+        assert!(matches!(sockets.tcp_accept(listener), Accept::Exhausted));
+        sockets.close(other);
+        // The listener has a place too, whatever the limit.
+        sockets.limit.most = 2;
+        let Accept::Client { stream, from } = sockets.tcp_accept(listener) else { panic!("nobody waits") };
+        assert_eq!(from, client.local_addr().unwrap());
+        assert!(matches!(sockets.tcp_accept(listener), Accept::Exhausted), "its place is taken");
+        sockets.tcp_refuse(stream);
+        assert!(matches!(sockets.tcp_accept(listener), Accept::Blocked), "and free again");
     }
 }

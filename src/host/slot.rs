@@ -54,7 +54,7 @@ pub(super) enum Source {
     Open,
     /// What the socket is bound to, if anything.
     Bound,
-    /// A published port has all addresses of the host, and each datagram the one that belongs to its destination.
+    /// The socket has all addresses of the host, and each datagram the one that belongs to its destination.
     EachItsOwn,
 }
 

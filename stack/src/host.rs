@@ -260,7 +260,7 @@ pub enum Accept<S> {
     Gone,
     /// Nobody now; an event will say when.
     Blocked,
-    /// Somebody waits, but the host is out of descriptors or memory. No event will say when it has them again.
+    /// Somebody may wait, but the host is out of descriptors or memory. No event will say when it has them again.
     Exhausted,
 }
 
