@@ -196,6 +196,8 @@ impl Network {
             leaving: Vec::new(),
         };
         network.restore_leases(&kept.leases);
+        // Before the file has its way: what a name's container has leased is nobody else's.
+        network.reserve_members();
         for error in network.admit_named() {
             tracing::warn!("network {}: {error}", network.name);
         }

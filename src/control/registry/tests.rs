@@ -3,18 +3,20 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read as _};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use smoltcp::wire::EthernetAddress;
 use tokio::sync::mpsc::unbounded_channel;
 use wharf_switch::Offloads;
 
 use super::*;
 use crate::control::model::{CreateNetwork, PortKind, PublishRequest, Reloaded};
 use crate::control::network::AttachRequest;
-use crate::control::spec::PortWish;
+use crate::control::spec::{PortWish, Text};
+use crate::control::state::KeptLease;
 use crate::host::SocketLimit;
 use crate::port::Tap;
 use crate::scratch::Scratch;
@@ -156,6 +158,34 @@ fn who_is_attached_keeps_its_addresses_until_it_comes_back() {
     daemon.detach("web");
     assert_eq!(daemon.attach_named("web", None).unwrap().ipv4.unwrap().to_string(), "192.0.2.72");
     assert_eq!(daemon.published(), [(there, "192.0.2.72:80".parse().unwrap())]);
+}
+
+#[test]
+fn a_lease_of_a_named_container_is_its_own_whatever_mac_address_the_file_gives_it_now() {
+    let file = |number| {
+        format!("{NETWORK}containers.web = {{ ipv4 = \"192.0.2.77\", mac = \"02:00:00:00:00:0{number}\" }}\n")
+    };
+    for number in [1, 2] {
+        let daemon = Daemon::new(&file(1));
+        daemon.attach_named("web", None).unwrap();
+        let Daemon { registry, directory } = daemon;
+        drop(registry);
+        // As if it had been killed while the container was there.
+        let state = State::open(&directory.join("state")).unwrap();
+        let mut kept = state.load(&name("default"));
+        kept.leases.push(KeptLease {
+            address: Ipv4Addr::new(192, 0, 2, 77),
+            mac: Text(EthernetAddress([2, 0, 0, 0, 0, 1])),
+            client: vec![1, 2, 3],
+            hostname: None,
+            until: u64::MAX / 2,
+        });
+        state.save(&name("default"), &kept);
+        drop(state);
+        fs::write(directory.join("wharf.toml"), file(number)).unwrap();
+        let port = Daemon::start(directory).attach_named("web", None).unwrap();
+        assert_eq!(port.ipv4, Some(Ipv4Addr::new(192, 0, 2, 77)), "{number}");
+    }
 }
 
 #[test]
