@@ -33,7 +33,7 @@ use rustix::net::{SocketFlags, accept_with, sockopt};
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::{Code, Error};
 use super::model::{Port, PortKind, Publication, PublishRequest};
@@ -151,6 +151,7 @@ struct Offered {
     offer: Offer,
     /// What it publishes.
     opened: Opened,
+    until: Instant,
 }
 
 /// A client.
@@ -180,9 +181,9 @@ impl Connection {
         let ready = watch(socket.try_clone()?, Interest::READABLE | Interest::WRITABLE)?;
         let channel = Channel::from(socket);
         loop {
-            let patience = if self.offered.is_some() { OFFER_TIME } else { REQUEST_TIME };
+            let until = self.offered.as_ref().map_or(Instant::now() + REQUEST_TIME, |offered| offered.until);
             let receive = ready.async_io(Interest::READABLE, |_| channel.receive::<Request>());
-            let Ok(received) = timeout(patience, receive).await else {
+            let Ok(received) = timeout_at(until, receive).await else {
                 return Err(io::Error::other("it has said nothing for too long"));
             };
             let answer = match received {
@@ -226,7 +227,8 @@ impl Connection {
                 Ok((request, offer))
             })
             .await?;
-        self.offered = Some(Offered { request, offer: offer.clone(), opened });
+        self.offered =
+            Some(Offered { request, offer: offer.clone(), opened, until: Instant::now() + OFFER_TIME });
         // It may wait for long, and others have something to ask meanwhile.
         self.place = place;
         Ok(offer)
@@ -238,7 +240,7 @@ impl Connection {
     }
 
     async fn attach(&mut self, handed: Handed, mut fds: Vec<OwnedFd>) -> Result<Port, Error> {
-        let Some(Offered { mut request, offer, opened }) = self.offered.take() else {
+        let Some(Offered { mut request, offer, opened, .. }) = self.offered.take() else {
             return Err(Error::invalid("a device without an offer to it"));
         };
         request.interface.clone_from(&handed.interface);

@@ -71,8 +71,11 @@ impl Network {
             });
             for (mac, error) in told.into_iter().flatten() {
                 tracing::warn!("network {}: {error}", self.name);
-                // The next look tries again.
-                wanted.remove(&mac);
+                // What was kept for it before is kept still, and the next look tries again.
+                match self.reserved.remove(&mac) {
+                    Some(former) => wanted.insert(mac, former),
+                    None => wanted.remove(&mac),
+                };
             }
         }
         self.reserved = wanted;
