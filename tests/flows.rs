@@ -152,6 +152,36 @@ fn a_connection_that_the_server_ends_lingers_without_a_socket() {
 }
 
 #[test]
+fn what_a_container_that_leaves_has_said_to_the_end_reaches_the_host_and_nothing_else_stays() {
+    for (room, flags, calls, reached) in [
+        (usize::MAX, ".", "reset", "all of it"),
+        (usize::MAX, "F.", "finish close", "all of it"),
+        (3, "F.", "finish close", "all of it"),
+        (3, ".", "reset", "all"),
+    ] {
+        let mut connection = Connection::new(Stage::new(config()), (end(CONTAINER), end(SERVER)), "S", 0);
+        connection.stage.host().connect_ends(0, Ok(()));
+        connection.stage.settle();
+        connection.hears();
+        connection.stage.host().calls.clear();
+        connection.stage.host().sockets[0].room = room;
+        connection.says(flags, b"all of it");
+        let mut stage = connection.stage;
+        let worker = &mut stage.workers[0];
+        worker.gateway.end_flows_of(stage.now, CONTAINER_MAC, &[end(CONTAINER).ip()], &mut worker.host);
+        if !stage.host().sockets[0].closed {
+            stage.host().sockets[0].room = usize::MAX;
+            stage.host().announce(0, false, true, false);
+            stage.settle();
+            stage.advance(Duration::from_secs(2));
+        }
+        assert_eq!(stage.host().sockets[0].outbox, reached.as_bytes(), "{room} {flags}");
+        assert_eq!(stage.host().calls.make_contiguous().join(" "), calls, "{room} {flags}");
+        assert_eq!((stage.host().open_sockets(), flows(&stage)), (0, vec![]), "{room} {flags}");
+    }
+}
+
+#[test]
 fn what_the_host_connects_to_is_told_where_it_is_another() {
     let mut stage = Stage::new(Config { host_loopback: true, ..config() });
     let syn = |stage: &mut Stage, from: &str, to: &str| {

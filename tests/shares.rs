@@ -163,3 +163,42 @@ fn echoes_of_one_container_leave_another_its_own() {
         frames::icmp(address(container), server().ip(), 64, 8, 0, &[high, low, 0, 1])
     });
 }
+
+/// A container has left, which was known by this address and by the MAC address that [`sent_by`] gives.
+fn leave(stage: &mut Stage, container: Container, addresses: &[IpAddr]) {
+    let mut mac = CONTAINER_MAC;
+    mac.0[5] = container;
+    let worker = &mut stage.workers[0];
+    worker.gateway.end_flows_of(stage.now, mac, addresses, &mut worker.host);
+}
+
+#[test]
+fn who_leaves_ends_its_flows_and_nobody_elses_and_frees_their_places() {
+    let mut stage = Stage::new(Config { max_sockets: 136, ..config() });
+    let probe = |stage: &mut Stage, container: Container| {
+        let from = SocketAddr::new(address(container), 5000);
+        stage.receive(&sent_by(container, frames::udp(from, server(), 64, b"x")));
+        let echo = frames::icmp(from.ip(), server().ip(), 64, 8, 0, &[1, 2, 0, 1]);
+        stage.receive(&sent_by(container, echo));
+    };
+    assert_eq!(connect(&mut stage, MODEST, 1..6), 5);
+    probe(&mut stage, MODEST);
+    let kept = stage.host().open_sockets();
+    let most = connect(&mut stage, GREEDY, 1..1000);
+    probe(&mut stage, GREEDY);
+    let full = stage.workers[0].gateway.load();
+    for _ in 0..2 {
+        // One that speaks from a foreign address is known by its MAC address.
+        leave(&mut stage, GREEDY, &[]);
+        let load = stage.workers[0].gateway.load();
+        assert_eq!((load.tcp_flows, load.udp_mappings, load.echo_mappings), (5, 1, 1));
+        assert_eq!(stage.host().open_sockets(), kept);
+        assert!(stage.host().sockets[..kept].iter().all(|socket| !socket.closed));
+        assert_eq!(connect(&mut stage, GREEDY, 1..1000), most);
+        probe(&mut stage, GREEDY);
+        assert_eq!(stage.workers[0].gateway.load(), full);
+    }
+    // One that speaks from a foreign MAC address is known by its addresses.
+    leave(&mut stage, 0xff, &[address(GREEDY), address(MODEST)]);
+    assert_eq!((stage.host().open_sockets(), stage.workers[0].gateway.load().held_bytes), (0, 0));
+}

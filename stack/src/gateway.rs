@@ -337,6 +337,19 @@ impl Gateway {
         self.link.neighbors().forget(address);
     }
 
+    /// The container at `mac`, which had `addresses`, has left: its connections are reset and its mappings end. What it has
+    /// sent to the end still reaches the host.
+    pub fn end_flows_of<H: Host>(
+        &mut self,
+        now: Instant,
+        mac: EthernetAddress,
+        addresses: &[IpAddr],
+        host: &mut H,
+    ) {
+        let cx = &mut Cx { now, host, out: &mut (), env: &mut self.env };
+        self.transit.end_flows_of(cx, mac, addresses);
+    }
+
     /// Other nameservers from now on.
     pub fn set_nameservers(&mut self, nameservers: Vec<SocketAddr>) {
         self.local.forwarder_mut().set_nameservers(&nameservers);

@@ -22,9 +22,9 @@ mod shares;
 pub(crate) mod tcp;
 pub(crate) mod udp;
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 
-use smoltcp::wire::IpProtocol;
+use smoltcp::wire::{EthernetAddress, IpProtocol};
 use wharf_switch::{Frame, Instant};
 
 use self::flow::FlowKey;
@@ -213,6 +213,20 @@ impl Transit {
         self.udp.expire(cx);
         self.echo.expire(cx);
         self.publications.ports.expire(cx.now);
+    }
+
+    /// Ends the connections and mappings of a container that has left: what comes for it is nobody else's, and who is at
+    /// its addresses next begins anew.
+    pub(crate) fn end_flows_of<H: Host, O>(
+        &mut self,
+        cx: &mut Cx<'_, H, O>,
+        mac: EthernetAddress,
+        addresses: &[IpAddr],
+    ) {
+        let is_its = |its_mac, address: IpAddr| its_mac == mac || addresses.contains(&address);
+        self.tcp.end_those(cx, is_its);
+        self.udp.end_those(cx, is_its);
+        self.echo.end_those(cx, is_its);
     }
 
     /// When [`Transit::expire`] has something to do.

@@ -312,6 +312,7 @@ impl Network {
         });
         let devices = self.running.as_ref().map(|running| running.detach(attached.id)).unwrap_or_default();
         self.forget_neighbors(attached.member);
+        self.end_flows(attached.member);
         self.release_leases(attached.member);
         self.renew_zone();
         self.renew_ways();
@@ -326,6 +327,19 @@ impl Network {
             // A worker that is gone is told of elsewhere.
             let _ = running.ask_all(move |worker, _| {
                 addresses.iter().for_each(|&address| worker.gateway.forget_neighbor(address));
+            });
+        }
+    }
+
+    /// Ends what a member has left behind: nobody else shall have its connections, nor itself by another way than it has
+    /// when it is back. What one worker has handed to another before it lost the port is taken in by then, since every
+    /// worker was asked something else in between.
+    fn end_flows(&self, member: Member) {
+        let addresses = member.sources(self.config.ipv6.map(|plan| plan.subnet));
+        if let Some(running) = &self.running {
+            // A worker that is gone has no flows.
+            let _ = running.ask_all(move |worker, now| {
+                worker.gateway.end_flows_of(now, member.mac, &addresses, &mut worker.host);
             });
         }
     }

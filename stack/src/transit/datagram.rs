@@ -356,6 +356,17 @@ impl<P: Protocol> Relay<P> {
         }
     }
 
+    /// Ends the mappings of a container that has left: `is_its` knows its MAC address and its own addresses.
+    pub(crate) fn end_those<H: Host, O>(
+        &mut self,
+        cx: &mut Cx<'_, H, O>,
+        is_its: impl Fn(EthernetAddress, IpAddr) -> bool,
+    ) {
+        let is_its =
+            |mapping: &Mapping<P>| is_its(mapping.endpoint.container_mac, mapping.endpoint.key.internal.ip());
+        self.mappings.ids(is_its).into_iter().for_each(|id| self.end(cx, id));
+    }
+
     /// Ends what was idle for too long.
     pub(crate) fn expire<H: Host, O>(&mut self, cx: &mut Cx<'_, H, O>) {
         for lifetime in [Lifetime::Brief, Lifetime::Lasting] {

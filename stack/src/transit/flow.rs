@@ -107,6 +107,11 @@ impl<F: Keyed> FlowTable<F> {
         self.flows.iter()
     }
 
+    /// The flows that `is_meant` holds for, so that they can be taken out.
+    pub(crate) fn ids(&self, is_meant: impl Fn(&F) -> bool) -> Vec<FlowId> {
+        self.iter().filter(|(_, flow)| is_meant(flow)).map(|(id, _)| id).collect()
+    }
+
     /// The id that the next [`FlowTable::insert`] will give, or `None` when the table is full.
     pub(crate) fn next_id(&self) -> Option<FlowId> {
         (!self.is_full()).then(|| self.flows.next_id())

@@ -54,6 +54,7 @@ pub use self::inbound::Inbound;
 pub(crate) use self::seq::Seq;
 
 use core::hash::BuildHasher;
+use core::net::IpAddr;
 use std::io::IoSlice;
 
 use smoltcp::wire::{EthernetAddress, TcpControl, TcpPacket, TcpRepr};
@@ -259,6 +260,19 @@ impl Relay {
         }
         let fate = flow.handle_timer(cx);
         self.settle(cx, id, fate);
+    }
+
+    /// A container has left: `is_its` knows its MAC address and its own addresses.
+    pub(crate) fn end_those<H: Host, O>(
+        &mut self,
+        cx: &mut Cx<'_, H, O>,
+        is_its: impl Fn(EthernetAddress, IpAddr) -> bool,
+    ) {
+        for id in self.flows.ids(|flow| is_its(flow.container_mac, flow.key.container.ip())) {
+            let Some(flow) = self.flows.get_mut(id) else { continue };
+            let fate = flow.leave(cx);
+            self.settle(cx, id, fate);
+        }
     }
 
     /// Lets every marked flow speak. Flows that had more to say than their share are marked again.

@@ -99,3 +99,20 @@ fn what_leaves_from_an_address_that_a_kernel_has_formed_goes_the_containers_way_
         assert_eq!(seen, "[2001:0db8:0001:0000:0000:0000:0000:0008]", "{own}");
     }
 }
+
+/// From where the server sees what a container sends from a port of its own choice.
+#[track_caller]
+fn seen_from_port(container: &Container, port: u16) -> String {
+    let ask = "SYSTEM:\"echo; head -n1 >&2\"";
+    container.says(&format!("timeout 20 socat UDP:203.0.113.2:8001,bind=:{port} {ask} 2>&1"))
+}
+
+#[test]
+fn who_comes_back_goes_its_new_way_from_the_ports_that_it_had_before() {
+    let daemon = Daemon::up(lab(), "[networks.default]\nipv4 = \"10.0.2.0/24\"\n");
+    let web = daemon.attached("--name web");
+    assert_eq!(seen_from_port(&web, 5000), "203.0.113.1");
+    drop(web);
+    let web = daemon.attached_again("--name web --outbound-ip 203.0.113.8");
+    assert_eq!(seen_from_port(&web, 5000), "203.0.113.8");
+}

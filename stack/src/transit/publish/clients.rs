@@ -219,9 +219,7 @@ impl Clients {
 
     /// Forgets the clients of a port.
     pub(super) fn forget_port(&mut self, port: FlowId) {
-        let ids: Vec<FlowId> =
-            self.known.iter().filter(|(_, known)| known.client.port == port).map(|(id, _)| id).collect();
-        ids.into_iter().for_each(|id| self.forget(id));
+        self.known.ids(|known| known.client.port == port).into_iter().for_each(|id| self.forget(id));
     }
 
     /// Forgets who was silent for too long.

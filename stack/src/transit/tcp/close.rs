@@ -10,6 +10,8 @@
 //! | the container's RST after its FIN | what was acknowledged is delivered, then the socket is closed |
 //! | a reset of the socket's connection | a RST |
 //! | idle for too long | both |
+//! | the container leaves | a reset of the socket's connection |
+//! | the container leaves after its FIN | what was acknowledged is delivered, then the socket is closed |
 //!
 //! When both directions are finished the flow is over, unless our FIN went first: then the container's own FIN may be
 //! repeated and is still acknowledged for a second.
@@ -101,6 +103,18 @@ impl Flow {
             self.challenge(cx);
         }
         (Fate::Lives, Err(DropReason::TcpResetOutOfSequence))
+    }
+
+    /// The container has left. What it has said to the end is the host's still.
+    pub(super) fn leave<H: Host, O>(&mut self, cx: &mut Cx<'_, H, O>) -> Fate {
+        if self.upload.outlives_container() {
+            self.download.give_up(cx.env);
+            return Fate::Lives;
+        }
+        if !self.upload.is_ended() {
+            self.reset_host(cx);
+        }
+        Fate::Ends
     }
 
     /// An ACK that asks an unexpected sender whether it means it.
