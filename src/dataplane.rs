@@ -186,12 +186,11 @@ impl Running {
         }
     }
 
-    /// Lets what is opened from now on leave the host by other ways.
+    /// Lets what is opened from now on leave the host by other ways, when this returns by every worker.
     pub fn set_ways(&self, ways: &Ways) {
-        for thread in &self.threads {
-            let ways = ways.clone();
-            thread.mailbox.send(Box::new(move |driver| driver.worker.host.ways = ways));
-        }
+        let ways = ways.clone();
+        // A worker that is gone opens nothing.
+        let _ = self.ask_all(move |worker, _| worker.host.ways = ways.clone());
     }
 
     /// Sends queries to other nameservers from now on.

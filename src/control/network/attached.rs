@@ -270,10 +270,11 @@ impl Network {
         let member = self.member(&name, wish_of(&container))?;
         let storm = Arc::<StormControl>::default();
         let policy = policy(&container, self, member, Arc::clone(&storm))?;
-        let id = self
-            .running()?
-            .attach(queues, Some(&Arc::new(policy)))
-            .map_err(|error| Error::new(Code::Exhausted, format!("{name} cannot be attached: {error}")))?;
+        self.renew_ways_with(Some((&container, member)));
+        let id = self.running()?.attach(queues, Some(&Arc::new(policy))).map_err(|error| {
+            self.renew_ways();
+            Error::new(Code::Exhausted, format!("{name} cannot be attached: {error}"))
+        })?;
         self.pending.remove(&name);
         self.members.seen(&name, seconds_since_1970());
         let wishes = request.publish.clone();
@@ -292,7 +293,6 @@ impl Network {
         self.attached.insert(name.clone(), attached);
         self.forget_neighbors(member);
         self.renew_zone();
-        self.renew_ways();
         self.retarget(&name);
         for Text(wish) in &wishes {
             let wish = PortWish { container: Some(name.as_str().to_owned()), ..wish.clone() };

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::{Code, ContainerSpec, Error, Name, Network, NetworkSpec};
+use super::{Code, ContainerSpec, Error, Member, Name, Network, NetworkSpec};
 use crate::host::{Sources, Way, Ways};
 
 /// The network's way.
@@ -73,14 +73,20 @@ impl Network {
     /// Lets traffic of whoever is attached now leave by the ways that are wished. Where the host has no such way, what was
     /// before holds; a container that has none from before has its wish, by which nothing leaves until the host has it.
     pub(super) fn renew_ways(&mut self) {
+        self.renew_ways_with(None);
+    }
+
+    /// The same for a `newcomer` too: whose device waits with packets to be sent has its way before it is attached.
+    pub(super) fn renew_ways_with(&mut self, newcomer: Option<(&ContainerSpec, Member)>) {
         let warn = |error| tracing::warn!("network {}: {error}", self.name);
         let network = of_network(&self.spec).map_err(warn).unwrap_or_else(|()| self.ways.network.clone());
         let mut ways = Ways { network, ..Ways::default() };
-        for attached in self.attached.values() {
-            let Some(wished) = wished(&attached.container, &self.spec) else { continue };
-            let is_there = check_container(&attached.container, &self.spec).map_err(warn).is_ok();
+        let attached = self.attached.values().map(|attached| (&attached.container, attached.member));
+        for (container, member) in attached.chain(newcomer) {
+            let Some(wished) = wished(container, &self.spec) else { continue };
+            let is_there = check_container(container, &self.spec).map_err(warn).is_ok();
             let prefix = self.config.ipv6.map(|plan| plan.subnet);
-            for address in attached.member.sources(prefix) {
+            for address in member.sources(prefix) {
                 let former = self.ways.containers.get(&address).filter(|_| !is_there);
                 ways.containers.insert(address, former.unwrap_or(&wished).clone());
             }

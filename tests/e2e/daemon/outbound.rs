@@ -2,7 +2,7 @@
 //! Which of the host's addresses and interfaces a container's traffic leaves by, as the server outside sees it.
 
 use super::{Container, Daemon};
-use crate::lab::{Lab, ask_over_udp};
+use crate::lab::{Lab, ask_over_udp, eventually, scratch};
 
 /// A host with two more addresses, the second on an interface that has no way to the server.
 pub(super) fn lab() -> Lab {
@@ -115,4 +115,29 @@ fn who_comes_back_goes_its_new_way_from_the_ports_that_it_had_before() {
     drop(web);
     let web = daemon.attached_again("--name web --outbound-ip 203.0.113.8");
     assert_eq!(seen_from_port(&web, 5000), "203.0.113.8");
+}
+
+/// A TAP whose owner has begun to send before it is attached, to a gateway that it knows already.
+const EARLY: &str = r#"
+import fcntl, os, socket, struct, subprocess, sys
+tap = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(tap, 0x400454CA, struct.pack("16sH22x", b"eth0", 0x1002))
+subprocess.run("""ip link set eth0 up; ip addr add 10.0.2.66/24 dev eth0; ip route add default via 10.0.2.2
+    ip neigh replace 10.0.2.2 lladdr 02:77:68:61:72:02 dev eth0""", shell=True, check=True)
+early = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+early.bind(("", 5000))
+for _ in range(10):
+    early.sendto(b"\n", ("203.0.113.2", 8001))
+sys.exit(subprocess.run(sys.argv[1:] + ["--tap-fd", str(tap)], pass_fds=[tap]).returncode)
+"#;
+
+#[test]
+fn what_waits_to_be_sent_when_its_container_is_attached_goes_the_containers_way() {
+    let daemon = Daemon::up(lab(), "[networks.default]\nipv4 = \"10.0.2.0/24\"\n");
+    let early = Container::new(&daemon.lab);
+    let attach = "attach --name early --ip 10.0.2.66 --outbound-ip 203.0.113.8";
+    early.says(&format!("python3 -c '{EARLY}' {}/wharf {attach} {}", scratch().display(), daemon.sockets()));
+    eventually("they have left", || daemon.command("flows --json").text().contains("203.0.113.2:8001"));
+    let flows = daemon.command("flows --json");
+    assert!(flows.text().contains("\"203.0.113.8:"), "{flows:?}");
 }
