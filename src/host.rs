@@ -445,7 +445,7 @@ impl Host for Sockets {
                     way::bind_source(&slot.fd, chosen)?;
                     Source::Bound
                 }
-                // To the host's loopback: what goes elsewhere later can no longer be bound.
+                // None is chosen, or none for the host's loopback: what goes elsewhere later can no longer be bound.
                 None => Source::EachItsOwn,
             };
         }

@@ -92,11 +92,11 @@ impl Whom {
     /// Where a daemon takes descriptors, or would.
     #[must_use]
     pub fn attach_socket(&self) -> PathBuf {
-        match (self.socket(), self) {
-            (Some(socket), _) => beside(&socket),
-            (None, Self::In(directory)) => directory.join(ATTACH_SOCKET),
-            (None, _) => runtime_dir().join(ATTACH_SOCKET),
-        }
+        let socket = self.socket().unwrap_or_else(|| match self {
+            Self::In(directory) => directory.join(API_SOCKET),
+            _ => runtime_dir().join(API_SOCKET),
+        });
+        beside(&socket)
     }
 }
 

@@ -18,8 +18,7 @@ use super::{AttachRequest, Error, Name, Network, Origin};
 use crate::control::error::Code;
 use crate::control::model::{self, Transport};
 use crate::control::spec::{ContainerSpec, PortWish, Text, Wished};
-use crate::netns::Addresses;
-use crate::netns::{Listening, SockDiag};
+use crate::netns::{Addresses, Listening, SockDiag};
 use crate::publish::{self, End, Opened, Place, Request, auto};
 
 /// A container whose ports are published by themselves, and what is to be looked at for that.
