@@ -18,7 +18,7 @@ mod slot;
 mod train;
 mod way;
 
-use std::io::IoSlice;
+use std::io::{IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -370,9 +370,13 @@ impl Host for Sockets {
     }
 
     fn tcp_recv(&mut self, socket: SocketId, buffer: &mut [u8]) -> StreamRead {
+        self.tcp_recv_vectored(socket, &mut [IoSliceMut::new(buffer)])
+    }
+
+    fn tcp_recv_vectored(&mut self, socket: SocketId, buffers: &mut [IoSliceMut<'_>]) -> StreamRead {
         match self.slot_mut(socket) {
-            Some(slot) if slot.ahead.is_empty() => slot.receive(buffer),
-            Some(slot) => slot.receive_ahead(buffer),
+            Some(slot) if slot.ahead.is_empty() => slot.receive(buffers),
+            Some(slot) => slot.receive_ahead(buffers),
             None => StreamRead::Broken,
         }
     }

@@ -5,7 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
-use std::io::{Read, Write};
+use std::io::{IoSliceMut, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::Command;
@@ -475,7 +475,11 @@ fn an_accepted_client_is_adopted_with_what_it_has_said_or_reset() {
     let socket = sockets.tcp_adopt(token(Owner::Tcp), stream).unwrap();
     assert!(next_event(&sockets, PATIENCE).unwrap().contains(epoll::EventFlags::IN));
     let mut buffer = [0; 8];
-    assert_eq!(sockets.tcp_recv(socket, &mut buffer), StreamRead::Data(5));
+    let (first, second) = buffer.split_at_mut(3);
+    let mut buffers = [first, second].map(IoSliceMut::new);
+    assert_eq!(sockets.tcp_recv_vectored(socket, &mut buffers), StreamRead::Data(5));
+    assert_eq!(&buffer, b"hello\0\0\0");
+    assert_eq!(sockets.tcp_recv(socket, &mut buffer), StreamRead::Blocked);
     let (mut client, stream) = accept(&mut sockets);
     sockets.tcp_refuse(stream);
     assert_eq!(client.read(&mut buffer).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
@@ -500,7 +504,9 @@ fn a_header_of_the_proxy_protocol_is_read_in_any_portions_and_with_what_follows(
     let socket = sockets.tcp_adopt(token(Owner::Tcp), stream).unwrap();
     let mut buffer = [0; 64];
     assert_eq!(sockets.tcp_recv(socket, &mut buffer[..10]), StreamRead::Data(10));
-    assert_eq!(sockets.tcp_recv(socket, &mut buffer[10..]), StreamRead::Data(18 + 5));
+    let (in_the_header, behind) = buffer[10..].split_at_mut(20);
+    let mut buffers = [in_the_header, behind].map(IoSliceMut::new);
+    assert_eq!(sockets.tcp_recv_vectored(socket, &mut buffers), StreamRead::Data(18 + 5));
     let port = client.local_addr().unwrap().port().to_be_bytes();
     assert_eq!(buffer[12..24], [0x21, 0x11, 0, 12, 127, 0, 0, 1, 127, 0, 0, 1]);
     assert_eq!((&buffer[24..26], &buffer[28..33]), (&port[..], &b"hello"[..]));

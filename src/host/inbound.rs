@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Connections that come in: the clients of published ports.
 
+use std::io::IoSliceMut;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
@@ -92,13 +93,16 @@ impl Slot {
     }
 
     /// Reads what is ahead of the stream and, since an event may have told of it already, what follows.
-    pub(super) fn receive_ahead(&mut self, buffer: &mut [u8]) -> StreamRead {
-        let (ahead, rest) = buffer.split_at_mut(self.ahead.len().min(buffer.len()));
-        ahead.copy_from_slice(self.ahead.get(..ahead.len()).unwrap_or_default());
-        self.ahead.drain(..ahead.len());
-        match self.receive(rest) {
-            StreamRead::Data(more) => StreamRead::Data(ahead.len() + more),
-            StreamRead::Blocked | StreamRead::End | StreamRead::Broken => StreamRead::Data(ahead.len()),
+    pub(super) fn receive_ahead(&mut self, mut buffers: &mut [IoSliceMut<'_>]) -> StreamRead {
+        let Some(first) = buffers.first_mut() else { return StreamRead::Blocked };
+        let len = self.ahead.len().min(first.len());
+        for (place, byte) in first.iter_mut().zip(self.ahead.drain(..len)) {
+            *place = byte;
+        }
+        IoSliceMut::advance_slices(&mut buffers, len);
+        match self.receive(buffers) {
+            StreamRead::Data(more) => StreamRead::Data(len + more),
+            StreamRead::Blocked | StreamRead::End | StreamRead::Broken => StreamRead::Data(len),
         }
     }
 }

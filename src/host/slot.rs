@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One socket: what is set on it, and how it sends and receives.
 
+use std::io::IoSliceMut;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendFlags};
 use wharf_stack::host::{Family, Outgoing, StreamRead};
 
 use super::errors::io_errno;
@@ -102,10 +103,11 @@ impl Slot {
     }
 
     /// Receives what has come to a stream.
-    pub(super) fn receive(&self, buffer: &mut [u8]) -> StreamRead {
-        match rustix::net::recv(&self.fd, buffer, RecvFlags::DONTWAIT) {
-            Ok((_, 0)) => StreamRead::End,
-            Ok((_, received)) => StreamRead::Data(received),
+    pub(super) fn receive(&self, buffers: &mut [IoSliceMut<'_>]) -> StreamRead {
+        let mut control = RecvAncillaryBuffer::default();
+        match rustix::net::recvmsg(&self.fd, buffers, &mut control, RecvFlags::DONTWAIT) {
+            Ok(message) if message.bytes == 0 => StreamRead::End,
+            Ok(message) => StreamRead::Data(message.bytes),
             Err(Errno::AGAIN | Errno::INTR) => StreamRead::Blocked,
             Err(_) => StreamRead::Broken,
         }

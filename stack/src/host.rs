@@ -7,7 +7,7 @@
 //! [`Io::Blocked`]. No call blocks. The production implementation is on epoll, the simulator's is a script.
 
 use core::net::{IpAddr, SocketAddr};
-use std::io::IoSlice;
+use std::io::{IoSlice, IoSliceMut};
 
 /// A socket of the host, as long as it is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -346,6 +346,20 @@ pub trait Host {
 
     /// Receives into `buffer`, which is not empty.
     fn tcp_recv(&mut self, socket: SocketId, buffer: &mut [u8]) -> StreamRead;
+
+    /// Receives into `buffers`, one behind the other. None of them is empty.
+    fn tcp_recv_vectored(&mut self, socket: SocketId, buffers: &mut [IoSliceMut<'_>]) -> StreamRead {
+        let mut received = 0;
+        for buffer in buffers {
+            match self.tcp_recv(socket, buffer) {
+                StreamRead::Data(len) if len == buffer.len() => received += len,
+                StreamRead::Data(len) => return StreamRead::Data(received + len),
+                end if received == 0 => return end,
+                StreamRead::Blocked | StreamRead::End | StreamRead::Broken => break,
+            }
+        }
+        StreamRead::Data(received)
+    }
 
     /// Sends the end of our stream (`shutdown(SHUT_WR)`).
     fn tcp_finish(&mut self, socket: SocketId);

@@ -2,19 +2,21 @@
 //! Host to container: a byte stream becomes segments, which stay queued until they are acknowledged.
 //!
 //! # How it works
-//! The socket is read straight into the payload area of a frame, as much as the container's window allows and a
-//! multiple of its segment size; the frame is sent and kept. While the window is closed the socket is not read: what
+//! The socket is read straight into the payload areas of frames, as much as the container's window allows and a
+//! multiple of its segment size each; the frames are sent and kept. While something is in flight a read fills several of
+//! them: after each the host acknowledges and wakes the sender. While the window is closed the socket is not read: what
 //! a slow container has not asked for stays in the host's socket buffer.
 //!
 //! # Bounds
 //! Bytes in flight: the container's window, at most [`MAX_IN_FLIGHT`]. Buffers in flight: [`GRANT`], and beyond it a share
 //! of the network's budget. Segments in flight: [`MAX_SEGMENTS`]. Frames per visit: [`FRAMES_PER_VISIT`], so that one
-//! fast flow leaves the others their turn.
+//! fast flow leaves the others their turn; per read: [`FRAMES_PER_READ`].
 //!
 //! # Sources
 //! RFC 9293 section 3.8 (data), 3.8.6.1 (zero-window probes), section 3.10.7.4 (SND.WL1, SND.WL2).
 
 use std::collections::VecDeque;
+use std::io::IoSliceMut;
 
 use smoltcp::wire::{TCP_HEADER_LEN, TcpControl, TcpRepr};
 use wharf_switch::frame::{LARGE_BUFFER_LEN, SMALL_BUFFER_LEN, SMALL_FRAME_LEN};
@@ -24,7 +26,7 @@ use super::recovery::Recovery;
 use super::seq::Seq;
 use super::{Cx, Env, Fate, Flow, Phase};
 use crate::env::Outbox;
-use crate::host::{Host, StreamRead};
+use crate::host::{Host, SocketId, StreamRead};
 use crate::wire::emit;
 
 /// Less than this in flight costs speed on a container's link; more was measured flat.
@@ -33,6 +35,8 @@ const MAX_IN_FLIGHT: u32 = 2 << 20;
 pub(super) const GRANT: usize = SMALL_BUFFER_LEN;
 const MAX_SEGMENTS: usize = 512;
 const FRAMES_PER_VISIT: usize = 16;
+/// More were measured no faster.
+const FRAMES_PER_READ: usize = 8;
 
 /// What the container's SYN said about itself.
 #[derive(Clone, Copy, Debug, Default)]
@@ -310,9 +314,6 @@ impl Download {
 
     /// How many payload bytes the container and our own bounds let us read from the host now.
     fn room(&self) -> u32 {
-        if self.segments.len() >= MAX_SEGMENTS {
-            return 0;
-        }
         self.window.min(MAX_IN_FLIGHT).saturating_sub(self.in_flight())
     }
 
@@ -330,6 +331,38 @@ impl Download {
         }
         let is_granted = self.buffered + SMALL_BUFFER_LEN <= share.max(GRANT);
         (is_granted && self.set_buffered(env, self.buffered + SMALL_BUFFER_LEN)).then(|| env.pool.small())
+    }
+
+    /// Frames for what may be read now: whole segments each, from `start` on, as far as the container's window and our own
+    /// bounds go. None if they leave no room.
+    fn frames_to_fill(
+        &mut self,
+        env: &mut Env,
+        start: usize,
+        longest: usize,
+        most: usize,
+    ) -> [Option<Frame>; FRAMES_PER_READ] {
+        let mss = usize::from(self.peer.mss);
+        let whole_segments = |bytes: usize| if bytes > mss { bytes - bytes % mss } else { bytes };
+        // RFC 1122 section 4.2.3.4: no small segments only because the window is nearly full.
+        let (least, most) = match self.segments.len() {
+            0 => (1, 1),
+            in_flight => (mss, most.min(MAX_SEGMENTS.saturating_sub(in_flight))),
+        };
+        let mut room = usize::try_from(self.room()).unwrap_or(0);
+        let mut frames = [const { None }; FRAMES_PER_READ];
+        for place in frames.iter_mut().take(most) {
+            if room < least {
+                break;
+            }
+            let wanted = whole_segments(room.min(longest));
+            let Some(mut frame) = self.take_frame(env, start + wanted) else { break };
+            let wanted = whole_segments(wanted.min(frame.capacity() - start));
+            frame.set_len(start + wanted);
+            *place = Some(frame);
+            room -= wanted;
+        }
+        frames
     }
 
     /// Moves the first `len` bytes, if they fit a small frame: a short segment must not hold a large buffer until it is
@@ -366,9 +399,8 @@ impl Download {
 
 /// What a look at the socket brought.
 enum Read {
-    Segment {
-        frame: Frame,
-        len: usize,
+    Sent {
+        frames: usize,
         drained: bool,
     },
     Nothing,
@@ -376,6 +408,21 @@ enum Read {
     NoRoom,
     End,
     Broken,
+}
+
+/// Receives into those of `frames` that there are, each from `start` on.
+fn receive<H: Host>(
+    host: &mut H,
+    socket: SocketId,
+    frames: &mut [Option<Frame>; FRAMES_PER_READ],
+    start: usize,
+) -> StreamRead {
+    let count = frames.iter().flatten().count();
+    let mut buffers = frames.each_mut().map(|frame| {
+        let room = frame.as_mut().and_then(|frame| frame.bytes_mut().get_mut(start..));
+        IoSliceMut::new(room.unwrap_or_default())
+    });
+    host.tcp_recv_vectored(socket, buffers.get_mut(..count).unwrap_or_default())
 }
 
 impl Flow {
@@ -386,13 +433,12 @@ impl Flow {
             if frames == FRAMES_PER_VISIT {
                 return Fate::Lives;
             }
-            match self.read(cx) {
-                Read::Segment { frame, len, drained } => {
-                    self.send_data(cx, frame, len);
+            match self.read(cx, FRAMES_PER_VISIT - frames) {
+                Read::Sent { frames: sent, drained } => {
                     if drained && !self.download.draining {
                         self.download.readable = false;
                     }
-                    frames += 1;
+                    frames += sent;
                 }
                 Read::Nothing => {
                     self.download.readable = false;
@@ -413,34 +459,49 @@ impl Flow {
         Fate::Lives
     }
 
-    /// Reads from the socket into a frame, behind the place of the headers.
-    fn read<H: Host, O>(&mut self, cx: &mut Cx<'_, H, O>) -> Read {
+    /// Reads from the socket into at most so many frames, behind the place of the headers, and sends them.
+    fn read<H: Host, O: Outbox>(&mut self, cx: &mut Cx<'_, H, O>, most: usize) -> Read {
         let Some(socket) = self.socket else { return Read::Nothing };
         let path = self.path(cx.env);
-        let mss = usize::from(self.download.peer.mss);
-        let whole_segments = |bytes: usize| if bytes > mss { bytes - bytes % mss } else { bytes };
-        let room = usize::try_from(self.download.room()).unwrap_or(0);
-        // RFC 1122 section 4.2.3.4: no small segments only because the window is nearly full.
-        if room == 0 || (room < mss && self.download.in_flight() > 0) {
+        let start = path.tcp_payload_start(TCP_HEADER_LEN);
+        let mut frames = self.download.frames_to_fill(cx.env, start, path.max_tcp_payload(), most);
+        let wanted = frames.iter().flatten().map(|frame| frame.len() - start).sum();
+        if wanted == 0 {
             return Read::NoRoom;
         }
-        let start = path.tcp_payload_start(TCP_HEADER_LEN);
-        let wanted = whole_segments(room.min(path.max_tcp_payload()));
-        let Some(mut frame) = self.download.take_frame(cx.env, start + wanted) else { return Read::NoRoom };
-        let wanted = whole_segments(wanted.min(frame.capacity() - start));
-        frame.set_len(start + wanted);
-        let buffer = frame.bytes_mut().get_mut(start..).unwrap_or_default();
-        let read = cx.host.tcp_recv(socket, buffer);
-        if let StreamRead::Data(len) = read {
-            let frame = self.download.fit(cx.env, frame, start + len);
-            return Read::Segment { frame, len, drained: len < wanted };
-        }
-        self.download.put_back(cx.env, frame);
+        let read = receive(cx.host, socket, &mut frames, start);
+        let received = if let StreamRead::Data(len) = read { len } else { 0 };
+        let sent = self.send_received(cx, frames, start, received);
         match read {
-            StreamRead::Data(_) | StreamRead::Blocked => Read::Nothing,
+            StreamRead::Data(_) => Read::Sent { frames: sent, drained: received < wanted },
+            StreamRead::Blocked => Read::Nothing,
             StreamRead::End => Read::End,
             StreamRead::Broken => Read::Broken,
         }
+    }
+
+    /// Sends `received` bytes, which stand in `frames` from `start` on, and gives back the frames that have none. Returns how
+    /// many have some.
+    fn send_received<H, O: Outbox>(
+        &mut self,
+        cx: &mut Cx<'_, H, O>,
+        frames: [Option<Frame>; FRAMES_PER_READ],
+        start: usize,
+        received: usize,
+    ) -> usize {
+        let (mut left, mut sent) = (received, 0);
+        for frame in frames.into_iter().flatten() {
+            let len = left.min(frame.len() - start);
+            if len == 0 {
+                self.download.put_back(cx.env, frame);
+                continue;
+            }
+            let frame = self.download.fit(cx.env, frame, start + len);
+            self.send_data(cx, frame, len);
+            left -= len;
+            sent += 1;
+        }
+        sent
     }
 
     /// Sends the next `len` bytes, which stand in `frame` already, and keeps them.
