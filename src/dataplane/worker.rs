@@ -6,8 +6,8 @@
 //! sockets are edge-triggered: what is marked ready is used until it says that it has nothing more.
 //!
 //! # Bounds
-//! At most [`BURST`] frames per port and turn, as many clients that another worker accepted, and as many packets of other
-//! networks.
+//! At most [`BURST`] frames per port and turn, and no more after [`BURST_BYTES`]; as many clients that another worker
+//! accepted, and as many packets of other networks.
 
 use std::sync::Arc;
 
@@ -21,6 +21,9 @@ use super::link::{Inlet, Links};
 
 /// Frames taken from one port in one turn.
 pub const BURST: usize = 32;
+/// Bytes after which no further frame is taken from a port in a turn: at its end their senders get the acknowledgments that
+/// they may wait for.
+const BURST_BYTES: usize = 512 * 1024;
 /// Bytes that are gathered for the gateway before it gets them: they are copied once more from there, and should still be
 /// in the processor's cache then.
 const GATHERED_BYTES: usize = 256 * 1024;
@@ -296,14 +299,17 @@ impl<P: Port, H: Host> Worker<P, H> {
         let mut worked = false;
         let mut at = 0;
         while let Some(id) = self.ready.get(at) {
-            let mut taken = 0;
+            let (mut taken, mut bytes) = (0, 0);
             self.switch.flush(id);
             let exhausted = loop {
-                if taken == BURST {
+                if taken == BURST || bytes >= BURST_BYTES {
                     break false;
                 }
                 match self.switch.receive(id, &mut self.frame) {
-                    Received::Frame => self.forward(now, id),
+                    Received::Frame => {
+                        bytes += self.frame.len();
+                        self.forward(now, id);
+                    }
                     Received::Dropped(_) => {}
                     Received::Empty => break true,
                     Received::Closed => {

@@ -318,6 +318,7 @@ scripts!(
     syn_is_held_until_the_host_connected,
     unsolicited_reset_outside_the_next_number_is_challenged,
     what_the_host_does_not_take_closes_the_window,
+    window_grows_to_what_the_host_takes_at_once,
     withdrawn_port_leaves_its_connections_alone,
     without_a_forwarder_its_address_is_outside,
 );

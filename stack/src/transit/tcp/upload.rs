@@ -8,7 +8,7 @@
 //! window. Its right edge never moves back.
 //!
 //! # Bounds
-//! The cap starts at 64 KiB and doubles, up to 512 KiB, while the host takes everything at once. What is held is taken
+//! The cap starts at 64 KiB and doubles, up to 2 MiB, while the host takes everything at once. What is held is taken
 //! from the network's budget; when that is used up a segment is not accepted and comes again.
 //!
 //! # Sources
@@ -22,10 +22,10 @@ use super::{Cx, Env};
 use crate::DropReason;
 use crate::host::{Host, Io, SocketId};
 
-/// Window scale we offer: 512 KiB fit into 16 bits.
+/// Window scale we offer: 2 MiB fit into 16 bits.
 pub(super) const WINDOW_SHIFT: u8 = 7;
 const FIRST_CAP: u32 = 64 * 1024;
-const LARGEST_CAP: u32 = 512 * 1024;
+const LARGEST_CAP: u32 = 2 << 20;
 /// Separate pieces kept out of order; more gaps than that are left for retransmission.
 const MAX_PIECES: usize = 256;
 
@@ -76,7 +76,7 @@ pub(crate) struct Upload {
     /// The piece that arrived last: its range goes first in SACK (RFC 2018 section 4).
     newest_piece: Option<Seq>,
     held: u32,
-    /// Bytes the host took at once since the cap last grew.
+    /// Bytes the host took since the cap last grew or the socket was full.
     taken_at_once: u32,
     blocked: bool,
     broken: bool,
@@ -262,7 +262,7 @@ impl Upload {
         let sent = match cx.host.tcp_send_vectored(socket, payload.pieces) {
             Io::Done(sent) => sent,
             Io::Blocked => {
-                self.blocked = true;
+                self.block();
                 0
             }
             // The first piece finds out.
@@ -341,7 +341,7 @@ impl Upload {
         {
             match cx.host.tcp_send(socket, rest) {
                 Io::Done(sent) => rest = rest.get(sent..).unwrap_or_default(),
-                Io::Blocked => self.blocked = true,
+                Io::Blocked => self.block(),
                 Io::Broken => {
                     self.broken = true;
                     rest = &[];
@@ -402,6 +402,12 @@ impl Upload {
             granted += env.budget.reserve_for_long(wanted - granted);
         }
         granted
+    }
+
+    /// The socket is full. A window larger than what it takes without that would only make more wait here.
+    fn block(&mut self) {
+        self.blocked = true;
+        self.taken_at_once = 0;
     }
 
     /// The host took `bytes` at once: after a whole window of that, a larger one is worth its memory.
@@ -493,7 +499,7 @@ impl Upload {
                 match cx.host.tcp_send(socket, rest) {
                     Io::Done(sent) => self.taken += sent,
                     Io::Blocked => {
-                        self.blocked = true;
+                        self.block();
                         return;
                     }
                     Io::Broken => self.broken = true,
