@@ -451,3 +451,21 @@ fn one_containers_flood_leaves_the_others_their_icmp_errors() {
     assert!((50..500).contains(&flood), "{flood}");
     assert_eq!(answered(&mut stage, 0x65, 50), 50);
 }
+
+/// Who waits for an acknowledgment at the end of a turn does not wait for more than half a megabyte of others' frames.
+#[test]
+fn a_turn_takes_so_many_bytes_for_the_gateway_from_a_port() {
+    let turn = |payload: usize| {
+        let mut stage = Stage::new(config());
+        stage.settle();
+        for _ in 0..20 {
+            stage.receive_raw(0, [&[0; VNET_HEADER_LEN], &udp(SERVER, &vec![0; payload])[..]].concat());
+        }
+        let now = stage.now;
+        let outlook = stage.workers[0].turn(now, &[]);
+        stage.check_books();
+        (20 - stage.wire().inbound.len(), outlook.more)
+    };
+    assert_eq!(turn(60_000), (9, true));
+    assert_eq!(turn(1000), (20, false));
+}

@@ -504,7 +504,7 @@ fn a_header_of_the_proxy_protocol_is_read_in_any_portions_and_with_what_follows(
     let socket = sockets.tcp_adopt(token(Owner::Tcp), stream).unwrap();
     let mut buffer = [0; 64];
     assert_eq!(sockets.tcp_recv(socket, &mut buffer[..10]), StreamRead::Data(10));
-    let (in_the_header, behind) = buffer[10..].split_at_mut(20);
+    let (in_the_header, behind) = buffer[10..].split_at_mut(10);
     let mut buffers = [in_the_header, behind].map(IoSliceMut::new);
     assert_eq!(sockets.tcp_recv_vectored(socket, &mut buffers), StreamRead::Data(18 + 5));
     let port = client.local_addr().unwrap().port().to_be_bytes();

@@ -6,8 +6,8 @@
 //! sockets are edge-triggered: what is marked ready is used until it says that it has nothing more.
 //!
 //! # Bounds
-//! At most [`BURST`] frames per port and turn, and no more after [`BURST_BYTES`]; as many clients that another worker
-//! accepted, and as many packets of other networks.
+//! At most [`BURST`] frames per port and turn, and none after [`BURST_BYTES`] of them for the gateway; at most [`BURST`] frames
+//! and clients that other workers hand over, and packets of other networks.
 
 use std::sync::Arc;
 
@@ -21,8 +21,8 @@ use super::link::{Inlet, Links};
 
 /// Frames taken from one port in one turn.
 pub const BURST: usize = 32;
-/// Bytes after which no further frame is taken from a port in a turn: at its end their senders get the acknowledgments that
-/// they may wait for.
+/// Bytes for the gateway after which no further frame is taken from a port in a turn: at its end their senders get the
+/// acknowledgments that they may wait for.
 const BURST_BYTES: usize = 512 * 1024;
 /// Bytes that are gathered for the gateway before it gets them: they are copied once more from there, and should still be
 /// in the processor's cache then.
@@ -306,10 +306,7 @@ impl<P: Port, H: Host> Worker<P, H> {
                     break false;
                 }
                 match self.switch.receive(id, &mut self.frame) {
-                    Received::Frame => {
-                        bytes += self.frame.len();
-                        self.forward(now, id);
-                    }
+                    Received::Frame => bytes += self.forward(now, id),
                     Received::Dropped(_) => {}
                     Received::Empty => break true,
                     Received::Closed => {
@@ -343,15 +340,21 @@ impl<P: Port, H: Host> Worker<P, H> {
         }
     }
 
-    /// Sends the received frame where it belongs.
-    fn forward(&mut self, now: Instant, ingress: PortId) {
+    /// Sends the received frame where it belongs. Returns how many bytes of it are for the gateway.
+    fn forward(&mut self, now: Instant, ingress: PortId) -> usize {
         let delivered = match self.switch.decide(ingress, &mut self.frame, now) {
             Ok(egress) => self.switch.deliver(egress, &mut self.frame, ingress, now),
-            Err(reason) => return self.switch.discard_from(ingress, reason),
+            Err(reason) => {
+                self.switch.discard_from(ingress, reason);
+                return 0;
+            }
         };
-        if delivered.gateway {
-            self.hand_to_owner(now);
+        if !delivered.gateway {
+            return 0;
         }
+        let len = self.frame.len();
+        self.hand_to_owner(now);
+        len
     }
 
     /// Sees to it that the owner's gateway gets what is in `frame`.

@@ -94,10 +94,13 @@ impl Slot {
 
     /// Reads what is ahead of the stream and, since an event may have told of it already, what follows.
     pub(super) fn receive_ahead(&mut self, mut buffers: &mut [IoSliceMut<'_>]) -> StreamRead {
-        let Some(first) = buffers.first_mut() else { return StreamRead::Blocked };
-        let len = self.ahead.len().min(first.len());
-        for (place, byte) in first.iter_mut().zip(self.ahead.drain(..len)) {
-            *place = byte;
+        let mut len = 0;
+        for buffer in buffers.iter_mut() {
+            let part = self.ahead.len().min(buffer.len());
+            for (place, byte) in buffer.iter_mut().zip(self.ahead.drain(..part)) {
+                *place = byte;
+            }
+            len += part;
         }
         IoSliceMut::advance_slices(&mut buffers, len);
         match self.receive(buffers) {

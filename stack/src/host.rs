@@ -347,7 +347,8 @@ pub trait Host {
     /// Receives into `buffer`, which is not empty.
     fn tcp_recv(&mut self, socket: SocketId, buffer: &mut [u8]) -> StreamRead;
 
-    /// Receives into `buffers`, one behind the other. None of them is empty.
+    /// Receives into `buffers`, one behind the other. None of them is empty. Less than there is room for means that nothing
+    /// more has come, unless the event told of an error or the end.
     fn tcp_recv_vectored(&mut self, socket: SocketId, buffers: &mut [IoSliceMut<'_>]) -> StreamRead {
         let mut received = 0;
         for buffer in buffers {

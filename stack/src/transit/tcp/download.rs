@@ -4,7 +4,7 @@
 //! # How it works
 //! The socket is read straight into the payload areas of frames, as much as the container's window allows and a
 //! multiple of its segment size each; the frames are sent and kept. While something is in flight a read fills several of
-//! them: after each the host acknowledges and wakes the sender. While the window is closed the socket is not read: what
+//! them, as after each read the host acknowledges and wakes the sender. While the window is closed the socket is not read: what
 //! a slow container has not asked for stays in the host's socket buffer.
 //!
 //! # Bounds
@@ -312,7 +312,7 @@ impl Download {
         self.recovery.deadline()
     }
 
-    /// How many payload bytes the container and our own bounds let us read from the host now.
+    /// How many payload bytes the container and [`MAX_IN_FLIGHT`] let us read from the host now.
     fn room(&self) -> u32 {
         self.window.min(MAX_IN_FLIGHT).saturating_sub(self.in_flight())
     }
@@ -334,7 +334,7 @@ impl Download {
     }
 
     /// Frames for what may be read now: whole segments each, from `start` on, as far as the container's window and our own
-    /// bounds go. None if they leave no room.
+    /// bounds go, which may leave no room for any.
     fn frames_to_fill(
         &mut self,
         env: &mut Env,
@@ -347,7 +347,7 @@ impl Download {
         // RFC 1122 section 4.2.3.4: no small segments only because the window is nearly full.
         let (least, most) = match self.segments.len() {
             0 => (1, 1),
-            in_flight => (mss, most.min(MAX_SEGMENTS.saturating_sub(in_flight))),
+            segments => (mss, most.min(MAX_SEGMENTS.saturating_sub(segments))),
         };
         let mut room = usize::try_from(self.room()).unwrap_or(0);
         let mut frames = [const { None }; FRAMES_PER_READ];
@@ -490,16 +490,19 @@ impl Flow {
         received: usize,
     ) -> usize {
         let (mut left, mut sent) = (received, 0);
-        for frame in frames.into_iter().flatten() {
+        let mut frames = frames.into_iter().flatten();
+        while left > 0
+            && let Some(frame) = frames.next()
+        {
             let len = left.min(frame.len() - start);
-            if len == 0 {
-                self.download.put_back(cx.env, frame);
-                continue;
-            }
             let frame = self.download.fit(cx.env, frame, start + len);
             self.send_data(cx, frame, len);
             left -= len;
             sent += 1;
+        }
+        // In this order the one that was used last is the first to be used again.
+        for frame in frames.rev() {
+            self.download.put_back(cx.env, frame);
         }
         sent
     }
@@ -663,5 +666,19 @@ mod tests {
             bench.timeout_after(Duration::from_millis(1))
         };
         assert!(timeout_after(100) > timeout_after(1));
+    }
+
+    #[test]
+    fn a_read_fills_several_frames_while_something_is_in_flight() {
+        let filled = |bench: &mut Bench, most| {
+            let frames = bench.download.frames_to_fill(&mut bench.env, 66, 10_000, most);
+            frames.iter().flatten().map(|frame| frame.len() - 66).collect::<Vec<_>>()
+        };
+        let mut bench = Bench::new(true);
+        let window = [10_000, 10_000, 10_000, 10_000, 10_000, 10_000, 5000];
+        assert_eq!(filled(&mut bench, FRAMES_PER_VISIT), window, "whole segments of what 300 bytes leave");
+        assert_eq!(filled(&mut bench, 2), window[..2]);
+        bench.hear(3, None);
+        assert_eq!(filled(&mut bench, FRAMES_PER_VISIT), window[..1]);
     }
 }

@@ -8,7 +8,8 @@
 //! window. Its right edge never moves back.
 //!
 //! # Bounds
-//! The cap starts at 64 KiB and doubles, up to 2 MiB, while the host takes everything at once. What is held is taken
+//! The cap starts at 64 KiB and doubles while the host takes everything at once: up to 512 KiB, and up to 1 MiB where that
+//! is sixteen super-frames or so and none of them is lost. Windows are promised, not reserved: what is held is taken
 //! from the network's budget; when that is used up a segment is not accepted and comes again.
 //!
 //! # Sources
@@ -22,10 +23,15 @@ use super::{Cx, Env};
 use crate::DropReason;
 use crate::host::{Host, Io, SocketId};
 
-/// Window scale we offer: 2 MiB fit into 16 bits.
+/// Window scale we offer: 1 MiB fits into 16 bits.
 pub(super) const WINDOW_SHIFT: u8 = 7;
 const FIRST_CAP: u32 = 64 * 1024;
-const LARGEST_CAP: u32 = 2 << 20;
+/// What may be on its way in small segments, of which each takes a place in the device's queue.
+const CAP_OF_SMALL: u32 = 512 * 1024;
+/// The same in super-frames: the container fills one half while the other is taken in and acknowledged.
+const LARGEST_CAP: u32 = 1024 * 1024;
+/// Payload from which on a segment is a super-frame, and the window's share of a queue small.
+const SUPER_FRAME: usize = 16 * 1024;
 /// Separate pieces kept out of order; more gaps than that are left for retransmission.
 const MAX_PIECES: usize = 256;
 
@@ -76,7 +82,7 @@ pub(crate) struct Upload {
     /// The piece that arrived last: its range goes first in SACK (RFC 2018 section 4).
     newest_piece: Option<Seq>,
     held: u32,
-    /// Bytes the host took since the cap last grew or the socket was full.
+    /// Bytes the host took straight from segments since the cap last changed.
     taken_at_once: u32,
     blocked: bool,
     broken: bool,
@@ -268,7 +274,7 @@ impl Upload {
             // The first piece finds out.
             Io::Broken => 0,
         };
-        self.grow(cx.env, sent);
+        self.grow(cx.env, sent, payload.pieces.len());
         self.advance(sent);
         let result = self.deliver_behind(cx, socket, payload, sent);
         self.drain(cx, Some(socket));
@@ -349,7 +355,7 @@ impl Upload {
             }
         }
         if rest.is_empty() {
-            self.grow(cx.env, payload.len());
+            self.grow(cx.env, payload.len(), 1);
             self.advance(payload.len());
             return Ok(());
         }
@@ -404,18 +410,19 @@ impl Upload {
         granted
     }
 
-    /// The socket is full. A window larger than what it takes without that would only make more wait here.
+    /// The socket is full: a window larger than what it takes without that would only make more wait here.
     fn block(&mut self) {
         self.blocked = true;
         self.taken_at_once = 0;
     }
 
-    /// The host took `bytes` at once: after a whole window of that, a larger one is worth its memory.
-    fn grow(&mut self, env: &Env, bytes: usize) {
+    /// The host took `bytes` at once, of so many segments: after a whole window of that, a larger one is worth its memory.
+    fn grow(&mut self, env: &Env, bytes: usize, segments: usize) {
         self.taken_at_once = self.taken_at_once.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
         let larger = self.cap.saturating_mul(2);
+        let largest = if bytes >= segments * SUPER_FRAME { LARGEST_CAP } else { CAP_OF_SMALL };
         let is_affordable = usize::try_from(larger).is_ok_and(|larger| larger <= env.budget.share());
-        if self.taken_at_once >= self.cap && larger <= LARGEST_CAP && self.shift != 0 && is_affordable {
+        if self.taken_at_once >= self.cap && larger <= largest && self.shift != 0 && is_affordable {
             self.cap = larger;
             self.taken_at_once = 0;
         }
@@ -424,6 +431,10 @@ impl Upload {
     /// Keeps the parts of `payload` that no piece holds yet.
     fn keep_piece(&mut self, env: &mut Env, mut seq: Seq, mut payload: &[u8]) -> Result<(), DropReason> {
         self.newest_piece = Some(seq);
+        if self.cap > CAP_OF_SMALL {
+            // What is missing may have been one too many for the device's queue.
+            (self.cap, self.taken_at_once) = (CAP_OF_SMALL, 0);
+        }
         let mut kept = false;
         let mut at = self.pieces.partition_point(|piece| piece.end() <= seq);
         while !payload.is_empty() {
@@ -575,3 +586,39 @@ impl Upload {
 
 /// The right edge moves in steps of this many bytes where it can.
 const SMALL_STEP: u32 = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use wharf_switch::Pool;
+
+    use super::*;
+    use crate::config::tests::config;
+
+    /// How large the window of a flow becomes of which the host takes everything, 60,000 bytes in so many segments at a time.
+    fn grown(shift: u8, segments: usize) -> (Upload, Env) {
+        let env = Env::new(config(), Pool::new(4));
+        let mut upload = Upload::new(Seq(1), shift);
+        for _ in 0..1000 {
+            upload.grow(&env, 60_000, segments);
+        }
+        (upload, env)
+    }
+
+    #[test]
+    fn a_window_of_small_segments_stays_smaller_than_one_of_super_frames() {
+        assert_eq!(grown(WINDOW_SHIFT, 1).0.cap, LARGEST_CAP);
+        assert_eq!(grown(WINDOW_SHIFT, 42).0.cap, CAP_OF_SMALL);
+        assert_eq!(grown(0, 1).0.cap, 65_535);
+    }
+
+    #[test]
+    fn a_gap_ends_the_large_window_until_as_much_was_taken_again() {
+        let (mut upload, mut env) = grown(WINDOW_SHIFT, 1);
+        upload.keep_piece(&mut env, Seq(100), b"behind a gap").unwrap();
+        assert_eq!(upload.cap, CAP_OF_SMALL);
+        upload.grow(&env, 300_000, 5);
+        assert_eq!(upload.cap, CAP_OF_SMALL);
+        upload.grow(&env, 300_000, 5);
+        assert_eq!(upload.cap, LARGEST_CAP);
+    }
+}
