@@ -4,8 +4,8 @@
 //! # How it works
 //! The socket is read straight into the payload areas of frames, as much as the container's window allows and a
 //! multiple of its segment size each; the frames are sent and kept. While something is in flight a read fills several of
-//! them, as after each read the host acknowledges and wakes the sender. While the window is closed the socket is not read: what
-//! a slow container has not asked for stays in the host's socket buffer.
+//! them, as after each read the host acknowledges and wakes the sender. While the window is closed the socket is not read:
+//! what a slow container has not asked for stays in the host's socket buffer.
 //!
 //! # Bounds
 //! Bytes in flight: the container's window, at most [`MAX_IN_FLIGHT`]. Buffers in flight: [`GRANT`], and beyond it a share
